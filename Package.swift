@@ -1,0 +1,81 @@
+// swift-tools-version: 6.2
+import PackageDescription
+
+/// One strictness for every target: Swift 6, no hidden unsafety, no warning left standing.
+let strict: [SwiftSetting] = [
+    .swiftLanguageMode(.v6),
+    .strictMemorySafety(),
+    .treatAllWarnings(as: .error),
+    .enableUpcomingFeature("ExistentialAny"),
+    .enableUpcomingFeature("MemberImportVisibility"),
+    .enableUpcomingFeature("NonisolatedNonsendingByDefault"),
+]
+
+let package = Package(
+    name: "mayfly",
+    products: [
+        .executable(name: "mayfly", targets: ["Mayfly"]),
+        .executable(name: "mayfly-agent", targets: ["GuestAgent"]),
+    ],
+    dependencies: [
+        // Spares us a command-line parser, its help texts and its completion scripts.
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
+        // Spares us a logging front end; structured metadata that a later exporter can read.
+        .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
+    ],
+    targets: [
+        // The PostgreSQL wire protocol, TLS, service files and every PG* variable.
+        .systemLibrary(name: "CLibPQ", pkgConfig: "libpq", providers: [.apt(["libpq-dev"])]),
+        // SHA-256 with the processor's own instructions, and Ed25519 (OpenSSL's libcrypto).
+        .systemLibrary(name: "CCrypto", pkgConfig: "libcrypto", providers: [.apt(["libssl-dev"])]),
+        // The system calls and structures that Swift's Glibc module does not show.
+        .target(name: "CLinux"),
+        // Mounts /proc before Swift's own constructors run; linked into the guest agent only.
+        .target(name: "CGuestStart"),
+
+        .target(name: "Events", dependencies: ["CLinux"], swiftSettings: strict),
+        .target(name: "Postgres", dependencies: ["CLibPQ", "Events"], swiftSettings: strict),
+        .target(
+            name: "Jobs",
+            dependencies: ["Postgres", .product(name: "Logging", package: "swift-log")],
+            resources: [.embedInCode("sql")],
+            swiftSettings: strict
+        ),
+        .target(name: "Wire", swiftSettings: strict),
+        .target(
+            name: "Machines",
+            dependencies: [
+                "Wire", "CLinux", "CCrypto", "Events",
+                .product(name: "Logging", package: "swift-log"),
+            ],
+            swiftSettings: strict
+        ),
+        .executableTarget(
+            name: "GuestAgent",
+            dependencies: ["Wire", "CLinux", "CGuestStart"],
+            resources: [.embedInCode("Interpreters")],
+            swiftSettings: strict,
+            linkerSettings: [.unsafeFlags(["-static-executable"])]
+        ),
+        .executableTarget(
+            name: "Mayfly",
+            dependencies: [
+                "Jobs", "Machines",
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+                .product(name: "Logging", package: "swift-log"),
+            ],
+            swiftSettings: strict
+        ),
+
+        .target(name: "TestSupport", dependencies: ["CLinux"], path: "Tests/TestSupport", swiftSettings: strict),
+        .testTarget(name: "WireTests", dependencies: ["Wire"], swiftSettings: strict),
+        .testTarget(
+            name: "JobsTests", dependencies: ["Jobs", "Postgres", "Events", "TestSupport"], swiftSettings: strict),
+        .testTarget(
+            name: "MachinesTests", dependencies: ["Machines", "Wire", "TestSupport"], swiftSettings: strict),
+        .testTarget(
+            name: "MayflyTests", dependencies: ["Mayfly", "Jobs", "Machines", "TestSupport"],
+            swiftSettings: strict),
+        .testTarget(name: "TidyTests", swiftSettings: strict),
+    ]
+)

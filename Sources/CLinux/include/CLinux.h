@@ -1,0 +1,120 @@
+/* What Swift's Glibc module does not show, one small function per system call or structure.
+   No _GNU_SOURCE here: it changes glibc types and clashes with Swift's own Glibc module.
+   Each .c file defines it for itself. Functions return -errno on failure unless they say otherwise. */
+#pragma once
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+/* --- events.c --- */
+/* epoll_create1(2) and eventfd(2), close-on-exec; the event descriptor is non-blocking. */
+int mayfly_epoll(void);
+int mayfly_eventfd(void);
+enum { MAYFLY_READ = 1, MAYFLY_WRITE = 4, MAYFLY_ERROR = 8, MAYFLY_HANGUP = 16 };
+int mayfly_epoll_add(int epoll, int fd, uint32_t events);
+int mayfly_epoll_change(int epoll, int fd, uint32_t events);
+int mayfly_epoll_remove(int epoll, int fd);
+/* Fills `ready` with (events << 32 | fd); returns how many, 0 after a signal. */
+int mayfly_epoll_wait(int epoll, int timeout_ms, uint64_t *ready, int capacity);
+
+/* --- threads.c --- */
+void mayfly_name_thread(const char *name);
+
+/* --- files.c --- */
+/* memfd_create(2): a close-on-exec memory file that can be sealed. */
+int mayfly_memfd(const char *name);
+/* F_ADD_SEALS with write, grow, shrink and seal: from now on nobody can change a byte. */
+int mayfly_seal(int fd);
+/* 1 when all four seals are in place, 0 when not. */
+int mayfly_is_sealed(int fd);
+/* openat2(2) with RESOLVE_BENEATH|NO_SYMLINKS|NO_MAGICLINKS. */
+int mayfly_open_beneath(int dirfd, const char *path, int flags, unsigned mode);
+/* flock(2) LOCK_EX|LOCK_NB: 0 when taken. */
+int mayfly_try_lock(int fd);
+
+/* --- sockets.c --- */
+/* socketpair(2), AF_UNIX stream, close-on-exec, `pair[0]` non-blocking (ours). */
+int mayfly_socketpair(int pair[2]);
+/* A listening AF_VSOCK socket on any CID, non-blocking, close-on-exec. */
+int mayfly_vsock_listen(uint32_t port);
+/* accept4(2) on it; `*cid` is the peer's. */
+int mayfly_vsock_accept(int fd, uint32_t *cid);
+/* Starts a non-blocking connect; the caller polls for writability, then mayfly_socket_error. */
+int mayfly_vsock_connect(uint32_t cid, uint32_t port);
+/* SO_ERROR as a positive errno, 0 when connected. */
+int mayfly_socket_error(int fd);
+/* Takes `cid` for an opened /dev/vhost-vsock: 0, or -EADDRINUSE when another machine has it. */
+int mayfly_vhost_vsock_set_cid(int fd, uint64_t cid);
+/* sendmsg(2) of bytes with descriptors (SCM_RIGHTS); count <= 8. */
+int mayfly_send_fds(int socket, const void *bytes, size_t length, const int *fds, size_t count);
+
+/* --- spawn.c --- */
+struct mayfly_spawn {
+    const char *path;
+    char *const *argv; /* NULL-terminated */
+    char *const *envp; /* NULL-terminated */
+    int stdio[3];      /* become 0, 1, 2 */
+    const int *keep;   /* descriptors that stay open in the child at their own numbers */
+    size_t keep_count;
+    uint64_t namespaces; /* CLONE_NEW* flags, 0 for none; see mayfly_ns_* below */
+    int set_ids;         /* non-zero: drop groups, then become gid and uid */
+    uid_t uid;
+    gid_t gid;
+    uint64_t limit_core, limit_files, limit_file_size, limit_processes; /* UINT64_MAX: leave */
+    int die_with_parent;                                                /* PR_SET_PDEATHSIG SIGKILL */
+};
+struct mayfly_child {
+    pid_t pid;
+    int pidfd;
+    const char *failed_step; /* NULL, or where a failing spawn stopped */
+};
+extern const uint64_t mayfly_ns_net, mayfly_ns_ipc, mayfly_ns_uts, mayfly_ns_mount, mayfly_ns_pid;
+/* clone3(CLONE_VM|CLONE_VFORK|CLONE_PIDFD): its cost does not grow with the parent. 0 or -errno. */
+int mayfly_spawn(const struct mayfly_spawn *spec, struct mayfly_child *child);
+/* waitid(P_PIDFD, WNOHANG): 1 when reaped (*status: exit code, or 128+signal), 0 when running. */
+int mayfly_reap(int pidfd, int *status, int64_t *user_us, int64_t *system_us, int64_t *peak_rss_kib);
+/* pidfd_open(2) / pidfd_send_signal(2). */
+int mayfly_pidfd_open(pid_t pid);
+int mayfly_pidfd_signal(int pidfd, int signal);
+
+/* --- guest.c: for the guest agent only --- */
+extern const unsigned long mayfly_mount_read_only, mayfly_mount_locked, mayfly_mount_no_devices,
+    mayfly_mount_bind, mayfly_mount_move, mayfly_mount_remount_proc;
+int mayfly_guest_mount(const char *source, const char *target, const char *type,
+                       unsigned long flags, const char *data);
+/* finit_module(2) of an opened file. */
+int mayfly_guest_load_module(int fd);
+/* Moves the mount at `path` onto / and makes it the root of this process. */
+int mayfly_guest_enter_root(const char *path);
+int mayfly_guest_loopback_up(void);
+/* Credits `bytes` to the kernel's generator (all bits) and rekeys it; `fd` is /dev/urandom. */
+int mayfly_guest_add_entropy(int fd, const uint8_t *bytes, size_t count);
+int mayfly_guest_set_clock(int64_t nanoseconds);
+int mayfly_guest_set_hostname(const char *name, size_t length);
+/* Does not return. */
+void mayfly_guest_power_off(void);
+/* Blocks SIGCHLD and answers a signalfd for it; ignores SIGPIPE. */
+int mayfly_guest_child_signal(void);
+/* One ended child, or 0: its exit code or signal. */
+pid_t mayfly_guest_reap(int *value, int *is_signal);
+/* Close-on-exec pairs: a pipe (read end first), and a packet socket. */
+int mayfly_guest_pipe(int ends[2]);
+int mayfly_guest_packet_pair(int ends[2]);
+/* MemAvailable in bytes, or -errno. */
+int64_t mayfly_guest_available_memory(void);
+/* Removes everything in a directory; follows no link. */
+int mayfly_guest_empty_directory(const char *path);
+struct mayfly_guest_program {
+    const char *path;
+    char *const *argv; /* NULL-terminated */
+    char *const *envp; /* NULL-terminated */
+    const char *directory;
+    int stdio[4];          /* become 0, 1, 2, 3; -1: leave */
+    int cgroup;            /* a directory descriptor, or -1 */
+    uid_t uid;             /* 0: stays root */
+    gid_t gid;
+    uint64_t open_files;
+};
+/* Starts it as the leader of a new session, with no_new_privs and under the filter that keeps every
+   task away from the host's channel; 0, or -errno of the step that failed. */
+int mayfly_guest_spawn(const struct mayfly_guest_program *program, pid_t *pid);

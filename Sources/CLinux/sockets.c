@@ -1,0 +1,89 @@
+#define _GNU_SOURCE 1
+#include "CLinux.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/vhost.h>
+#include <linux/vm_sockets.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+int mayfly_socketpair(int pair[2]) {
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0) return -errno;
+    if (fcntl(pair[0], F_SETFL, O_NONBLOCK) < 0) {
+        int e = errno;
+        close(pair[0]);
+        close(pair[1]);
+        return -e;
+    }
+    return 0;
+}
+static struct sockaddr_vm address(uint32_t cid, uint32_t port) {
+    struct sockaddr_vm a;
+    memset(&a, 0, sizeof a);
+    a.svm_family = AF_VSOCK;
+    a.svm_cid = cid;
+    a.svm_port = port;
+    return a;
+}
+int mayfly_vsock_listen(uint32_t port) {
+    int fd = socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0) return -errno;
+    struct sockaddr_vm a = address(VMADDR_CID_ANY, port);
+    if (bind(fd, (struct sockaddr *)&a, sizeof a) < 0 || listen(fd, 8) < 0) {
+        int e = errno;
+        close(fd);
+        return -e;
+    }
+    return fd;
+}
+int mayfly_vsock_accept(int fd, uint32_t *cid) {
+    struct sockaddr_vm a = address(0, 0);
+    socklen_t length = sizeof a;
+    int c = accept4(fd, (struct sockaddr *)&a, &length, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    if (c < 0) return -errno;
+    *cid = a.svm_cid;
+    return c;
+}
+int mayfly_vsock_connect(uint32_t cid, uint32_t port) {
+    int fd = socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0) return -errno;
+    struct sockaddr_vm a = address(cid, port);
+    if (connect(fd, (struct sockaddr *)&a, sizeof a) < 0 && errno != EINPROGRESS) {
+        int e = errno;
+        close(fd);
+        return -e;
+    }
+    return fd;
+}
+int mayfly_socket_error(int fd) {
+    int error = 0;
+    socklen_t length = sizeof error;
+    if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &length) < 0) return errno;
+    return error;
+}
+int mayfly_vhost_vsock_set_cid(int fd, uint64_t cid) {
+    return ioctl(fd, VHOST_VSOCK_SET_GUEST_CID, &cid) < 0 ? -errno : 0;
+}
+int mayfly_send_fds(int socket, const void *bytes, size_t length, const int *fds, size_t count) {
+    union {
+        char buffer[CMSG_SPACE(8 * sizeof(int))];
+        struct cmsghdr align;
+    } control;
+    if (count > 8) return -EINVAL;
+    memset(&control, 0, sizeof control);
+    struct iovec part = {.iov_base = (void *)(uintptr_t)bytes, .iov_len = length};
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
+    if (count > 0) {
+        message.msg_control = control.buffer;
+        message.msg_controllen = CMSG_SPACE(count * sizeof(int));
+        struct cmsghdr *head = CMSG_FIRSTHDR(&message);
+        head->cmsg_level = SOL_SOCKET;
+        head->cmsg_type = SCM_RIGHTS;
+        head->cmsg_len = CMSG_LEN(count * sizeof(int));
+        memcpy(CMSG_DATA(head), fds, count * sizeof(int));
+    }
+    ssize_t sent = sendmsg(socket, &message, MSG_NOSIGNAL);
+    return sent < 0 ? -errno : (int)sent;
+}

@@ -1,0 +1,200 @@
+// One thread with one epoll: the executor of the actors that own descriptors, and the source of
+// their readiness. Postgres connections and machines share it, so that nothing blocks the pool.
+// It must never be asked to do long work; that belongs to `offload`.
+
+import CLinux
+import Glibc
+import Synchronization
+
+/// One thread that waits for descriptors and runs the actors that own them.
+package final class EventLoop: SerialExecutor, @unchecked Sendable {
+    // SAFETY: `local` and `handlers` are touched by the loop's own thread only (checked by
+    // `checkIsolated`); `inbox` is a mutex; the rest is constant after `init`.
+
+    /// What a descriptor is watched for; the raw values are epoll's.
+    package struct Interest: OptionSet, Sendable {
+        package let rawValue: UInt32
+        package init(rawValue: UInt32) { self.rawValue = rawValue }
+        package static let read = Interest(rawValue: 1)
+        package static let write = Interest(rawValue: 4)
+    }
+
+    private struct Inbox {
+        var jobs: [UnownedJob] = []
+        var isSleeping = false
+    }
+
+    /// The process's loop: a thread that lives as long as the process, as PR_SET_PDEATHSIG needs.
+    package static let shared = EventLoop()
+
+    private let epoll: CInt
+    private let wake: CInt
+    private let inbox = Mutex(Inbox())
+    private let thread = Atomic<UInt>(0)
+    private var local: [UnownedJob] = []
+    private var handlers: [CInt: (Interest) -> Void] = [:]
+    private var timers: [(at: ContinuousClock.Instant, id: Int, handler: () -> Void)] = []
+    private var lastTimer = 0
+
+    private init() {
+        epoll = mayfly_epoll()
+        wake = mayfly_eventfd()
+        precondition(epoll >= 0 && wake >= 0, "no descriptors left for the event loop")
+        _ = mayfly_epoll_add(epoll, wake, Interest.read.rawValue)
+        let retained = unsafe Unmanaged.passRetained(self).toOpaque()
+        var handle = pthread_t()
+        // SAFETY: the retained pointer is taken over, once, by the new thread.
+        let status = unsafe pthread_create(
+            &handle, nil,
+            { raw in
+                guard let raw = unsafe raw else { return nil }
+                unsafe Unmanaged<EventLoop>.fromOpaque(raw).takeRetainedValue().run()
+            }, retained)
+        precondition(status == 0, "no thread for the event loop")
+        pthread_detach(handle)
+    }
+
+    // MARK: Executor
+
+    package func enqueue(_ job: consuming ExecutorJob) {
+        let job = UnownedJob(job)
+        if isOnLoop {
+            local.append(job)
+            return
+        }
+        let mustWake = inbox.withLock { inbox in
+            inbox.jobs.append(job)
+            defer { inbox.isSleeping = false }
+            return inbox.isSleeping
+        }
+        if mustWake {
+            var one: UInt64 = 1
+            _ = unsafe write(wake, &one, 8)
+        }
+    }
+    package func asUnownedSerialExecutor() -> UnownedSerialExecutor {
+        unsafe UnownedSerialExecutor(ordinary: self)
+    }
+    package func checkIsolated() { precondition(isOnLoop, "not on the event loop's thread") }
+
+    private var isOnLoop: Bool { thread.load(ordering: .relaxed) == UInt(pthread_self()) }
+
+    // MARK: Descriptors (from the loop's thread only)
+
+    /// Calls `handler` on the loop's thread whenever `descriptor` is ready; level-triggered.
+    package func watch(
+        _ descriptor: CInt, _ interest: Interest, _ handler: @escaping (Interest) -> Void
+    ) {
+        checkIsolated()
+        handlers[descriptor] = handler
+        let status = mayfly_epoll_add(epoll, descriptor, interest.rawValue)
+        precondition(status == 0, "descriptor \(descriptor) cannot be watched: errno \(-status)")
+    }
+    package func change(_ descriptor: CInt, _ interest: Interest) {
+        checkIsolated()
+        _ = mayfly_epoll_change(epoll, descriptor, interest.rawValue)
+    }
+    /// Must be called before the descriptor is closed.
+    package func unwatch(_ descriptor: CInt) {
+        checkIsolated()
+        guard handlers.removeValue(forKey: descriptor) != nil else { return }
+        _ = mayfly_epoll_remove(epoll, descriptor)
+    }
+    /// Calls `handler` once, on the loop's thread, not before `instant`; rounded up to 1 ms.
+    package func schedule(
+        at instant: ContinuousClock.Instant, _ handler: @escaping () -> Void
+    ) -> Int {
+        checkIsolated()
+        lastTimer += 1
+        let place = timers.firstIndex { $0.at > instant } ?? timers.endIndex
+        timers.insert((instant, lastTimer, handler), at: place)
+        return lastTimer
+    }
+    package func cancelTimer(_ id: Int) {
+        checkIsolated()
+        timers.removeAll { $0.id == id }
+    }
+    private func fireTimers() {
+        while let first = timers.first, first.at <= .now {
+            timers.removeFirst()
+            first.handler()
+        }
+    }
+    /// Milliseconds to the first timer, rounded up; -1 when there is none.
+    private var patience: CInt {
+        guard let first = timers.first else { return -1 }
+        let (seconds, attoseconds) = (first.at - .now).components
+        let milliseconds = seconds * 1000 + attoseconds / 1_000_000_000_000_000 + 1
+        return CInt(clamping: max(0, milliseconds))
+    }
+
+    // MARK: The thread
+
+    private func run() -> Never {
+        unsafe mayfly_name_thread("mayfly-loop")
+        thread.store(UInt(pthread_self()), ordering: .relaxed)
+        let executor = unsafe asUnownedSerialExecutor()
+        var ready = [UInt64](repeating: 0, count: 64)
+        var batch: [UnownedJob] = []
+        while true {
+            let mayWait =
+                local.isEmpty
+                && inbox.withLock { inbox in
+                    inbox.isSleeping = inbox.jobs.isEmpty
+                    return inbox.isSleeping
+                }
+            let count = unsafe mayfly_epoll_wait(epoll, mayWait ? patience : 0, &ready, 64)
+            for event in ready.prefix(Int(count)) {
+                let descriptor = CInt(truncatingIfNeeded: event)
+                if descriptor == wake {
+                    var ignored: UInt64 = 0
+                    _ = unsafe read(wake, &ignored, 8)
+                } else {
+                    handlers[descriptor]?(Interest(rawValue: UInt32(event >> 32)))
+                }
+            }
+            fireTimers()
+            inbox.withLock { inbox in
+                inbox.isSleeping = false
+                local += inbox.jobs
+                inbox.jobs.removeAll(keepingCapacity: true)
+            }
+            swap(&batch, &local)
+            for job in batch { unsafe job.runSynchronously(on: executor) }
+            batch.removeAll(keepingCapacity: true)
+        }
+    }
+}
+
+/// Runs blocking work (hashing, copying, waiting for a program) on a thread of its own.
+package func offload<Value: Sendable, Failure: Error>(
+    _ body: @escaping @Sendable () throws(Failure) -> Value
+) async throws(Failure) -> Value {
+    let result: Result<Value, Failure> = await withCheckedContinuation { continuation in
+        Thread.start {
+            continuation.resume(returning: Result { () throws(Failure) in try body() })
+        }
+    }
+    return try result.get()
+}
+
+private enum Thread {
+    private final class Start {
+        let body: @Sendable () -> Void
+        init(_ body: @escaping @Sendable () -> Void) { self.body = body }
+    }
+    static func start(_ body: @escaping @Sendable () -> Void) {
+        var handle = pthread_t()
+        let retained = unsafe Unmanaged.passRetained(Start(body)).toOpaque()
+        // SAFETY: the retained pointer is taken over, once, by the new thread.
+        let status = unsafe pthread_create(
+            &handle, nil,
+            { raw in
+                guard let raw = unsafe raw else { return nil }
+                unsafe Unmanaged<Start>.fromOpaque(raw).takeRetainedValue().body()
+                return nil
+            }, retained)
+        precondition(status == 0, "no thread left to run blocking work on")
+        pthread_detach(handle)
+    }
+}

@@ -1,0 +1,114 @@
+// From the initramfs to a machine that can run programs: kernel modules, the root file system with
+// a writable layer in RAM, the usual mounts. Runs once, before the agent; any failure is fatal.
+
+import CLinux
+import Glibc
+
+enum Boot {
+    /// The directory of every job; also its home.
+    static let work = "/work"
+    /// The agent's own files: readable by tasks, writable by none.
+    static let run = "/run/mayfly"
+    /// Sizes of the file systems in RAM. Together they may exceed it: what tasks write there counts
+    /// against their cgroup's memory, which cannot.
+    private static let rootOptions = "size=40%,mode=755"
+    private static let temporaryOptions = "size=25%,mode=1777"
+
+    static func start() -> Options {
+        do throws(SystemError) {
+            try openConsole()
+            try mount("sysfs", "/sys", "sysfs", mayfly_mount_locked)
+            let options = Options(commandLine: readFile("/proc/cmdline"))
+            try loadModules()
+            try enterRoot()
+            try mountRest()
+            try settle()
+            return options
+        } catch { powerOff("cannot start: \(error.description)") }
+    }
+
+    private static func mount(
+        _ source: String, _ target: String, _ type: String, _ flags: UInt, _ data: String = ""
+    ) throws(SystemError) {
+        _ = unsafe mkdir(target, 0o755)
+        try check(
+            "mount \(type) on \(target)",
+            unsafe mayfly_guest_mount(source, target, type, flags, data))
+    }
+
+    /// Until here nobody can hear us: the initramfs need not hold a /dev/console.
+    private static func openConsole() throws(SystemError) {
+        try mount("devtmpfs", "/dev", "devtmpfs", 0, "mode=755")
+        let console = try openFile("/dev/console", O_RDWR | O_NOCTTY)
+        for number: CInt in 0...2 where number != console { dup2(console, number) }
+        if console > 2 { close(console) }
+    }
+
+    private static func loadModules() throws(SystemError) {
+        for name in readFile("/modules/order").split(separator: "\n") {
+            let file = try openFile("/modules/\(name)", O_RDONLY)
+            let result = mayfly_guest_load_module(file)
+            close(file)
+            // A module that finds no device or is already there does no harm; the mounts below
+            // tell what is really missing.
+            if result < 0, result != -EEXIST {
+                say("module \(name): \(SystemError.text(-result))")
+            }
+        }
+        for _ in 0..<2000 where unsafe access("/dev/vda", F_OK) != 0 { usleep(5000) }
+    }
+
+    /// The image read-only below, RAM above, and both together as the new root.
+    private static func enterRoot() throws(SystemError) {
+        try mount("/dev/vda", "/lower", "ext4", mayfly_mount_read_only, "noload")
+        try mount("tmpfs", "/scratch", "tmpfs", mayfly_mount_no_devices, rootOptions)
+        for path in ["/scratch/upper", "/scratch/work"] { _ = unsafe mkdir(path, 0o755) }
+        try mount(
+            "overlay", "/root", "overlay", mayfly_mount_no_devices,
+            "lowerdir=/lower,upperdir=/scratch/upper,workdir=/scratch/work")
+        for path in ["/proc", "/sys", "/dev"] {
+            _ = unsafe mkdir("/root\(path)", 0o755)
+            try mount(path, "/root\(path)", "", mayfly_mount_move)
+        }
+        // The initramfs is RAM: give it back. The running program keeps its own pages.
+        for path in ["/modules"] { _ = unsafe mayfly_guest_empty_directory(path) }
+        for path in ["/modules", "/proc", "/sys", "/dev"] { _ = unsafe rmdir(path) }
+        _ = unsafe unlink("/init")
+        try check("enter the root file system", unsafe mayfly_guest_enter_root("/root"))
+    }
+
+    private static func mountRest() throws(SystemError) {
+        let locked = mayfly_mount_locked
+        let plain = mayfly_mount_no_devices
+        try mount("devpts", "/dev/pts", "devpts", locked, "mode=620,ptmxmode=666")
+        try mount("tmpfs", "/dev/shm", "tmpfs", plain, temporaryOptions)
+        try mount("tmpfs", "/run", "tmpfs", plain, "size=16m,mode=755")
+        try mount("tmpfs", "/tmp", "tmpfs", plain, temporaryOptions)
+        try mount("cgroup2", "/sys/fs/cgroup", "cgroup2", locked, "nsdelegate")
+        // Tasks see their own processes only: not the agent, not the parked interpreters.
+        try mount("proc", "/proc", "proc", mayfly_mount_remount_proc, "hidepid=invisible")
+        for (link, target) in [
+            ("fd", "fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2"),
+        ] {
+            _ = unsafe symlink("/proc/self/\(target)", "/dev/\(link)")
+        }
+        _ = unsafe mkdir(run, 0o755)
+        _ = unsafe mkdir(work, 0o755)
+        _ = unsafe chown(work, Account.user, Account.user)
+        _ = unsafe chmod(work, 0o755)
+        // Tells a task nothing that it may know; only the agent needs it.
+        _ = unsafe chmod("/dev/vsock", 0o600)
+    }
+
+    private static func settle() throws(SystemError) {
+        try check("loopback", mayfly_guest_loopback_up())
+        // Interpreters and browsers reserve far more address space than they use.
+        try writeFile("/proc/sys/vm/overcommit_memory", "1")
+        // A parked interpreter drops its privileges late; it must still own its /proc/self.
+        try writeFile("/proc/sys/fs/suid_dumpable", "1")
+        try writeFile("/sys/fs/cgroup/cgroup.subtree_control", "+memory +pids +cpu")
+        try writeFile("/etc/resolv.conf", "")
+        try writeFile("/etc/hostname", "mayfly\n")
+        try check("host name", unsafe mayfly_guest_set_hostname("mayfly", 6))
+    }
+}

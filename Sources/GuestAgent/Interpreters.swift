@@ -1,0 +1,178 @@
+// Interpreters that wait inside the snapshot: a Python that forks a child per program, and a Node
+// that becomes the program. Both are started as root by WARM and drop everything before the first
+// line of a task; tasks can neither see nor signal them while they wait.
+
+import CLinux
+import Glibc
+import Wire
+
+struct Interpreters: ~Copyable {
+    var python = Python()
+    var node = Node()
+    private var seed: [UInt8] = []
+
+    /// Gives the generators in parked interpreters a state that no other clone has, and waits until
+    /// they say so. Node takes its seed with its job: until then it does not run at all.
+    mutating func seed(_ bytes: [UInt8]) throws(SystemError) {
+        node.seed = bytes
+        if python.wasStarted { try python.seed(bytes) }
+        if node.wasStarted, !node.isReady {
+            throw SystemError(what: "the parked node", code: ESRCH)
+        }
+    }
+}
+
+/// The fork server: see Interpreters/python.py for its side of the packets.
+struct Python: ~Copyable {
+    enum Packet {
+        case ready
+        case seeded
+        case started(pid_t)
+        case ended(ExitReport.Ending)
+    }
+    static let path = "/usr/bin/python3"
+
+    private(set) var socket: CInt = -1
+    private var pid: pid_t = -1
+    private var programs = 0
+    private(set) var wasStarted = false
+    private(set) var isReady = false
+
+    mutating func start(modules: [String]) throws(SystemError) {
+        let script = Boot.run + "/python.py"
+        try writeFile(script, String(decoding: PackageResources.python_py, as: UTF8.self))
+        if modules.contains(where: { $0.hasPrefix("matplotlib") }) {
+            _ = unsafe mkdir(Environment.matplotlib, 0o755)
+        }
+        var ends: [CInt] = [-1, -1]
+        try check("make a socket pair", unsafe mayfly_guest_packet_pair(&ends))
+        let null = try openFile("/dev/null", O_RDWR)
+        let (pid, error) = Command(
+            path: Self.path, arguments: [Self.path, script] + modules,
+            environment: Environment.standard + ["MPLBACKEND=Agg"], directory: "/", isRoot: true
+        ).start(stdio: [null, null, 2, ends[1]], in: -1)
+        close(null)
+        close(ends[1])
+        setNonBlocking(ends[0])
+        (socket, self.pid, wasStarted) = (ends[0], pid, true)
+        try check("start the parked python", error)
+    }
+
+    /// `true` when it was this process.
+    mutating func ended(_ child: pid_t) -> Bool {
+        guard child == pid else { return false }
+        close(socket)
+        (socket, pid, isReady) = (-1, -1, false)
+        return true
+    }
+
+    mutating func receive() -> Packet? {
+        var bytes = [UInt8](repeating: 0, count: 64)
+        guard socket >= 0 else { return nil }
+        let count = unsafe recv(socket, &bytes, bytes.count, 0)
+        guard count > 0 else { return nil }
+        let words = bytes[1..<count].split(separator: UInt8(ascii: " "))
+            .map { Int32(clamping: decimal($0)) }
+        switch bytes[0] {
+        case UInt8(ascii: "W"):
+            isReady = true
+            return .ready
+        case UInt8(ascii: "S"): return .seeded
+        case UInt8(ascii: "P"): return .started(words.first ?? 0)
+        case UInt8(ascii: "E") where words.count == 2:
+            return .ended(words[0] == 0 ? .code(words[1] & 0xFF) : .signal(words[0]))
+        default: return nil
+        }
+    }
+
+    mutating func seed(_ bytes: [UInt8]) throws(SystemError) {
+        guard isReady else { throw SystemError(what: "the parked python", code: ESRCH) }
+        let packet = [UInt8(ascii: "S")] + bytes
+        guard unsafe Glibc.send(socket, packet, packet.count, CInt(MSG_NOSIGNAL)) > 0
+        else { throw SystemError(what: "reseed the parked python", code: errno) }
+        // Nothing else runs meanwhile; an answer takes milliseconds, emulated ones included.
+        var waiting = pollfd(fd: socket, events: Int16(POLLIN), revents: 0)
+        guard unsafe poll(&waiting, 1, 5000) == 1, case .seeded? = receive() else {
+            throw SystemError(what: "reseed the parked python", code: ETIMEDOUT)
+        }
+    }
+
+    /// `files`: stdin, stdout, stderr and the cgroup's cgroup.procs.
+    mutating func run(
+        source: String, arguments: [String], environment: [String], files: [CInt]
+    ) throws(SystemError) {
+        programs += 1
+        let fields =
+            ["R\(programs)", source, String(arguments.count)] + arguments + environment
+        let packet = Array(fields.joined(separator: "\0").utf8)
+        let sent = unsafe mayfly_send_fds(socket, packet, packet.count, files, files.count)
+        try check("use the parked python", sent)
+    }
+}
+
+/// The parked process: see Interpreters/node.js for its side.
+struct Node: ~Copyable {
+    static let path = "/usr/bin/node"
+
+    private(set) var control: CInt = -1
+    private(set) var pid: pid_t = -1
+    private var pipes: Pipes?
+    var seed: [UInt8] = []
+    private(set) var wasStarted = false
+    private(set) var isReady = false
+
+    mutating func start() throws(SystemError) {
+        let script = Boot.run + "/node.js"
+        try writeFile(script, String(decoding: PackageResources.node_js, as: UTF8.self))
+        var pipes = try Pipes(hasInput: true)
+        var ends: [CInt] = [-1, -1]
+        try check("make a socket pair", unsafe mayfly_guest_packet_pair(&ends))
+        let (pid, error) = Command(
+            path: Self.path, arguments: [Self.path, script],
+            environment: Environment.standard, isRoot: true
+        ).start(stdio: pipes.theirs + [ends[1]], in: -1)
+        close(ends[1])
+        pipes.closeTheirs()
+        setNonBlocking(ends[0])
+        (control, self.pid, wasStarted) = (ends[0], pid, true)
+        self.pipes = consume pipes
+        try check("start the parked node", error)
+    }
+
+    mutating func ended(_ child: pid_t) -> Bool {
+        guard child == pid else { return false }
+        close(control)
+        (control, isReady) = (-1, false)
+        // As a program it is still to be reported by this number; as a parked one it is gone.
+        if pipes != nil { pid = -1 }
+        pipes = nil
+        return pid == -1
+    }
+    /// `true` when it has said that it waits.
+    mutating func hearReady() -> Bool {
+        var byte: UInt8 = 0
+        guard control >= 0, unsafe recv(control, &byte, 1, 0) == 1, byte == UInt8(ascii: "W")
+        else { return false }
+        isReady = true
+        return true
+    }
+
+    mutating func run(
+        source: String, arguments: [String], environment: [String]
+    ) throws(SystemError) {
+        let fields = [Self.hex(seed), source, String(arguments.count)] + arguments + environment
+        let packet = Array(fields.joined(separator: "\0").utf8)
+        let sent = unsafe Glibc.send(
+            control, packet, packet.count, CInt(MSG_NOSIGNAL))
+        guard sent == packet.count else {
+            throw SystemError(what: "use the parked node", code: sent < 0 ? errno : EMSGSIZE)
+        }
+        close(control)
+        (control, isReady) = (-1, false)
+    }
+    mutating func takePipes() -> Pipes? { pipes.take() }
+
+    private static func hex(_ bytes: [UInt8]) -> String {
+        bytes.map { ($0 < 16 ? "0" : "") + String($0, radix: 16) }.joined()
+    }
+}

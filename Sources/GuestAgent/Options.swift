@@ -1,0 +1,43 @@
+// What the image builder says on the kernel command line.
+
+/// The `mayfly.…` words of /proc/cmdline.
+struct Options {
+    /// 32 bytes that name this build of the agent; zeros when not said.
+    var agent = [UInt8](repeating: 0, count: 32)
+    /// Which interpreters WARM starts.
+    var warmsPython = false
+    var warmsNode = false
+    /// What the warm Python imports besides the standard library.
+    var pythonModules: [String] = []
+
+    init(commandLine: String) {
+        for word in commandLine.split(whereSeparator: { $0 == " " || $0 == "\n" }) {
+            guard word.hasPrefix("mayfly."), let equals = word.firstIndex(of: "=") else {
+                continue
+            }
+            let value = word[word.index(after: equals)...]
+            let items = value.split(separator: ",").map(String.init)
+            switch word[..<equals] {
+            case "mayfly.agent": if let bytes = Self.bytes(ofHex: value) { agent = bytes }
+            case "mayfly.warm":
+                warmsPython = items.contains("python")
+                warmsNode = items.contains("node")
+            case "mayfly.modules": pythonModules = items
+            default: say("unknown option \(word)")
+            }
+        }
+    }
+
+    private static func bytes(ofHex text: Substring) -> [UInt8]? {
+        let digits = Array(text.utf8)
+        guard digits.count == 64 else { return nil }
+        var bytes: [UInt8] = []
+        for index in stride(from: 0, to: 64, by: 2) {
+            guard let high = Character(Unicode.Scalar(digits[index])).hexDigitValue,
+                let low = Character(Unicode.Scalar(digits[index + 1])).hexDigitValue
+            else { return nil }
+            bytes.append(UInt8(high << 4 | low))
+        }
+        return bytes
+    }
+}

@@ -1,0 +1,227 @@
+// Starting a program: in a parked interpreter where that is the same thing as a fresh one, as a new
+// process otherwise. Every way ends in the same cgroup, user and filter.
+
+import CLinux
+import Glibc
+import Wire
+
+/// The unprivileged user of all tasks.
+enum Account {
+    static let user: uid_t = 1000
+    /// RLIMIT_NOFILE of every program.
+    static let openFiles: UInt64 = 4096
+}
+
+/// The three standard streams of a program to be: our ends and its ends.
+struct Pipes: ~Copyable {
+    private var ours: [CInt] = [-1, -1, -1]
+    private(set) var theirs: [CInt] = [-1, -1, -1]
+
+    /// Without input the program reads /dev/null.
+    init(hasInput: Bool) throws(SystemError) {
+        for index in 0..<3 where index > 0 || hasInput {
+            var ends: [CInt] = [-1, -1]
+            try check("make a pipe", unsafe mayfly_guest_pipe(&ends))
+            ours[index] = ends[index == 0 ? 1 : 0]
+            theirs[index] = ends[index == 0 ? 0 : 1]
+            // A program may open its streams by name: /dev/stdin, /dev/stderr.
+            fchown(ends[0], Account.user, Account.user)
+        }
+        if !hasInput { theirs[0] = try openFile("/dev/null", O_RDONLY) }
+    }
+    deinit {
+        for file in ours + theirs where file >= 0 { close(file) }
+    }
+    /// The program has its ends now.
+    mutating func closeTheirs() {
+        for file in theirs where file >= 0 { close(file) }
+        theirs = [-1, -1, -1]
+    }
+    mutating func closeInput() {
+        if ours[0] >= 0 { close(ours[0]) }
+        ours[0] = -1
+    }
+    /// Input, output and errors; the taker closes them.
+    mutating func takeOurs() -> (CInt, CInt, CInt) {
+        defer { ours = [-1, -1, -1] }
+        return (ours[0], ours[1], ours[2])
+    }
+}
+
+/// A process to start.
+struct Command {
+    var path: String
+    var arguments: [String]
+    var environment: [String]
+    var directory = Boot.work
+    var isRoot = false
+
+    /// `stdio` becomes 0, 1, 2 and, with a fourth, 3.
+    func start(stdio: [CInt], in group: CInt) -> (pid: pid_t, error: CInt) {
+        var pid: pid_t = 0
+        let error = unsafe withCStrings(arguments) { argv in
+            unsafe withCStrings(environment) { envp in
+                unsafe path.withCString { path in
+                    unsafe directory.withCString { directory in
+                        let user = isRoot ? 0 : Account.user
+                        let fourth: CInt = stdio.count > 3 ? stdio[3] : -1
+                        var program = unsafe mayfly_guest_program(
+                            path: path, argv: argv, envp: envp, directory: directory,
+                            stdio: (stdio[0], stdio[1], stdio[2], fourth), cgroup: group,
+                            uid: user, gid: user, open_files: Account.openFiles)
+                        return unsafe mayfly_guest_spawn(&program, &pid)
+                    }
+                }
+            }
+        }
+        return (pid, error)
+    }
+}
+
+/// What programs find in their environment.
+enum Environment {
+    static let path = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
+    /// Where matplotlib keeps the font list that WARM made; without it each job would make its own.
+    static let matplotlib = "/var/cache/matplotlib"
+
+    static var standard: [String] {
+        var variables = [
+            "PATH=\(path)", "HOME=\(Boot.work)", "PWD=\(Boot.work)", "USER=task", "LOGNAME=task",
+            "SHELL=/bin/bash", "LANG=C.UTF-8",
+        ]
+        if unsafe access(matplotlib, F_OK) == 0 { variables.append("MPLCONFIGDIR=\(matplotlib)") }
+        return variables
+    }
+    static func of(_ request: ExecRequest) -> [String] {
+        var variables = standard
+        for variable in request.environment {
+            let start = variable.name + "="
+            variables.removeAll { $0.hasPrefix(start) }
+            variables.append(start + variable.value)
+        }
+        return variables
+    }
+
+    /// Variables that an interpreter reads only while it starts, or libraries while they are
+    /// loaded: with one of them a parked interpreter would not do what a fresh one does. A name
+    /// that ends in a star stands for all that begin so.
+    private static let early = [
+        "LD_*", "LC_*", "LANG", "LANGUAGE", "GLIBC_*", "MALLOC_*", "OPENSSL_*",
+    ]
+    private static let earlyPython = [
+        "PYTHON*", "MPL*", "OPENBLAS_*", "OMP_*", "MKL_*", "NUMEXPR_*",
+    ]
+    private static let earlyNode = ["NODE_*", "UV_*", "SSL_*", "NO_COLOR", "FORCE_COLOR"]
+
+    static func allowsParked(_ request: ExecRequest) -> Bool {
+        let names = early + (request.program == .python ? earlyPython : earlyNode)
+        return !request.environment.contains { variable in
+            names.contains {
+                $0.hasSuffix("*") ? variable.name.hasPrefix($0.dropLast()) : variable.name == $0
+            }
+        }
+    }
+}
+
+extension Agent {
+    mutating func start(_ request: ExecRequest, _ stream: UInt32) throws(WireError) {
+        let asked = monotonicMicroseconds()
+        do throws(SystemError) {
+            if request.memoryMaximum > 0 || memory > 0 {
+                let bytes = request.memoryMaximum > 0 ? Int64(request.memoryMaximum) : memory
+                try group.set("memory.max", String(bytes))
+            }
+            if request.processMaximum > 0 {
+                try group.set("pids.max", String(request.processMaximum))
+            }
+            let mayPark = request.allowsParked && Environment.allowsParked(request)
+            switch request.program {
+            case .python where mayPark && interpreters.python.isReady:
+                try startParkedPython(request, stream, asked)
+            case .node where mayPark && interpreters.node.isReady:
+                try startParkedNode(request, stream, asked)
+            default: try startProcess(request, stream, asked)
+            }
+        } catch {
+            program = nil
+            let status: AckStatus
+            switch error.code {
+            case ENOENT, ENOTDIR: status = .notFound
+            case EACCES, ENOEXEC, EINVAL, E2BIG, EISDIR: status = .invalid
+            default: status = .failed
+            }
+            return try connection.send(.ack(status, message: error.description), on: stream)
+        }
+        if program?.isRunning == true { try program?.started(nil, &connection) }
+    }
+
+    private mutating func startProcess(
+        _ request: ExecRequest, _ stream: UInt32, _ asked: Int64
+    ) throws(SystemError) {
+        let environment = Environment.of(request)
+        let command: Command
+        switch request.program {
+        case .python:
+            command = Command(
+                path: Python.path, arguments: [Python.path, request.sourceName] + request.arguments,
+                environment: environment)
+        case .node:
+            command = Command(
+                path: Node.path, arguments: [Node.path, request.sourceName] + request.arguments,
+                environment: environment)
+        case .command:
+            command = Command(
+                path: Self.search(request.arguments.first ?? "", environment),
+                arguments: request.arguments, environment: environment)
+        }
+        var pipes = try Pipes(hasInput: request.hasStandardInput)
+        let (pid, error) = command.start(stdio: pipes.theirs, in: group.directory)
+        try check("start \(command.path)", error)
+        pipes.closeTheirs()
+        program = Program(
+            stream: stream, pid: pid, isParked: false, pipes: pipes,
+            timeout: request.timeoutMilliseconds, asked: asked)
+    }
+
+    /// A name without a slash is looked up in the PATH that the program gets.
+    private static func search(_ name: String, _ environment: [String]) -> String {
+        guard !name.utf8.contains(UInt8(ascii: "/")) else { return name }
+        let path = environment.last { $0.hasPrefix("PATH=") }?.dropFirst(5) ?? ""
+        for directory in path.split(separator: ":") {
+            let candidate = "\(directory)/\(name)"
+            if unsafe access(candidate, X_OK) == 0 { return candidate }
+        }
+        return name
+    }
+
+    private mutating func startParkedPython(
+        _ request: ExecRequest, _ stream: UInt32, _ asked: Int64
+    ) throws(SystemError) {
+        var pipes = try Pipes(hasInput: request.hasStandardInput)
+        let members = try group.members()
+        defer { close(members) }
+        try interpreters.python.run(
+            source: request.sourceName, arguments: request.arguments,
+            environment: Environment.of(request), files: pipes.theirs + [members])
+        pipes.closeTheirs()
+        program = Program(
+            stream: stream, pid: 0, isParked: true, pipes: pipes,
+            timeout: request.timeoutMilliseconds, asked: asked)
+    }
+
+    private mutating func startParkedNode(
+        _ request: ExecRequest, _ stream: UInt32, _ asked: Int64
+    ) throws(SystemError) {
+        try group.set("cgroup.procs", String(interpreters.node.pid))
+        try interpreters.node.run(
+            source: request.sourceName, arguments: request.arguments,
+            environment: Environment.of(request))
+        guard var pipes = interpreters.node.takePipes() else {
+            throw SystemError(what: "use the parked node", code: ESRCH)
+        }
+        if !request.hasStandardInput { pipes.closeInput() }
+        program = Program(
+            stream: stream, pid: interpreters.node.pid, isParked: true, pipes: pipes,
+            timeout: request.timeoutMilliseconds, asked: asked)
+    }
+}

@@ -1,0 +1,168 @@
+// WARM: starts the interpreters that the snapshot shall hold and lets each of them work once, so
+// that what a job needs is in memory. Runs while an image is built; the loop goes on meanwhile, so
+// that a host that asks gets its answers.
+
+import CLinux
+import Glibc
+import Wire
+
+/// Where WARM stands.
+struct Warming {
+    enum Stage { case python, pythonProgram, node, shell, done }
+    let session: Int
+    var stage: Stage
+    var failure: String?
+    /// What is waited for in the stage of the shell.
+    private(set) var shell: pid_t = 0
+    fileprivate var clockBefore: (realtime: Int64, monotonic: Int64) = (0, 0)
+    fileprivate var isStageOver = false
+
+    mutating func pythonSaid(_ packet: Python.Packet) {
+        switch packet {
+        case .ready where stage == .python: isStageOver = true
+        case .ended(let ending) where stage == .pythonProgram:
+            isStageOver = true
+            if ending != .code(0) { failure = "the parked python cannot run a program" }
+        default: break
+        }
+    }
+    mutating func childEnded(_ pid: pid_t) {
+        if stage == .shell, pid == shell { isStageOver = true }
+    }
+    fileprivate mutating func wait(for pid: pid_t) { shell = pid }
+    fileprivate init(session: Int) {
+        self.session = session
+        stage = .python
+        isStageOver = true
+    }
+    fileprivate mutating func enter(_ next: Stage) {
+        stage = next
+        isStageOver = false
+    }
+}
+
+extension Agent {
+    /// OpenSSL inside Node keeps a generator of its own, whose state would be the same in every
+    /// clone. It seeds itself anew when the clock stands before its last seeding; so Node starts
+    /// under a clock far ahead, and every clock that PREPARE sets is before that.
+    private static let yearsAhead: Int64 = 10 * 366 * 86_400 * 1_000_000_000
+
+    mutating func warm() throws(WireError) {
+        var warming = Warming(session: session)
+        do throws(SystemError) {
+            if options.warmsPython, !interpreters.python.wasStarted {
+                try interpreters.python.start(modules: options.pythonModules)
+                warming.isStageOver = false
+            }
+        } catch { warming.failure = error.description }
+        self.warming = warming
+        try goOnWarming(nodeSpoke: false)
+    }
+
+    mutating func goOnWarming(nodeSpoke: Bool) throws(WireError) {
+        guard var now = warming else { return }
+        if now.stage == .node, nodeSpoke, interpreters.node.hearReady() { now.isStageOver = true }
+        checkAlive(&now)
+        if now.stage == .node, now.isStageOver || now.failure != nil { restoreClock(&now) }
+        while now.isStageOver, now.failure == nil, now.stage != .done {
+            do throws(SystemError) { try nextStage(&now) } catch {
+                now.failure = error.description
+                restoreClock(&now)
+            }
+        }
+        warming = now
+        guard now.stage == .done || now.failure != nil else { return }
+        warming = nil
+        finishWarming()
+        guard now.session == session else { return }
+        let message = now.failure ?? ""
+        try connection.send(.ack(now.failure == nil ? .ok : .failed, message: message))
+    }
+
+    private func checkAlive(_ now: inout Warming) {
+        if now.stage == .python || now.stage == .pythonProgram, interpreters.python.wasStarted,
+            interpreters.python.socket < 0
+        {
+            now.failure = "the parked python ended"
+        }
+        if now.stage == .node, interpreters.node.control < 0 {
+            now.failure = "the parked node ended"
+        }
+    }
+
+    private mutating func nextStage(_ now: inout Warming) throws(SystemError) {
+        switch now.stage {
+        case .python:
+            now.enter(.pythonProgram)
+            guard interpreters.python.isReady else {
+                now.isStageOver = true
+                return
+            }
+            try runOnceInPython()
+        case .pythonProgram:
+            now.enter(.node)
+            guard options.warmsNode, !interpreters.node.wasStarted else {
+                now.isStageOver = true
+                return
+            }
+            now.clockBefore = (realtimeNanoseconds(), monotonicMicroseconds())
+            try check(
+                "set the clock", mayfly_guest_set_clock(now.clockBefore.realtime + Self.yearsAhead))
+            try interpreters.node.start()
+        case .node:
+            now.enter(.shell)
+            let pid = try runShellOnce()
+            if pid > 0 { now.wait(for: pid) } else { now.isStageOver = true }
+        case .shell, .done: now.enter(.done)
+        }
+    }
+
+    private func restoreClock(_ now: inout Warming) {
+        let before = now.clockBefore
+        guard before.realtime > 0 else { return }
+        let passed = (monotonicMicroseconds() - before.monotonic) * 1000
+        _ = mayfly_guest_set_clock(before.realtime + passed)
+        now.clockBefore = (0, 0)
+    }
+
+    /// The way of every job, once: fork, cgroup, user, source file, output, end.
+    private mutating func runOnceInPython() throws(SystemError) {
+        let source = Boot.run + "/once.py"
+        try writeFile(source, "import sys, json\nprint(json.dumps([6 * 7]), file=sys.stdout)\n")
+        let null = try openFile("/dev/null", O_RDWR)
+        let members = try group.members()
+        defer {
+            close(null)
+            close(members)
+        }
+        try interpreters.python.run(
+            source: source, arguments: [], environment: Environment.standard,
+            files: [null, null, null, members])
+    }
+    /// Common programs, so that their pages are in the page cache.
+    private func runShellOnce() throws(SystemError) -> pid_t {
+        let script = """
+            for i in 1 2; do
+            (ls -la /; cat /etc/hostname; head -c 64 /dev/urandom | od -An -tx1 | sort | uniq; \
+            date; env; mktemp -u; hostname; echo a b | tr a b | sed s/b/c/ | grep -c c) | wc -c
+            done
+            """
+        let null = try openFile("/dev/null", O_RDWR)
+        defer { close(null) }
+        let command = Command(
+            path: "/bin/bash", arguments: ["/bin/bash", "-c", script],
+            environment: Environment.standard)
+        let (pid, error) = command.start(stdio: [null, null, null], in: group.directory)
+        // An image need not have a shell.
+        if error == -ENOENT { return 0 }
+        try check("start /bin/bash", error)
+        return pid
+    }
+
+    /// What jobs get is measured with everything parked in its place.
+    private mutating func finishWarming() {
+        _ = unsafe chown(Environment.matplotlib, Account.user, Account.user)
+        nextGroup()
+        measureMemory()
+    }
+}

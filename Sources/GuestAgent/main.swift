@@ -1,0 +1,9 @@
+// The guest agent: /init of the initramfs, and PID 1 until the machine ends. One thread, one poll
+// loop. It must never exit (the kernel would panic) and never trap on what a host or a task sends.
+//
+// Read Agent.swift first; Boot.swift is what happens before it.
+
+import CGuestStart
+
+mayfly_guest_start_is_linked()
+Agent.main()

@@ -1,0 +1,213 @@
+// What a queue does in the background: the connection, the lease, notifications, upkeep. Part of Queue.
+
+import Logging
+import Postgres
+
+extension Queue {
+    // MARK: Connection
+
+    func open() async throws(JobsError) { try await connect() }
+
+    private func connect() async throws(JobsError) {
+        let fresh = try await translated { () async throws(PostgresError) in
+            try await Connection(settings.connection)
+        }
+        do {
+            try await Migrations.check(fresh)
+            if worker == 0 { try await register(fresh) }
+            if hasLostClaims {
+                let keep = Array(held.keys)
+                try await translated { () async throws(PostgresError) in
+                    try await fresh.run("select mayfly.give_back(\(worker), \(keep))")
+                }
+                hasLostClaims = false
+            }
+        } catch {
+            await fresh.close()
+            throw error
+        }
+        connection = fresh
+        connected.ring()
+        listening.ring()
+    }
+
+    private func register(_ connection: Connection) async throws(JobsError) {
+        let sentAt = ContinuousClock.now
+        let rows = try await translated { () async throws(PostgresError) in
+            try await connection.run(
+                """
+                select mayfly.register(\(settings.name), \(settings.version), \(settings.kinds),
+                    \(settings.queues), \(settings.slots), \(settings.lease), \(settings.identity)) as worker
+                """)
+        }
+        worker = rows.integer(0, "worker") ?? 0
+        lastBeat = sentAt
+        logger.info("worker registered", metadata: ["worker": "\(worker)"])
+    }
+
+    /// The connection is of no use any more; somebody will make a new one.
+    func lose(_ lost: Connection, _ error: PostgresError) async {
+        guard connection === lost, !isClosed else { return }
+        guard error.isUnavailable else {
+            logger.error("the queue refused", metadata: ["error": "\(error)"])
+            await uncancelledSleep(.milliseconds(500))
+            return
+        }
+        connection = nil
+        logger.warning("database lost; connecting again", metadata: ["error": "\(error)"])
+        await lost.close()
+        keeper.ring()
+    }
+
+    private func reconnect() async {
+        var pause: Duration = .milliseconds(100)
+        while !isClosed, connection == nil {
+            do throws(JobsError) {
+                try await connect()
+                logger.info("database is back")
+                wake.ring()
+            } catch {
+                logger.warning(
+                    "database does not answer",
+                    metadata: ["error": "\(error)", "next.try.in": "\(pause)"])
+                await keeper.wait(atMost: pause * Double.random(in: 0.75...1.25))
+                pause = min(pause * 2, .seconds(5))
+            }
+        }
+    }
+
+    // MARK: Lease
+
+    /// Heartbeats, and the upkeep that any worker does for all.
+    func keepAlive() async {
+        var nextReap = ContinuousClock.now
+        var nextUpkeep = ContinuousClock.now
+        while !isClosed {
+            guard let connection else {
+                await reconnect()
+                continue
+            }
+            do throws(PostgresError) {
+                if ContinuousClock.now >= lastBeat + settings.lease / 3 { try await beat(connection) }
+                if ContinuousClock.now >= nextReap {
+                    try await connection.run("select mayfly.reap()")
+                    nextReap = .now + .seconds(2) * Double.random(in: 0.75...1.25)
+                }
+                if ContinuousClock.now >= nextUpkeep {
+                    try await upkeep(connection)
+                    nextUpkeep = .now + .seconds(3600) * Double.random(in: 0.75...1.25)
+                }
+                let pause = min(settings.lease / 6, .seconds(1))
+                await keeper.wait(atMost: pause)
+            } catch {
+                await lose(connection, error)
+            }
+        }
+    }
+
+    private func beat(_ connection: Connection) async throws(PostgresError) {
+        let sentAt = ContinuousClock.now
+        let tokens = Array(held.keys)
+        do throws(PostgresError) {
+            let rows = try await connection.run(
+                "select token, why from mayfly.heartbeat(\(worker), \(settings.lease), \(tokens))")
+            lastBeat = sentAt
+            for row in 0..<rows.count {
+                guard let token = rows.integer(row, "token") else { continue }
+                switch rows.string(row, "why") {
+                case "cancelled": stop(token, .cancelled)
+                case "lost": stop(token, .lost)
+                default:  // claimed by a call whose answer never came
+                    let keep = Array(held.keys)
+                    try await connection.run("select mayfly.give_back(\(worker), \(keep))")
+                }
+            }
+        } catch {
+            guard error.sqlstate == "MF006" else { throw error }
+            logger.error("declared dead; stopping all work and registering again")
+            stopAll()
+            do throws(JobsError) { try await register(connection) } catch {
+                logger.error("cannot register", metadata: ["error": "\(error)"])
+            }
+        }
+    }
+
+    private func upkeep(_ connection: Connection) async throws(PostgresError) {
+        do throws(PostgresError) {
+            let rows = try await connection.run(
+                "select did from mayfly.maintain(\(settings.retention)) did")
+            for row in 0..<rows.count { logger.info("upkeep: \(rows.string(row, "did"))") }
+        } catch {
+            if error.isUnavailable { throw error }
+            logger.warning("upkeep did not succeed", metadata: ["error": "\(error)"])
+        }
+    }
+
+    /// A worker that cannot renew its lease must not go on: somebody else may have its jobs by now.
+    func watchLease() async {
+        while !isClosed {
+            let age = ContinuousClock.now - lastBeat
+            if age > settings.lease, held.values.contains(where: { !$0.isSettling }), !hasStoppedAll {
+                logger.error("the lease ran out; stopping all work", metadata: ["age": "\(age)"])
+                stopAll()
+                hasStoppedAll = true
+            } else if age <= settings.lease {
+                hasStoppedAll = false
+            }
+            // A connection that hangs is as good as none.
+            if age > settings.lease * 2 / 3, let connection { await connection.close() }
+            await leaseWatch.wait(atMost: settings.lease / 10)
+        }
+    }
+
+    private func stopAll() { for token in held.keys { stop(token, .lost) } }
+
+    private func stop(_ token: Int64, _ why: Stop.Why) {
+        guard let claim = held[token], !claim.isSettling else { return }
+        stopSink.yield(Stop(token: token, why: why))
+    }
+
+    // MARK: Notifications
+
+    func listen() async {
+        while !isClosed {
+            guard let connection else {
+                await listening.wait(atMost: .seconds(1))
+                continue
+            }
+            do throws(PostgresError) {
+                try await connection.withNotifications(on: ["mayfly_job", "mayfly_cancel"]) { notes in
+                    for await note in notes { await self.heard(note) }
+                }
+                throw PostgresError(
+                    sqlstate: "08006", message: "the connection ended", isConnectionLost: true)
+            } catch {
+                await lose(connection, error)
+            }
+        }
+    }
+
+    private func heard(_ note: Notification) {
+        switch note.channel {
+        case "mayfly_job":
+            if settings.queues.isEmpty || settings.queues.contains(note.payload) { wake.ring() }
+        default:
+            if let token = Int64(note.payload) { stop(token, .cancelled) }
+        }
+    }
+
+    // MARK: The end
+
+    /// Gives back what is still held and says goodbye.
+    func close() async {
+        drain()
+        if let connection {
+            _ = try? await connection.run("select mayfly.leave(\(worker))")
+        }
+        isClosed = true
+        for bell in [wake, connected, listening, keeper, leaseWatch] { bell.ring() }
+        stopSink.finish()
+        await connection?.close()
+        await store?.close()
+    }
+}

@@ -1,0 +1,55 @@
+// How rows of the database become the values of Ledger. Called by Ledger only.
+
+import Postgres
+
+extension JobRow {
+    init(_ rows: Rows, _ row: Int) {
+        id = rows.integer(row, "id") ?? 0
+        queue = rows.string(row, "queue")
+        tenant = rows.string(row, "tenant")
+        kind = rows.string(row, "kind")
+        state = rows.string(row, "state")
+        priority = Int(rows.integer(row, "priority") ?? 0)
+        attempt = Int(rows.integer(row, "attempt") ?? 0)
+        maxAttempts = Int(rows.integer(row, "max_attempts") ?? 1)
+        payload = rows.string(row, "payload")
+        result = rows.text(row, "result")
+        error = rows.text(row, "error")
+        uniqueKey = rows.text(row, "unique_key")
+        replayOf = rows.integer(row, "replay_of")
+        runAt = rows.string(row, "run_at")
+        createdAt = rows.string(row, "created_at")
+        startedAt = rows.text(row, "started_at")
+        finishedAt = rows.text(row, "finished_at")
+        timeout = rows.integer(row, "timeout_ms").map { .milliseconds($0) }
+        isCancelRequested = rows.bool(row, "cancel_requested")
+        worker = rows.integer(row, "worker")
+    }
+}
+
+extension AttemptRow {
+    init(_ rows: Rows, _ row: Int) {
+        attempt = Int(rows.integer(row, "attempt") ?? 0)
+        worker = rows.integer(row, "worker") ?? 0
+        outcome = rows.string(row, "outcome")
+        reason = rows.text(row, "reason")
+        message = rows.text(row, "message")
+        machine = rows.text(row, "machine")
+        generation = rows.text(row, "generation")
+        seed = rows.text(row, "seed")
+        clock = rows.integer(row, "clock")
+        timings = rows.text(row, "timings")
+        usage = rows.text(row, "usage")
+        logTail = rows.text(row, "log_tail")
+        startedAt = rows.string(row, "started_at")
+        finishedAt = rows.string(row, "finished_at")
+    }
+}
+
+extension Sheet {
+    init(_ rows: Rows) {
+        let names = rows.columns
+        columns = names
+        self.rows = (0..<rows.count).map { row in names.map { rows.text(row, $0) } }
+    }
+}

@@ -1,0 +1,126 @@
+// How an attempt ended and what it leaves behind. Made by whoever ran it, stored by Queue.
+
+package enum Outcome: Sendable {
+    case succeeded(Report)
+    /// The task's own failure: final, unless the job asked for more attempts.
+    case failed(Failure, Report?)
+    /// Our failure: tried again with growing pauses, poison after some; costs the job nothing.
+    case lost(Failure, Report? = nil)
+    /// This worker shuts down: the job goes back to its place at once, and loses nothing.
+    case interrupted
+    /// Somebody cancelled the job.
+    case cancelled(Report? = nil)
+}
+
+package enum Settlement: Sendable, Equatable {
+    /// The job has ended: succeeded, failed or cancelled.
+    case stored(state: String)
+    /// It will be tried again after a pause.
+    case retried
+    case givenBack
+    /// The attempt was not held any more; nothing was stored.
+    case fenced
+}
+
+package struct Failure: Error, Sendable, Equatable, CustomStringConvertible {
+    package let reason: Reason
+    package let message: String
+    package init(_ reason: Reason, _ message: String) {
+        self.reason = reason
+        self.message = message
+    }
+    package var description: String { "\(reason.rawValue): \(message)" }
+}
+
+/// The closed list of `mayfly.reason`, which says what each means.
+package enum Reason: String, Sendable, CaseIterable {
+    case exitNonzero = "exit_nonzero"
+    case signalled
+    case timeout
+    case outOfMemory = "out_of_memory"
+    case diskFull = "disk_full"
+    case outputLimit = "output_limit"
+    case invalidPayload = "invalid_payload"
+    case blobMissing = "blob_missing"
+    case guestProtocolViolation = "guest_protocol_violation"
+    case documentInvalid = "document_invalid"
+    case pageFailed = "page_failed"
+    case networkDenied = "network_denied"
+    case machineLost = "machine_lost"
+    case restoreFailed = "restore_failed"
+    case imageMissing = "image_missing"
+    case leaseLost = "lease_lost"
+    case deadlineExceeded = "deadline_exceeded"
+    case storeFailed = "store_failed"
+    case `internal`
+    case interrupted
+    case cancelled
+    case poison
+
+    /// Ours, not the task's: tried again by itself. The same as `whose = 'ours'` in `mayfly.reason`.
+    package var isOurs: Bool {
+        switch self {
+        case .machineLost, .restoreFailed, .imageMissing, .leaseLost, .deadlineExceeded, .storeFailed,
+            .internal:
+            true
+        default: false
+        }
+    }
+    /// Running the same job again could end differently.
+    package var isRetryable: Bool {
+        switch self {
+        case .invalidPayload, .blobMissing, .documentInvalid, .networkDenied: false
+        default: true
+        }
+    }
+}
+
+/// What one attempt leaves.
+package struct Report: Sendable {
+    /// JSON text: the job's `result`, without the bytes of its files.
+    package var result: String?
+    /// Stored in the transaction that stores the result, or not at all.
+    package var blobs: [Blob] = []
+    package var machine: String?
+    package var generation: String?
+    package var seed: [UInt8]?
+    /// Nanoseconds since 1970.
+    package var clock: Int64?
+    /// JSON text.
+    package var timings: String?
+    /// JSON text.
+    package var usage: String?
+    package var logTail: String?
+
+    package init(result: String? = nil, blobs: [Blob] = []) {
+        self.result = result
+        self.blobs = blobs
+    }
+}
+
+/// Bytes and their address, which the database checks.
+package struct Blob: Sendable {
+    /// SHA-256 as 64 lower-case hexadecimal digits.
+    package let sha256: String
+    package let bytes: [UInt8]
+    package init(sha256: String, bytes: [UInt8]) {
+        self.sha256 = sha256
+        self.bytes = bytes
+    }
+}
+
+/// Why work on an attempt must stop now.
+package struct Stop: Sendable, Equatable {
+    package enum Why: String, Sendable {
+        /// Somebody cancelled the job: settle it as cancelled.
+        case cancelled
+        /// The lease ran out, or the attempt was given to somebody else.
+        case lost
+    }
+    package let token: Int64
+    package let why: Why
+    package init(token: Int64, why: Why) {
+        self.token = token
+        self.why = why
+    }
+}

@@ -1,0 +1,249 @@
+// A worker's side of the queue: registers it, keeps its lease, hands out claims, stores outcomes. The
+// program calls `withQueue`, then `next()` once per free slot. What goes on in the background is in
+// Keeping.swift, storing in Settling.swift. It knows nothing of machines.
+
+import Events
+import Logging
+import Postgres
+
+package struct QueueSettings: Sendable {
+    package var connection: ConnectionSettings
+    /// What people call this worker: the host, as a rule.
+    package var name: String
+    package var version: String
+    package var kinds: [String]
+    /// Empty: all queues.
+    package var queues: [String] = []
+    package var slots: Int
+    /// What only one process can be at a time, because it holds a lock for it: when it comes back after
+    /// a crash, the jobs of its former life are given back at once.
+    package var identity: String?
+    package var lease: Duration = .seconds(15)
+    /// How long an idle worker relies on notifications alone.
+    package var poll: Duration = .seconds(2)
+    /// How soon it looks again after it has found nothing; then ever later, up to `poll`. A job may have
+    /// been committed by a transaction that began before the bell was armed.
+    package var firstPause: Duration = .milliseconds(10)
+    /// How long settling waits for an absent database.
+    package var settlePatience: Duration = .seconds(600)
+    /// Older history is dropped; nil: kept.
+    package var retention: Duration?
+
+    package init(
+        connection: ConnectionSettings, name: String, version: String, kinds: [String], slots: Int
+    ) {
+        self.connection = connection
+        self.name = name
+        self.version = version
+        self.kinds = kinds
+        self.slots = slots
+    }
+}
+
+/// Registers a worker for as long as `body` runs, then gives back what it still holds.
+///
+/// - Throws: ``JobsError`` when the database cannot be reached at the start. Later it is tried again
+///   until it answers.
+package func withQueue<Value: Sendable>(
+    _ settings: QueueSettings, logger: Logger, _ body: (Queue) async -> Value
+) async throws(JobsError) -> Value {
+    let queue = Queue(settings, logger)
+    try await queue.open()
+    return await withTaskGroup(of: Void.self) { background in
+        background.addTask { await queue.keepAlive() }
+        background.addTask { await queue.watchLease() }
+        background.addTask { await queue.listen() }
+        background.addTask { await queue.hand() }
+        let value = await body(queue)
+        await queue.close()
+        background.cancelAll()
+        return value
+    }
+}
+
+package actor Queue {
+    nonisolated package var unownedExecutor: UnownedSerialExecutor {
+        unsafe EventLoop.shared.asUnownedSerialExecutor()
+    }
+
+    struct Held {
+        let worker: Int64
+        var isSettling = false
+    }
+
+    let settings: QueueSettings
+    let logger: Logger
+    /// Attempts on which work must stop now. One reader.
+    nonisolated package let stops: AsyncStream<Stop>
+    let stopSink: AsyncStream<Stop>.Continuation
+
+    var worker: Int64 = 0
+    var connection: Connection?
+    var store: Connection?
+    var held: [Int64: Held] = [:]
+    /// When the last heartbeat that was answered had been sent.
+    var lastBeat = ContinuousClock.now
+    /// A claim was under way when a connection broke: jobs may be ours without our knowing.
+    var hasLostClaims = false
+    var isDraining = false
+    var isClosed = false
+
+    private var slots: [CheckedContinuation<Job?, Never>] = []
+    // One bell for each background task that waits.
+    let wake = Wake()
+    let connected = Wake()
+    let listening = Wake()
+    let keeper = Wake()
+    let leaseWatch = Wake()
+    var hasStoppedAll = false
+
+    init(_ settings: QueueSettings, _ logger: Logger) {
+        self.settings = settings
+        self.logger = logger
+        (stops, stopSink) = AsyncStream.makeStream()
+    }
+
+    /// Waits for a job, as long as it takes.
+    ///
+    /// - Returns: nil once the queue drains.
+    package func next() async -> Claim? {
+        guard !isDraining else { return nil }
+        let job = await withCheckedContinuation { slot in
+            slots.append(slot)
+            wake.ring()
+        }
+        guard let job else { return nil }
+        return Claim(job, from: self)
+    }
+
+    /// From now on `next` answers nil; what was claimed goes on.
+    package func drain() {
+        isDraining = true
+        while let slot = slots.popLast() { slot.resume(returning: nil) }
+        wake.ring()
+    }
+
+    /// How many claims are not settled.
+    package var heldCount: Int { held.count }
+
+    // MARK: Handing out
+
+    /// Claims as many jobs as slots are free, for as long as the queue is open.
+    func hand() async {
+        var idle = Idleness(first: settings.firstPause, longest: settings.poll)
+        while !isClosed {
+            guard !slots.isEmpty, !isDraining else {
+                await wake.wait(atMost: .seconds(60))
+                continue
+            }
+            guard let connection else {
+                await connected.wait(atMost: .seconds(1))
+                continue
+            }
+            do {
+                if try await claim(connection) > 0 {
+                    idle.reset()
+                    continue
+                }
+                let due = try await arm(connection)
+                if try await claim(connection) == 0 {
+                    let pause = idle.pause()
+                    await wake.wait(atMost: due.map { min($0, pause) } ?? pause)
+                }
+            } catch {
+                hasLostClaims = true
+                await lose(connection, error)
+            }
+        }
+    }
+
+    private func claim(_ connection: Connection) async throws(PostgresError) -> Int {
+        let want = slots.count
+        guard want > 0 else { return 0 }
+        let worker = worker
+        let rows = try await connection.run(
+            """
+            select id, token, attempt, queue, tenant, kind, priority, payload, max_attempts,
+                (extract(epoch from timeout) * 1000)::bigint as timeout_ms,
+                mayfly.iso(created_at) as created_at, mayfly.iso(run_at) as run_at,
+                (extract(epoch from queue_delay) * 1000000)::bigint as delay_us,
+                pin ->> 'generation' as pin_generation, pin ->> 'seed' as pin_seed,
+                (pin ->> 'clock')::bigint as pin_clock
+            from mayfly.claim(\(worker), \(settings.queues), \(settings.kinds), \(want))
+            """)
+        for row in 0..<rows.count {
+            let job = Job(rows, row, worker: worker)
+            held[job.token] = Held(worker: worker)
+            if let slot = slots.popLast() {
+                slot.resume(returning: job)
+            } else {
+                // Drained while the claim was under way: back to its place.
+                Task { _ = try? await settle(job, .interrupted) }
+            }
+        }
+        return rows.count
+    }
+
+    private func arm(_ connection: Connection) async throws(PostgresError) -> Duration? {
+        let rows = try await connection.run(
+            """
+            select ceil(extract(epoch from
+                mayfly.arm_bell(\(settings.queues), \(settings.poll * 3))) * 1000)::bigint as due_ms
+            """)
+        return rows.integer(0, "due_ms").map { .milliseconds(min($0, 3_600_000)) }
+    }
+}
+
+/// How long to wait before looking again: ever longer, and never quite the same for two.
+struct Idleness {
+    let first: Duration
+    let longest: Duration
+    private var next: Duration
+
+    init(first: Duration = .milliseconds(10), longest: Duration) {
+        self.first = first
+        self.longest = longest
+        next = first
+    }
+    mutating func reset() { next = first }
+    mutating func pause() -> Duration {
+        defer { next = min(next * 3, longest) }
+        return next * Double.random(in: 0.8...1.2)
+    }
+}
+
+extension Job {
+    fileprivate init(_ rows: Rows, _ row: Int, worker: Int64) {
+        var pin: Pin?
+        if let generation = rows.text(row, "pin_generation"), let clock = rows.integer(row, "pin_clock"),
+            let seed = rows.text(row, "pin_seed").flatMap(Hex.decode)
+        {
+            pin = Pin(generation: generation, seed: seed, clock: clock)
+        }
+        self.init(
+            id: rows.integer(row, "id") ?? 0, token: rows.integer(row, "token") ?? 0,
+            attempt: Int(rows.integer(row, "attempt") ?? 0), queue: rows.string(row, "queue"),
+            tenant: rows.string(row, "tenant"), kind: rows.string(row, "kind"),
+            priority: Int(rows.integer(row, "priority") ?? 0), payload: rows.string(row, "payload"),
+            timeout: rows.integer(row, "timeout_ms").map { .milliseconds($0) },
+            maxAttempts: Int(rows.integer(row, "max_attempts") ?? 1),
+            createdAt: rows.string(row, "created_at"), runAt: rows.string(row, "run_at"),
+            queueDelay: .microseconds(rows.integer(row, "delay_us") ?? 0), pin: pin, worker: worker)
+    }
+}
+
+enum Hex {
+    static func decode(_ text: String) -> [UInt8]? {
+        let digits = text.utf8.map { byte -> UInt8? in
+            switch byte {
+            case UInt8(ascii: "0")...UInt8(ascii: "9"): byte - UInt8(ascii: "0")
+            case UInt8(ascii: "a")...UInt8(ascii: "f"): byte - UInt8(ascii: "a") + 10
+            default: nil
+            }
+        }
+        guard digits.count.isMultiple(of: 2), !digits.contains(nil) else { return nil }
+        return stride(from: 0, to: digits.count, by: 2).map { index in
+            (digits[index] ?? 0) << 4 | (digits[index + 1] ?? 0)
+        }
+    }
+}

@@ -1,0 +1,50 @@
+// A doorbell between the tasks of one queue: one waits, others ring. Lives on the event loop's thread
+// with the queue that owns it, and must not be used from elsewhere.
+
+import Events
+import Synchronization
+
+/// Remembers a ring that nobody was waiting for.
+final class Wake: Sendable {
+    private struct State {
+        var hasRung = false
+        var round = 0
+        var waiter: CheckedContinuation<Void, Never>?
+    }
+    private let state = Mutex(State())
+
+    func ring() {
+        let waiter = state.withLock { state in
+            defer { state.waiter = nil }
+            if state.waiter == nil { state.hasRung = true }
+            return state.waiter
+        }
+        waiter?.resume()
+    }
+
+    /// Until the bell rings, at most `duration`; not cut short by cancellation, for the bell is rung then.
+    func wait(atMost duration: Duration) async {
+        let timer = Task {
+            guard (try? await Task.sleep(for: duration)) != nil else { return }
+            ring()
+        }
+        await withCheckedContinuation { continuation in
+            let mustWait = state.withLock { state in
+                precondition(state.waiter == nil, "only one may wait")
+                if state.hasRung {
+                    state.hasRung = false
+                    return false
+                }
+                state.waiter = continuation
+                return true
+            }
+            if !mustWait { continuation.resume() }
+        }
+        timer.cancel()
+    }
+}
+
+/// Sleeps although the surrounding task is cancelled: for work that must be finished.
+func uncancelledSleep(_ duration: Duration) async {
+    await Task { try? await Task.sleep(for: duration) }.value
+}

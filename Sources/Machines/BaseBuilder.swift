@@ -1,0 +1,158 @@
+// The part of an image that only Debian decides: root file system, kernel and modules. Built by
+// mmdebstrap once per definition, shared by every generation that is snapshotted on top of it.
+
+import Events
+import Foundation
+import Glibc
+
+/// A built base directory: root.ext4, kernel, modules/ (with `order`), packages.
+struct ImageBase {
+    let directory: String
+    var id: String { (directory as NSString).lastPathComponent }
+    var packages: String { text("packages") }
+    var kernelRelease: String { text("kernel.release").trimmed }
+
+    private func text(_ name: String) -> String {
+        (try? String(contentsOfFile: "\(directory)/\(name)", encoding: .utf8)) ?? ""
+    }
+}
+
+@LoopActor
+struct BaseBuilder {
+    let store: ImageStore
+    let definition: ImageDefinition
+    let progress: @Sendable (String) -> Void
+
+    /// What every image needs beside its own packages.
+    private static let commonPackages = ["linux-image-cloud-amd64", "ca-certificates"]
+
+    /// The base of this definition: the one on disk, or a new one when there is none or `fresh`.
+    func base(fresh: Bool) async throws(MachineError) -> ImageBase {
+        let directory = "\(store.basesDirectory)/\(id)"
+        if !fresh, FileManager.default.fileExists(atPath: "\(directory)/packages") {
+            progress("base \(id) is there already")
+            return ImageBase(directory: directory)
+        }
+        guard geteuid() == 0 else {
+            throw MachineError(
+                .buildFailed, "building an image makes files of other owners; run it with sudo")
+        }
+        let work = "\(store.basesDirectory)/.\(id)-\(getpid())"
+        try? FileManager.default.removeItem(atPath: work)
+        try makeDirectory(work)
+        defer { try? FileManager.default.removeItem(atPath: work) }
+        try await bootstrap(into: "\(work)/root")
+        try await finish(work)
+        do {
+            try? FileManager.default.removeItem(atPath: directory)
+            try FileManager.default.moveItem(atPath: "\(work)/out", toPath: directory)
+        } catch {
+            throw MachineError(.buildFailed, "cannot publish \(directory): \(error)")
+        }
+        return ImageBase(directory: directory)
+    }
+
+    /// What the base depends on; two definitions that differ only in memory share one.
+    private var id: String {
+        let parts = [definition.suite] + (Self.commonPackages + definition.packages).sorted()
+        return String(
+            SHA256.hex(of: Array((["base-1"] + parts).joined(separator: "\n").utf8)).prefix(16))
+    }
+
+    private func bootstrap(into root: String) async throws(MachineError) {
+        let packages = (Self.commonPackages + definition.packages).joined(separator: ",")
+        progress("installing Debian \(definition.suite) with \(definition.packages.count) packages")
+        var arguments = [
+            "mmdebstrap", "--mode=root", "--variant=minbase", "--format=directory",
+            "--include=\(packages)",
+            "--aptopt=APT::Install-Recommends \"false\"",
+            "--aptopt=Acquire::Languages \"none\"",
+        ]
+        for path in ["man", "doc", "locale", "info", "lintian"] {
+            arguments.append("--dpkgopt=path-exclude=/usr/share/\(path)/*")
+        }
+        arguments += [
+            "--dpkgopt=path-include=/usr/share/doc/*/copyright", definition.suite, root,
+        ]
+        let result = try await runProgram(arguments) { [progress] line in
+            if line.hasPrefix("I:") { progress("mmdebstrap: \(line.dropFirst(3))") }
+        }
+        guard result.status == 0 else {
+            let lines = result.output.split(separator: "\n").suffix(5).joined(separator: " | ")
+            throw MachineError(
+                .buildFailed,
+                "mmdebstrap failed; check image.\(definition.name).packages and the network: "
+                    + "\(lines)"
+            )
+        }
+        try customize(root)
+    }
+
+    /// The user that jobs run as, the job's directory, and nothing left of the build.
+    private func customize(_ root: String) throws(MachineError) {
+        func append(_ path: String, _ line: String) throws(MachineError) {
+            let old = FileManager.default.contents(atPath: root + path) ?? Data()
+            try writeFile(root + path, [UInt8](old) + Array((line + "\n").utf8), mode: 0o644)
+        }
+        try append("/etc/passwd", "task:x:1000:1000:job:/work:/bin/bash")
+        try append("/etc/group", "task:x:1000:")
+        try writeFile(root + "/etc/hostname", Array("mayfly\n".utf8), mode: 0o644)
+        try writeFile(root + "/etc/hosts", Array("127.0.0.1 localhost\n".utf8), mode: 0o644)
+        // No resolver: names are the host's business.
+        unsafe unlink(root + "/etc/resolv.conf")
+        try writeFile(root + "/etc/resolv.conf", [], mode: 0o644)
+        try writeFile(root + "/etc/machine-id", [], mode: 0o444)
+        try makeDirectory(root + "/work")
+        for path in ["/var/cache/apt", "/var/lib/apt/lists", "/var/log", "/tmp"] {
+            for name in children(of: root + path) {
+                try? FileManager.default.removeItem(atPath: "\(root)\(path)/\(name)")
+            }
+        }
+    }
+
+    private func finish(_ work: String) async throws(MachineError) {
+        let (root, out) = ("\(work)/root", "\(work)/out")
+        try makeDirectory("\(out)/modules")
+        guard let release = children(of: "\(root)/lib/modules").last else {
+            throw MachineError(.buildFailed, "the root file system has no kernel modules")
+        }
+        let modules = "\(root)/lib/modules/\(release)"
+        let order = try KernelModules.ordered(in: modules)
+        do {
+            for path in order {
+                let name = KernelModules.moduleName(path) + ".ko"
+                try FileManager.default.copyItem(
+                    atPath: "\(modules)/\(path)", toPath: "\(out)/modules/\(name)")
+            }
+            try FileManager.default.copyItem(
+                atPath: "\(root)/boot/vmlinuz-\(release)", toPath: "\(out)/kernel")
+            try FileManager.default.removeItem(atPath: "\(root)/boot/initrd.img-\(release)")
+        } catch {
+            throw MachineError(.buildFailed, "the kernel cannot be copied: \(error)")
+        }
+        let names = order.map { KernelModules.moduleName($0) + ".ko" }.joined(separator: "\n")
+        try writeFile("\(out)/modules/order", Array((names + "\n").utf8), mode: 0o644)
+        try writeFile("\(out)/kernel.release", Array(release.utf8), mode: 0o644)
+        let list = try await runProgram([
+            "dpkg-query", "--admindir=\(root)/var/lib/dpkg", "-W", "-f",
+            "${Package} ${Version}\\n",
+        ])
+        try await makeDisk(root: root, disk: "\(out)/root.ext4")
+        // Written last: its presence says that the base is complete.
+        try writeFile("\(out)/packages", Array(list.output.utf8), mode: 0o644)
+    }
+
+    private func makeDisk(root: String, disk: String) async throws(MachineError) {
+        progress("writing the root disk")
+        let size = try await runProgram(["du", "-s", "--block-size=1M", root])
+        let used = Int(size.output.prefix { $0.isNumber }) ?? 1024
+        let made = try await runProgram([
+            "mke2fs", "-q", "-t", "ext4", "-d", root, "-O", "^has_journal,^metadata_csum",
+            "-E", "root_owner=0:0", "-m", "0", "-F", disk, "\(used + used / 4 + 64)M",
+        ])
+        guard made.status == 0 else {
+            throw MachineError(.buildFailed, "mke2fs failed: \(made.output.trimmed)")
+        }
+        unsafe chmod(disk, 0o444)
+    }
+}

@@ -1,0 +1,67 @@
+// The question that every new image must answer before it is published: are two machines made from
+// it ever alike? Asked of the shell always, of Python and Node where they are parked.
+
+import Events
+import Wire
+
+enum Canary {
+    private static let shell = """
+        cat /proc/sys/kernel/random/uuid /etc/machine-id; hostname
+        head -c 16 /dev/urandom | od -An -tx1; mktemp -u
+        """
+    private static let python = """
+        import os, random, uuid, secrets, tempfile
+        print(os.urandom(16).hex()); print(uuid.uuid4()); print(random.random())
+        print(secrets.token_hex(16)); print(next(tempfile._get_candidate_names()))
+        try:
+            import numpy
+            print(numpy.random.random()); print(numpy.random.default_rng().random())
+        except ImportError:
+            pass
+        """
+    private static let node = """
+        console.log(Math.random()); console.log(require('crypto').randomUUID())
+        """
+
+    /// One machine's answers, a line each, named.
+    @LoopActor
+    static func answers(
+        of image: GoldenImage, on host: MachineHost
+    ) async throws(MachineError) -> [String] {
+        var lines: [String] = []
+        var programs: [(String, GuestJob.Program)] = [("shell", .bash(source: shell))]
+        let interpreters = image.manifest.definition.interpreters
+        if interpreters.contains("python") { programs.append(("python", .python(source: python))) }
+        if interpreters.contains("node") { programs.append(("node", .node(source: node))) }
+        for (name, program) in programs {
+            let job = GuestJob(program: program, timeout: .seconds(120))
+            let run = try await host.withMachine(restoring: image) {
+                (machine, timings) throws(MachineError) in
+                var timings = timings
+                let report = try await machine.session.run(job, timings: &timings, onOutput: nil)
+                return MachineRun(report: report, facts: machine.facts, timings: timings)
+            }
+            let output = String(decoding: run.report.stdout.bytes, as: UTF8.self)
+            guard run.report.ending == .exited(code: 0), !output.isEmpty else {
+                let words = String(decoding: run.report.stderr.bytes, as: UTF8.self)
+                throw MachineError(
+                    .buildFailed, "a clone could not run \(name): \(run.report.ending) \(words)")
+            }
+            lines += output.split(separator: "\n").enumerated().map {
+                "\(name) line \($0.offset + 1)\t\($0.element)"
+            }
+        }
+        return lines
+    }
+
+    /// What two clones have in common, or `nil` when nothing is.
+    static func alike(_ clones: [[String]]) -> String? {
+        var seen: Set<String> = []
+        for clone in clones {
+            for line in clone where !seen.insert(line).inserted {
+                return line.replacing("\t", with: ": ")
+            }
+        }
+        return nil
+    }
+}

@@ -1,0 +1,70 @@
+// What one machine is to do: a kind's recipe makes it from a validated payload, AgentSession runs
+// it. Values only; nothing here knows a queue.
+
+/// A program, its input and the limits it runs under.
+package struct GuestJob: Sendable {
+    /// What is started in the guest; sources become a file in the job's directory.
+    package enum Program: Sendable {
+        case python(source: String)
+        case node(source: String)
+        case bash(source: String)
+        /// An absolute path and its arguments, found in the image.
+        case command([String])
+    }
+
+    package var program: Program
+    package var arguments: [String]
+    package var standardInput: [UInt8]
+    package var environment: [(name: String, value: String)]
+    package var files: [GuestFile]
+    /// Globs relative to the job's directory: `*`, `?`, `[…]` in a segment, `**` across segments.
+    package var outputs: [String]
+    /// Wall clock from the program's start; the host keeps it, whatever the guest says.
+    package var timeout: Duration
+    /// What the job may use; `nil`: all that the machine has to give.
+    package var memory: ByteCount?
+    package var limits: OutputLimits
+    /// Start in the interpreter that was parked in the snapshot, where the image has one.
+    package var usesParkedInterpreter: Bool
+
+    package init(
+        program: Program, arguments: [String] = [], standardInput: [UInt8] = [],
+        environment: [(name: String, value: String)] = [], files: [GuestFile] = [],
+        outputs: [String] = [], timeout: Duration = .seconds(60), memory: ByteCount? = nil,
+        limits: OutputLimits = OutputLimits(), usesParkedInterpreter: Bool = true
+    ) {
+        self.program = program
+        self.arguments = arguments
+        self.standardInput = standardInput
+        self.environment = environment
+        self.files = files
+        self.outputs = outputs
+        self.timeout = timeout
+        self.memory = memory
+        self.limits = limits
+        self.usesParkedInterpreter = usesParkedInterpreter
+    }
+}
+
+/// A file put into the job's directory before the program starts.
+package struct GuestFile: Sendable {
+    /// Relative; must have passed `GuestPath.validate`.
+    package var name: String
+    package var bytes: [UInt8]
+    package init(name: String, bytes: [UInt8]) {
+        self.name = name
+        self.bytes = bytes
+    }
+}
+
+/// How much a job may leave behind.
+package struct OutputLimits: Sendable {
+    /// Kept of stdout and of stderr each: half from the start, half from the end.
+    package var kept = ByteCount.mebibytes(1)
+    /// Printed to stdout or stderr before the job is stopped with `output_limit`.
+    package var printed = ByteCount.mebibytes(16)
+    package var fileCount = 100
+    package var file = ByteCount.mebibytes(64)
+    package var allFiles = ByteCount.mebibytes(256)
+    package init() {}
+}

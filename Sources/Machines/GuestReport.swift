@@ -1,0 +1,90 @@
+// What came back from one machine: AgentSession fills it, a kind turns it into a result. All of it
+// is data that a hostile guest may have chosen; only sizes and digests are the host's own.
+
+/// How a program ended and what it left.
+package struct GuestReport: Sendable {
+    package enum Ending: Sendable, Equatable {
+        case exited(code: Int32)
+        case signalled(Int32)
+        case timedOut
+        case outOfMemory
+        /// Which limit, as a sentence.
+        case outputLimit(String)
+    }
+
+    package var ending: Ending
+    package var stdout: CapturedOutput
+    package var stderr: CapturedOutput
+    package var files: [OutputFile]
+    /// User and system time of everything that the job started, as the guest counted it.
+    package var cpu: Duration
+    package var peakMemory: ByteCount
+    /// From the start of the program to its end, by the host's clock.
+    package var wall: Duration
+    /// From the start of the program to its first byte of output, by the host's clock.
+    package var firstByte: Duration?
+    /// Whether a parked interpreter ran it.
+    package var isWarm: Bool
+}
+
+/// One output stream: whole, or its head and tail.
+package struct CapturedOutput: Sendable {
+    package var bytes: [UInt8]
+    package var total: ByteCount
+    package var isTruncated: Bool
+}
+
+/// A file that the job left; `sha256` was computed by the host over what it received.
+package struct OutputFile: Sendable {
+    package var name: String
+    package var bytes: [UInt8]
+    package var sha256: String
+}
+
+/// Which machine ran a job.
+package struct MachineFacts: Sendable {
+    package var id: String
+    package var image: String
+    package var generation: String
+    package var hypervisor: String
+    package var accelerator: String
+    package var transport: String
+    /// What PREPARE credited to the guest's kernel and seeded its interpreters with: 96 bytes.
+    package var entropySeed: [UInt8]
+    /// The guest's clock as PREPARE set it: nanoseconds since 1970.
+    package var clock: Int64
+}
+
+/// Where the time of one machine went.
+package struct MachineTimings: Sendable {
+    /// From the request to a loaded, running machine.
+    package var restore: Duration
+    /// HELLO, PREPARE and READY: fresh entropy, clock and identity, proven.
+    package var prepare: Duration
+    /// Files in, program, until its exit was reported.
+    package var run: Duration
+    /// Output files.
+    package var collect: Duration
+    package var destroy: Duration
+    /// `shell` when a pre-spawned hypervisor was taken, `spawn` when it had to be started.
+    package var startedFrom: String
+}
+
+/// One job's stay in one machine that is gone by now.
+package struct MachineRun: Sendable {
+    package var report: GuestReport
+    package var facts: MachineFacts
+    package var timings: MachineTimings
+}
+
+/// The same entropy, clock and image generation as an earlier attempt.
+package struct Pin: Sendable {
+    package var generation: String
+    package var entropySeed: [UInt8]
+    package var clock: Int64
+    package init(generation: String, entropySeed: [UInt8], clock: Int64) {
+        self.generation = generation
+        self.entropySeed = entropySeed
+        self.clock = clock
+    }
+}

@@ -1,0 +1,299 @@
+// Builds one generation of an image: boot once, warm the interpreters, park the agent with nothing
+// in flight, snapshot, prove on real clones that no two are alike, sign, publish by one rename.
+
+import CLinux
+import Events
+import Foundation
+import Glibc
+import Wire
+
+/// The outcome of a build.
+package struct BuiltImage: Sendable, Codable {
+    package var name: String
+    package var generation: String
+    package var directory: String
+    /// False when the same inputs were built before.
+    package var isNew: Bool
+    package var seconds: Double
+}
+
+@LoopActor
+package struct ImageBuilder {
+    private let settings: HostSettings
+    private let definition: ImageDefinition
+    private let progress: @Sendable (String) -> Void
+    private var store: ImageStore { ImageStore(stateDirectory: settings.stateDirectory) }
+
+    /// How many clones prove that they differ, at the same time.
+    static let canaryCount = 4
+    /// From the start of QEMU to READY; interpreters start slowly under emulation.
+    private static let bootTimeout = Duration.seconds(400)
+
+    package nonisolated init(
+        settings: HostSettings, definition: ImageDefinition,
+        progress: @escaping @Sendable (String) -> Void
+    ) {
+        self.settings = settings
+        self.definition = definition
+        self.progress = progress
+    }
+
+    /// Builds and publishes; with nothing changed it says so and does nothing, unless `force`.
+    ///
+    /// - Parameter refresh: installs the packages anew, to take Debian's updates.
+    package func build(force: Bool, refresh: Bool) async throws(MachineError) -> BuiltImage {
+        let begin = ContinuousClock.now
+        if let problem = definition.problem { throw MachineError(.buildFailed, problem) }
+        let probe = try await HostProbe.run(settings)
+        progress("host: \(probe.host.accelerator), \(probe.host.transport)")
+        let agent = try agentBytes()
+        let base = try await BaseBuilder(store: store, definition: definition, progress: progress)
+            .base(fresh: refresh)
+        let hardware = VirtualHardware(
+            vCPUCount: definition.vCPUCount, memory: definition.memory,
+            accelerator: probe.host.accelerator, transport: probe.host.transport)
+        let facts = probe.host.facts
+        let agentDigest = SHA256.hex(of: agent)
+        let generation = Manifest.generation(
+            definition: definition, packages: base.packages, agent: agentDigest,
+            qemuVersion: facts.qemuVersion, hardware: hardware, processor: facts.processor)
+        let images = "\(store.imagesDirectory)/\(definition.name)"
+        let directory = "\(images)/\(generation)"
+        if !force, FileManager.default.fileExists(atPath: "\(directory)/manifest.json") {
+            let trust = try store.trustedKeys()
+            let isSound = await offload {
+                (try? GoldenImage.verify(directory: directory, trust: trust, host: facts)) != nil
+            }
+            if isSound {
+                try switchCurrent(images, to: generation)
+                return BuiltImage(
+                    name: definition.name, generation: generation, directory: directory,
+                    isNew: false, seconds: (ContinuousClock.now - begin).milliseconds / 1000)
+            }
+            progress("generation \(generation) is damaged; building it again")
+        }
+        let work = "\(images)/.\(generation)-\(getpid())"
+        try makeDirectory(work)
+        defer { try? FileManager.default.removeItem(atPath: work) }
+        try link(base, into: work)
+        try writeFile("\(work)/initramfs", initramfs(base, agent), mode: 0o444)
+        var manifest = try newManifest(
+            base: base, hardware: hardware, facts: facts, agent: agentDigest,
+            generation: generation, directory: work)
+        try await snapshot(&manifest, into: work)
+        try sign(manifest, in: work)
+        try await proveClones(in: work, facts: facts)
+        try publish(work, as: directory)
+        try switchCurrent(images, to: generation)
+        return BuiltImage(
+            name: definition.name, generation: generation, directory: directory, isNew: true,
+            seconds: (ContinuousClock.now - begin).milliseconds / 1000)
+    }
+
+    // MARK: Parts
+
+    private func agentBytes() throws(MachineError) -> [UInt8] {
+        let program =
+            (try? FileManager.default.destinationOfSymbolicLink(atPath: "/proc/self/exe")) ?? ""
+        let beside = (program as NSString).deletingLastPathComponent + "/mayfly-agent"
+        let path = settings.agentBinary ?? beside
+        guard let data = FileManager.default.contents(atPath: path) else {
+            throw MachineError(
+                .buildFailed,
+                "no guest agent at \(path); build it with `swift build -c release` or name it "
+                    + "with machine.agent.binary")
+        }
+        return [UInt8](data)
+    }
+
+    private func initramfs(_ base: ImageBase, _ agent: [UInt8]) throws(MachineError) -> [UInt8] {
+        var archive = CpioArchive()
+        archive.addDirectory("dev")
+        archive.addDevice("dev/console", major: 5, minor: 1)
+        archive.addFile("init", agent, mode: 0o100755)
+        archive.addDirectory("modules")
+        for name in children(of: "\(base.directory)/modules") {
+            guard
+                let data = FileManager.default.contents(
+                    atPath: "\(base.directory)/modules/\(name)")
+            else { throw MachineError(.buildFailed, "cannot read the module \(name)") }
+            archive.addFile("modules/\(name)", [UInt8](data))
+        }
+        return archive.finish()
+    }
+
+    /// A generation refers to its base by one link, so that both move together.
+    private func link(_ base: ImageBase, into work: String) throws(MachineError) {
+        do {
+            try FileManager.default.createSymbolicLink(
+                atPath: "\(work)/base", withDestinationPath: "../../../bases/\(base.id)")
+        } catch { throw MachineError(.buildFailed, "cannot link the base: \(error)") }
+    }
+
+    private func newManifest(
+        base: ImageBase, hardware: VirtualHardware, facts: HostFacts, agent: String,
+        generation: String, directory: String
+    ) throws(MachineError) -> Manifest {
+        var line = [
+            "console=ttyS0", "quiet", "reboot=t", "panic=-1", "no_timer_check",
+            "mayfly.agent=\(agent)",
+        ]
+        // Emulation cannot calibrate the time stamp counter; hardware must.
+        if hardware.accelerator == "tcg" { line.append("tsc_early_khz=2300000") }
+        if !definition.interpreters.isEmpty {
+            line.append("mayfly.warm=\(definition.interpreters.joined(separator: ","))")
+        }
+        if !definition.pythonModules.isEmpty {
+            line.append("mayfly.modules=\(definition.pythonModules.joined(separator: ","))")
+        }
+        let none = ImageFile(path: "", byteCount: 0, sha256: "")
+        return Manifest(
+            definition: definition, generation: generation,
+            createdAt: ISO8601DateFormatter().string(from: Date()), hardware: hardware,
+            deviceModel: QEMU.deviceModel, qemuVersion: facts.qemuVersion,
+            processor: facts.processor, agent: agent, guestKernel: base.kernelRelease,
+            memory: none, state: none,
+            rootDisk: try describe("base/root.ext4", in: directory),
+            kernel: try describe("base/kernel", in: directory),
+            initramfs: try describe("initramfs", in: directory),
+            commandLine: line.joined(separator: " "), buildBootMilliseconds: 0)
+    }
+
+    private func describe(
+        _ path: String, in directory: String
+    ) throws(MachineError) -> ImageFile {
+        let file = try Descriptor.open("\(directory)/\(path)", O_RDONLY)
+        let size = Int(lseek(file.number, 0, SEEK_END))
+        return ImageFile(
+            path: path, byteCount: size, sha256: try SHA256.hex(ofDescriptor: file.number))
+    }
+
+    // MARK: Snapshot
+
+    private func snapshot(
+        _ manifest: inout Manifest, into work: String
+    ) async throws(MachineError) {
+        progress("booting \(definition.memory) with \(definition.vCPUCount) vCPU")
+        let memory = try Descriptor.memory("mayfly-build")
+        guard ftruncate(memory.number, off_t(definition.memory.bytes)) == 0 else {
+            throw MachineError(.hostUnfit, "no memory for the guest: \(errnoText(errno))")
+        }
+        let boot = try BootedMachine(manifest, in: work, memory: memory.number, settings: settings)
+        do throws(MachineError) {
+            let deadline = ContinuousClock.now + Self.bootTimeout
+            let begin = ContinuousClock.now
+            let session = try await boot.session(agent: manifest.agent, before: deadline)
+            progress("the agent answers after \((ContinuousClock.now - begin).shown)")
+            progress("starting \(definition.interpreters.joined(separator: " and ")) to be parked")
+            try await session.warm(before: deadline)
+            manifest.buildBootMilliseconds = Int((ContinuousClock.now - begin).milliseconds)
+            try await session.park(before: deadline)
+            progress("parked after \((ContinuousClock.now - begin).shown); saving")
+            try await boot.qemu.pause(before: deadline)
+            try await boot.qemu.prepareMigration(before: deadline)
+            let state = try Descriptor.open("\(work)/state", O_RDWR | O_CREAT | O_TRUNC)
+            try await boot.qemu.save(to: state.number, before: deadline)
+            _ = await boot.qemu.end()
+        } catch {
+            let console = await boot.qemu.console()
+            _ = await boot.qemu.end()
+            let tail = console.split(separator: "\n").suffix(8).joined(separator: "\n  ")
+            throw MachineError(error.reason, "\(error)\n  \(tail)")
+        }
+        let source = memory.number
+        try await offload { () throws(MachineError) in
+            try copySparse(from: source, to: "\(work)/memory")
+        }
+        manifest.memory = try describe("memory", in: work)
+        manifest.state = try describe("state", in: work)
+        for name in ["memory", "state"] { unsafe chmod("\(work)/\(name)", 0o444) }
+    }
+
+    private func sign(_ manifest: Manifest, in work: String) throws(MachineError) {
+        let key = try store.signingKey()
+        let bytes = try manifest.encoded()
+        try writeFile("\(work)/manifest.json", bytes, mode: 0o444)
+        try writeFile(
+            "\(work)/manifest.sig", Array((hexText(key.sign(bytes)) + "\n").utf8), mode: 0o444)
+    }
+
+    // MARK: Publishing
+
+    /// Restores real clones at the same time and compares what must differ.
+    private func proveClones(in work: String, facts: HostFacts) async throws(MachineError) {
+        progress("comparing \(Self.canaryCount) clones")
+        let trust = try store.trustedKeys()
+        let image = try await offload { () throws(MachineError) in
+            try GoldenImage.load(directory: work, trust: trust, host: facts)
+        }
+        var canarySettings = settings
+        canarySettings.shells = 0
+        let host = try await MachineHost.start(canarySettings)
+        // All restored before the first one ends, as in a worker; the tasks share this actor.
+        let tasks = (0..<Self.canaryCount).map { _ in
+            Task { @LoopActor () async throws -> [String] in
+                try await Canary.answers(of: image, on: host)
+            }
+        }
+        var clones: [[String]] = []
+        var failure: MachineError?
+        for task in tasks {
+            switch await task.result {
+            case .success(let lines): clones.append(lines)
+            case .failure(let error):
+                failure =
+                    failure ?? error as? MachineError
+                    ?? MachineError(.buildFailed, "a clone failed: \(error)")
+            }
+        }
+        await host.close()
+        if let failure { throw failure }
+        if let alike = Canary.alike(clones) {
+            throw MachineError(
+                .buildFailed, "two clones share \(alike); the image was not published")
+        }
+    }
+
+    private func publish(_ work: String, as directory: String) throws(MachineError) {
+        do {
+            try? FileManager.default.removeItem(atPath: directory)
+            let file = try Descriptor.open(work, O_RDONLY | O_DIRECTORY)
+            fsync(file.number)
+            try FileManager.default.moveItem(atPath: work, toPath: directory)
+        } catch { throw MachineError(.buildFailed, "cannot publish \(directory): \(error)") }
+    }
+    private func switchCurrent(_ images: String, to generation: String) throws(MachineError) {
+        let link = "\(images)/.current-\(getpid())"
+        unsafe unlink(link)
+        guard unsafe symlink(generation, link) == 0,
+            unsafe rename(link, "\(images)/current") == 0
+        else {
+            throw MachineError(
+                .buildFailed, "cannot switch \(images)/current: \(errnoText(errno))")
+        }
+    }
+}
+
+/// Copies a memory file to disk; pages of zeros become holes.
+private func copySparse(from source: CInt, to path: String) throws(MachineError) {
+    let target = try Descriptor.open(path, O_WRONLY | O_CREAT | O_TRUNC)
+    let size = Int(lseek(source, 0, SEEK_END))
+    var buffer = [UInt8](repeating: 0, count: 64 << 10)
+    let zeros = buffer
+    for offset in stride(from: 0, to: size, by: buffer.count) {
+        let count = unsafe pread(source, &buffer, buffer.count, off_t(offset))
+        guard count > 0 else { break }
+        if buffer == zeros { continue }
+        guard unsafe pwrite(target.number, buffer, count, off_t(offset)) == count else {
+            throw MachineError(.buildFailed, "cannot write \(path): \(errnoText(errno))")
+        }
+    }
+    guard ftruncate(target.number, off_t(size)) == 0, fsync(target.number) == 0 else {
+        throw MachineError(.buildFailed, "cannot finish \(path): \(errnoText(errno))")
+    }
+}
+
+extension Duration {
+    /// For progress lines.
+    var shown: String { "\((milliseconds / 100).rounded() / 10) s" }
+}

@@ -1,0 +1,22 @@
+// Everything that can go wrong with a machine and is not the job's own failure.
+
+/// Our failure, as a sentence that says what, where and what to do.
+package struct MachineError: Error, Sendable, CustomStringConvertible {
+    /// The words of `error.reason` in SQL.
+    package enum Reason: String, Sendable {
+        case machineLost = "machine_lost"
+        case restoreFailed = "restore_failed"
+        case imageMissing = "image_missing"
+        case imageRefused = "image_refused"
+        case protocolViolation = "guest_protocol_violation"
+        case hostUnfit = "host_unfit"
+        case buildFailed = "build_failed"
+        case cancelled = "cancelled"
+    }
+    package let reason: Reason
+    package let description: String
+    package init(_ reason: Reason, _ description: String) {
+        self.reason = reason
+        self.description = description
+    }
+}

@@ -1,0 +1,199 @@
+// The QEMU driver: one `microvm` process per machine, told everything on its command line, over
+// inherited descriptors only. No listening path, no writable file, no network card.
+//
+// The same devices in the same order for build and restore: microvm promises nothing else.
+
+import CLinux
+import Events
+import Glibc
+
+/// What the hypervisor is started with; everything that a snapshot depends on.
+struct VirtualHardware: Sendable, Hashable, Codable {
+    var vCPUCount: Int
+    var memory: ByteCount
+    /// `kvm` or `tcg`.
+    var accelerator: String
+    /// `vsock` or `virtio-serial`: whether a vhost-vsock device is present.
+    var transport: String
+}
+
+/// The files of one image, open.
+struct MachineParts {
+    var memory: CInt
+    var rootDisk: CInt
+    /// The device state to restore, a description of its own (its offset moves); -1 when booting.
+    var state: CInt = -1
+    var isMemoryShared: Bool
+    /// `HostMark.environment` of the owner, for the sweep.
+    var mark: String
+    /// A taken CID and its /dev/vhost-vsock, where the transport is `vsock`.
+    var vsock: (descriptor: CInt, contextID: UInt32)?
+    /// Booting rather than restoring: kernel, initramfs and kernel command line.
+    var boot: (kernel: String, initramfs: String, commandLine: String)?
+}
+
+/// A started QEMU with its monitor and the agent's port; killed when dropped.
+@LoopActor
+final class QEMU {
+    /// The unprivileged id QEMU runs under when we are root.
+    nonisolated static let unprivilegedUser: uid_t = 65534
+
+    let pid: pid_t
+    let pidDescriptor: CInt
+    let monitor: QMP
+    private var child: Child?
+    private var port: Channel?
+
+    init(
+        binary: String, hardware: VirtualHardware, parts: MachineParts
+    ) throws(MachineError) {
+        guard let binary = findProgram(binary) else {
+            throw MachineError(
+                .hostUnfit,
+                "\(binary) is not installed; install qemu-system-x86 or set machine.qemu.binary")
+        }
+        let monitorPair = try SocketPair()
+        let portPair = try SocketPair()
+        var request = SpawnRequest(
+            arguments: [binary]
+                + Self.arguments(
+                    hardware, parts, monitor: monitorPair.theirs.number,
+                    port: portPair.theirs.number))
+        request.environment = [parts.mark]
+        request.kept = [
+            parts.memory, parts.rootDisk, monitorPair.theirs.number, portPair.theirs.number,
+        ]
+        if parts.state >= 0 { request.kept.append(parts.state) }
+        if let vsock = parts.vsock { request.kept.append(vsock.descriptor) }
+        request.standardError = 2
+        request.namespaces = Self.isRoot ? mayfly_ns_net | mayfly_ns_ipc | mayfly_ns_uts : 0
+        // KVM's device node belongs to root; the jail opens it for an unprivileged process.
+        request.userID =
+            Self.isRoot && hardware.accelerator == "tcg" ? Self.unprivilegedUser : nil
+        // Guests write to no file here; QEMU's own need is its console ring, in memory.
+        request.fileSizeLimit = parts.isMemoryShared ? UInt64.max : 0
+        let child = try Child.spawn(request)
+        pid = child.pid
+        pidDescriptor = child.pidDescriptor
+        self.child = consume child
+        monitor = QMP(Channel(monitorPair.take()))
+        port = Channel(portPair.take())
+    }
+
+    /// The agent's virtio-serial port; taken once.
+    func takePort() -> Channel? {
+        defer { port = nil }
+        return port
+    }
+
+    /// Loads device state into a process started without `boot`; afterwards it stands still.
+    func load(state: CInt, before deadline: ContinuousClock.Instant) async throws(MachineError) {
+        try await monitor.command(
+            "migrate-incoming", ["uri": "fd:\(state)"], before: deadline)
+        try await monitor.event("MIGRATION", before: deadline) { data in
+            (data["status"] as? String) == "completed"
+        }
+    }
+    /// Ignores shared memory in the state, and reports the end of a load as an event.
+    func prepareMigration(before deadline: ContinuousClock.Instant) async throws(MachineError) {
+        try await monitor.command(
+            "migrate-set-capabilities",
+            [
+                "capabilities": [
+                    ["capability": "x-ignore-shared", "state": true],
+                    ["capability": "events", "state": true],
+                ]
+            ], before: deadline)
+    }
+    /// Writes the stopped machine's device state to `file`.
+    func save(to file: CInt, before deadline: ContinuousClock.Instant) async throws(MachineError) {
+        try await monitor.command(
+            "getfd", ["fdname": "state"], passing: file, before: deadline)
+        try await monitor.command("migrate", ["uri": "fd:state"], before: deadline)
+        try await monitor.event("MIGRATION", before: deadline) { data in
+            (data["status"] as? String) == "completed"
+        }
+    }
+    func resume(before deadline: ContinuousClock.Instant) async throws(MachineError) {
+        try await monitor.command("cont", before: deadline)
+    }
+    func pause(before deadline: ContinuousClock.Instant) async throws(MachineError) {
+        try await monitor.command("stop", before: deadline)
+    }
+    /// The last 64 KiB of the guest's console, for error messages.
+    func console() async -> String {
+        let reply = try? await monitor.command(
+            "ringbuf-read", ["device": "console", "size": 65_536],
+            before: .now + .seconds(2))
+        return reply as? String ?? ""
+    }
+    /// Whether the process has ended by itself.
+    var hasEnded: Bool {
+        var poll = pollfd(fd: pidDescriptor, events: Int16(POLLIN), revents: 0)
+        return unsafe Glibc.poll(&poll, 1, 0) != 0
+    }
+    /// Kills the process and waits until it is gone.
+    func end() async -> ChildUsage {
+        guard let child = child.take() else { return ChildUsage() }
+        return await child.end()
+    }
+
+    nonisolated static var isRoot: Bool { geteuid() == 0 }
+
+    private static func arguments(
+        _ hardware: VirtualHardware, _ parts: MachineParts, monitor: CInt, port: CInt
+    ) -> [String] {
+        let memory = "\(hardware.memory.bytes)"
+        let sharing = parts.isMemoryShared ? "on" : "off"
+        var arguments = [
+            "-M", "microvm,acpi=on,rtc=on,pit=on,pic=on,isa-serial=on,memory-backend=memory",
+            "-accel", hardware.accelerator,
+            "-cpu", hardware.accelerator == "kvm" ? "host" : "max",
+            "-smp", "\(hardware.vCPUCount)", "-m", "\(hardware.memory.bytes >> 20)M",
+            "-object",
+            "memory-backend-file,id=memory,size=\(memory),"
+                + "mem-path=/proc/self/fd/\(parts.memory),share=\(sharing)",
+            "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+            "-chardev", "ringbuf,id=console,size=65536", "-serial", "chardev:console",
+            "-add-fd", "fd=\(parts.rootDisk),set=1",
+            "-drive",
+            "if=none,id=root,file=/dev/fdset/1,format=raw,readonly=on,cache=writeback,"
+                + "aio=threads,file.locking=off",
+            "-device", "virtio-blk-device,drive=root",
+            "-device", "virtio-serial-device,max_ports=2",
+            "-chardev", "socket,id=agent,fd=\(port)",
+            "-device", "virtserialport,chardev=agent,name=mayfly.agent",
+            "-chardev", "socket,id=monitor,fd=\(monitor)",
+            "-mon", "chardev=monitor,mode=control",
+            "-sandbox",
+            "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+        ]
+        if let vsock = parts.vsock {
+            arguments += [
+                "-device",
+                "vhost-vsock-device,guest-cid=\(vsock.contextID),vhostfd=\(vsock.descriptor)",
+            ]
+        }
+        if let boot = parts.boot {
+            arguments += [
+                "-kernel", boot.kernel, "-initrd", boot.initramfs, "-append", boot.commandLine,
+            ]
+        } else {
+            arguments += ["-incoming", "defer"]
+        }
+        return arguments
+    }
+
+    /// A digest of what the snapshot depends on beside the files: devices and their order.
+    nonisolated static let deviceModel = "microvm-1"
+}
+
+/// The first line of `qemu-system-x86_64 --version`.
+@LoopActor
+func qemuVersion(_ binary: String) async throws(MachineError) -> String {
+    let result = try await runProgram([binary, "--version"])
+    guard result.status == 0, let line = result.output.split(separator: "\n").first else {
+        throw MachineError(.hostUnfit, "\(binary) --version failed: \(result.output)")
+    }
+    return String(line)
+}

@@ -1,0 +1,122 @@
+// QEMU's monitor protocol over an inherited socket: one command at a time, one JSON object a line.
+// QEMU parses guest data, so its answers are read with a bound and a deadline like anything else.
+
+import Events
+import Foundation
+import Glibc
+
+/// A QMP conversation.
+@LoopActor
+final class QMP {
+    /// Longest line taken from QEMU; its replies to our commands are far below.
+    private static let lineByteCountMax = 1 << 20
+
+    private let channel: Channel
+    private var received: [UInt8] = []
+    private var events: [String: [String: Any]] = [:]
+
+    init(_ channel: Channel) { self.channel = channel }
+
+    /// Takes the greeting and enters command mode.
+    func negotiate(before deadline: ContinuousClock.Instant) async throws(MachineError) {
+        let greeting = try await object(before: deadline)
+        guard greeting["QMP"] != nil else {
+            throw MachineError(.restoreFailed, "QEMU's monitor did not greet")
+        }
+        _ = try await command("qmp_capabilities", before: deadline)
+    }
+
+    /// Runs one command and returns its `return` value.
+    @discardableResult
+    func command(
+        _ name: String, _ arguments: [String: Any] = [:], passing descriptor: CInt? = nil,
+        before deadline: ContinuousClock.Instant
+    ) async throws(MachineError) -> Any {
+        let line: Data
+        do {
+            line = try JSONSerialization.data(
+                withJSONObject: ["execute": name, "arguments": arguments])
+        } catch {
+            throw MachineError(.restoreFailed, "QMP \(name): arguments are not JSON")
+        }
+        if let descriptor {
+            guard channel.send([UInt8](line) + [0x0A], passing: descriptor) else {
+                throw MachineError(.machineLost, "QEMU takes no descriptor")
+            }
+        } else {
+            try await write([UInt8](line) + [0x0A], before: deadline)
+        }
+        while true {
+            let reply = try await object(before: deadline)
+            if let value = reply["return"] { return value }
+            if let error = reply["error"] as? [String: Any] {
+                let words = error["desc"] as? String ?? "no reason given"
+                throw MachineError(.restoreFailed, "QEMU refused \(name): \(words)")
+            }
+        }
+    }
+
+    /// Waits for an event whose data satisfies `isWanted`; one seen since the last call counts.
+    func event(
+        _ name: String, before deadline: ContinuousClock.Instant,
+        where isWanted: ([String: Any]) -> Bool
+    ) async throws(MachineError) {
+        while true {
+            if let data = events.removeValue(forKey: name), isWanted(data) { return }
+            _ = try await object(before: deadline)
+        }
+    }
+
+    /// The next object; events are remembered by name on the way.
+    private func object(
+        before deadline: ContinuousClock.Instant
+    ) async throws(MachineError) -> [String: Any] {
+        let line = try await line(before: deadline)
+        guard let object = try? JSONSerialization.jsonObject(with: Data(line)) as? [String: Any]
+        else { throw MachineError(.restoreFailed, "QEMU's monitor sent what is not JSON") }
+        if let name = object["event"] as? String {
+            events[name] = object["data"] as? [String: Any] ?? [:]
+        }
+        return object
+    }
+    private func line(
+        before deadline: ContinuousClock.Instant
+    ) async throws(MachineError) -> [UInt8] {
+        while true {
+            if let end = received.firstIndex(of: 0x0A) {
+                let line = Array(received[..<end])
+                received.removeSubrange(...end)
+                return line
+            }
+            guard received.count < Self.lineByteCountMax else {
+                throw MachineError(.restoreFailed, "QEMU's monitor sent an endless line")
+            }
+            switch channel.receive() {
+            case .bytes(let bytes): received += bytes
+            case .ended: throw MachineError(.machineLost, "QEMU ended")
+            case .nothingYet: try await wait(.read, deadline)
+            }
+        }
+    }
+    private func write(
+        _ bytes: [UInt8], before deadline: ContinuousClock.Instant
+    ) async throws(MachineError) {
+        var sent = 0
+        while sent < bytes.count {
+            guard let count = channel.send(bytes, from: sent) else {
+                throw MachineError(.machineLost, "QEMU ended")
+            }
+            sent += count
+            if count == 0 { try await wait(.write, deadline) }
+        }
+    }
+    private func wait(
+        _ interest: EventLoop.Interest, _ deadline: ContinuousClock.Instant
+    ) async throws(MachineError) {
+        switch await EventLoop.shared.ready([(channel.number, interest)], before: deadline) {
+        case .ready: return
+        case .timedOut: throw MachineError(.restoreFailed, "QEMU's monitor did not answer in time")
+        case .cancelled: throw MachineError(.cancelled, "stopped while talking to QEMU")
+        }
+    }
+}

@@ -1,0 +1,236 @@
+// What a restore costs and what it saves, measured in one run on one host: `mayfly bench restore`.
+
+import Events
+import Foundation
+import Glibc
+import Wire
+
+/// One measured quantity: percentiles of its samples, in milliseconds or MiB.
+package struct BenchRow: Sendable, Codable {
+    package var name: String
+    package var unit: String
+    package var count: Int
+    package var p50: Double
+    package var p95: Double
+    package var p99: Double
+    package var minimum: Double
+
+    init(_ name: String, unit: String = "ms", _ samples: [Double]) {
+        let sorted = samples.sorted()
+        func percentile(_ share: Double) -> Double {
+            guard let last = sorted.last else { return .nan }
+            let place = Int((Double(sorted.count) * share).rounded(.up)) - 1
+            return sorted.indices.contains(place) ? sorted[place] : last
+        }
+        self.name = name
+        self.unit = unit
+        count = sorted.count
+        p50 = percentile(0.50)
+        p95 = percentile(0.95)
+        p99 = percentile(0.99)
+        minimum = sorted.first ?? .nan
+    }
+}
+
+/// The rows and what follows from them.
+package struct RestoreBenchResult: Sendable, Codable {
+    package var host: String
+    package var rows: [BenchRow]
+    /// Median cold boot over median restore.
+    package var bootToRestoreRatio: Double
+    package var remark: String
+}
+
+@LoopActor
+package struct RestoreBench {
+    private let host: MachineHost
+    private let image: GoldenImage
+    private let rounds: Int
+    private let progress: @Sendable (String) -> Void
+    private static let limit = Duration.seconds(300)
+
+    package static func run(
+        image name: String, host: MachineHost, rounds: Int, boots: Int,
+        progress: @escaping @Sendable (String) -> Void
+    ) async throws(MachineError) -> RestoreBenchResult {
+        let image = try await host.image(name, generation: nil)
+        let bench = RestoreBench(host: host, image: image, rounds: rounds, progress: progress)
+        return try await bench.measure(boots: boots)
+    }
+
+    private func measure(boots: Int) async throws(MachineError) -> RestoreBenchResult {
+        progress("cold boots: \(boots)")
+        let boot = try await coldBoots(boots)
+        progress("restores with a pre-spawned shell: \(rounds)")
+        let shelled = try await restores(withShell: true)
+        progress("restores with nothing started: \(rounds)")
+        let spawned = try await restores(withShell: false)
+        progress("resumes of a stopped machine: \(rounds)")
+        let resumes = try await resumes()
+        progress("print in Python, parked and cold: \(rounds)")
+        let parked = try await prints(parked: true, rounds)
+        let cold = try await prints(parked: false, max(3, rounds / 4))
+        progress("memory of further clones")
+        let memory = try await memoryPerClone(8)
+        let ready = zip(shelled.restore, shelled.prepare).map(+)
+        let rows = [
+            BenchRow("cold boot to READY, interpreters started", boot.warm),
+            BenchRow("cold boot to READY, interpreters not started", boot.plain),
+            BenchRow("restore to READY, shell waiting", ready),
+            BenchRow("  of it: load and resume", shelled.restore),
+            BenchRow("  of it: HELLO, PREPARE, READY", shelled.prepare),
+            BenchRow("restore to READY, hypervisor started first", spawned.total),
+            BenchRow("stopped machine, resume to PONG", resumes),
+            BenchRow("READY to first byte of a Python print, parked", parked),
+            BenchRow("READY to first byte of a Python print, cold", cold),
+            BenchRow("destroy", shelled.destroy),
+            BenchRow("memory of one further clone (PSS)", unit: "MiB", memory),
+        ]
+        return RestoreBenchResult(
+            host: "\(image.manifest.qemuVersion), \(host.probe.host.accelerator), "
+                + "\(host.probe.host.transport), \(image.manifest.definition.memory)",
+            rows: rows, bootToRestoreRatio: rows[1].p50 / rows[2].p50,
+            remark: host.probe.host.accelerator == "tcg"
+                ? "under emulation the first run of each piece of guest code is translated anew "
+                    + "in every clone; that dominates PREPARE and the first byte"
+                : "page faults of the copy-on-write memory dominate")
+    }
+
+    private func coldBoots(
+        _ count: Int
+    ) async throws(MachineError) -> (plain: [Double], warm: [Double]) {
+        var (plain, warm): ([Double], [Double]) = ([], [])
+        for index in 0..<count * 2 {
+            let startsInterpreters = index % 2 == 0
+            let manifest = image.manifest
+            let memory = try Descriptor.memory("mayfly-bench")
+            ftruncate(memory.number, off_t(manifest.definition.memory.bytes))
+            let deadline = ContinuousClock.now + Self.limit
+            let begin = ContinuousClock.now
+            let boot = try BootedMachine(
+                manifest, in: image.directory, memory: memory.number, settings: host.settings)
+            do throws(MachineError) {
+                let session = try await boot.session(agent: manifest.agent, before: deadline)
+                if startsInterpreters { try await session.warm(before: deadline) }
+                _ = try await session.prepare(
+                    Freshness(pin: nil), id: "bench", generation: manifest.generation,
+                    before: deadline)
+                let took = (ContinuousClock.now - begin).milliseconds
+                if startsInterpreters { warm.append(took) } else { plain.append(took) }
+                _ = await boot.qemu.end()
+            } catch {
+                _ = await boot.qemu.end()
+                throw error
+            }
+        }
+        return (plain, warm)
+    }
+
+    private func restores(
+        withShell: Bool
+    ) async throws(MachineError) -> (
+        restore: [Double], prepare: [Double], total: [Double], destroy: [Double]
+    ) {
+        var (restore, prepare, total, destroy): ([Double], [Double], [Double], [Double]) = (
+            [], [], [], []
+        )
+        for _ in 0..<rounds {
+            var timings = RestoreTimings()
+            let waiting = withShell ? try await host.spawnShell(of: image) : nil
+            let begin = ContinuousClock.now
+            let machine: Machine
+            if let waiting {
+                machine = try await makeMachine(waiting, &timings)
+            } else {
+                machine = try await makeMachine(try await host.spawnShell(of: image), &timings)
+            }
+            total.append((ContinuousClock.now - begin).milliseconds)
+            restore.append(timings.restore.milliseconds)
+            prepare.append(timings.prepare.milliseconds)
+            let destroying = ContinuousClock.now
+            _ = await machine.destroy()
+            destroy.append((ContinuousClock.now - destroying).milliseconds)
+        }
+        return (restore, prepare, total, destroy)
+    }
+
+    private func makeMachine(
+        _ shell: consuming Shell, _ timings: inout RestoreTimings
+    ) async throws(MachineError) -> Machine {
+        try await Machine.restore(
+            from: shell, freshness: Freshness(pin: nil), before: .now + Self.limit,
+            timings: &timings)
+    }
+
+    private func resumes() async throws(MachineError) -> [Double] {
+        var samples: [Double] = []
+        for _ in 0..<rounds {
+            var timings = RestoreTimings()
+            let machine = try await makeMachine(try await host.spawnShell(of: image), &timings)
+            try await machine.session.ping(before: .now + Self.limit)
+            try await machine.pause()
+            let begin = ContinuousClock.now
+            try await machine.resume()
+            try await machine.session.ping(before: .now + Self.limit)
+            samples.append((ContinuousClock.now - begin).milliseconds)
+            _ = await machine.destroy()
+        }
+        return samples
+    }
+
+    private func prints(parked: Bool, _ count: Int) async throws(MachineError) -> [Double] {
+        var samples: [Double] = []
+        for _ in 0..<count {
+            var job = GuestJob(program: .python(source: "print(6*7)"), timeout: .seconds(60))
+            job.usesParkedInterpreter = parked
+            let run = try await host.withMachine(restoring: image) {
+                (machine, timings) throws(MachineError) in
+                var timings = timings
+                let report = try await machine.session.run(job, timings: &timings, onOutput: nil)
+                return MachineRun(report: report, facts: machine.facts, timings: timings)
+            }
+            guard run.report.stdout.bytes == Array("42\n".utf8), run.report.isWarm == parked,
+                let firstByte = run.report.firstByte
+            else {
+                throw MachineError(.machineLost, "the bench's own job went wrong: \(run.report)")
+            }
+            samples.append(firstByte.milliseconds)
+        }
+        return samples
+    }
+
+    /// Proportional memory of each of `count` clones alive together, as the kernel shares it out.
+    private func memoryPerClone(_ count: Int) async throws(MachineError) -> [Double] {
+        var machines: [MachineBox] = []
+        var timings = RestoreTimings()
+        for _ in 0..<count {
+            machines.append(
+                MachineBox(try await makeMachine(try await host.spawnShell(of: image), &timings)))
+        }
+        let samples = machines.compactMap(\.proportionalMebibytes)
+        for box in machines { await box.destroy() }
+        return samples
+    }
+}
+
+/// Lets a `Machine` stand in a collection.
+@LoopActor
+private final class MachineBox {
+    private var machine: Machine?
+    private let pid: pid_t
+    init(_ machine: consuming Machine) {
+        pid = machine.qemu.pid
+        self.machine = consume machine
+    }
+    var proportionalMebibytes: Double? {
+        guard
+            let text = try? String(contentsOfFile: "/proc/\(pid)/smaps_rollup", encoding: .utf8),
+            let line = text.split(separator: "\n").first(where: { $0.hasPrefix("Pss:") }),
+            let kibibytes = Double(line.filter(\.isNumber))
+        else { return nil }
+        return kibibytes / 1024
+    }
+    func destroy() async {
+        if let machine = machine.take() { _ = await machine.destroy() }
+    }
+}

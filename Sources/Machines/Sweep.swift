@@ -1,0 +1,98 @@
+// What a killed worker leaves is found by two marks: a locked directory per host process, and the
+// directory's name in the environment of every child. The lock says whether the owner lives; the
+// kernel drops it with the process, however it died.
+
+import CLinux
+import Foundation
+import Glibc
+
+/// What a sweep removed.
+package struct SweepReport: Sendable, Equatable {
+    package var processes = 0
+    package var directories = 0
+}
+
+/// The mark of this process under the runtime directory; removed when dropped.
+struct HostMark: ~Copyable {
+    static let variable = "MAYFLY_HOST"
+
+    let name: String
+    let directory: String
+    private let lock: Descriptor
+
+    init(runtimeDirectory: String) throws(MachineError) {
+        let name = "\(getpid())-\(hexText(randomBytes(6)))"
+        let directory = "\(runtimeDirectory)/hosts/\(name)"
+        try makeDirectory("\(runtimeDirectory)/hosts", mode: 0o755)
+        // Locked under a hidden name and then renamed: no sweep can see it unlocked.
+        let hidden = "\(runtimeDirectory)/hosts/.\(name)"
+        try makeDirectory(hidden, mode: 0o700)
+        let lock = try Descriptor.open("\(hidden)/lock", O_RDWR | O_CREAT)
+        guard mayfly_try_lock(lock.number) == 0, unsafe rename(hidden, directory) == 0 else {
+            throw MachineError(.hostUnfit, "cannot lock \(hidden): \(errnoText(errno))")
+        }
+        self.name = name
+        self.directory = directory
+        self.lock = lock
+    }
+    deinit { try? FileManager.default.removeItem(atPath: directory) }
+
+    var environment: String { "\(Self.variable)=\(name)" }
+}
+
+/// Removes what hosts that are no longer alive left under `runtimeDirectory`; blocking.
+func sweepDeadHosts(runtimeDirectory: String) -> SweepReport {
+    var report = SweepReport()
+    let root = "\(runtimeDirectory)/hosts"
+    for name in children(of: root) {
+        let directory = "\(root)/\(name)"
+        guard isAbandoned(directory, name) else { continue }
+        report.processes += killMarked(name)
+        if (try? FileManager.default.removeItem(atPath: directory)) != nil {
+            report.directories += 1
+        }
+    }
+    return report
+}
+
+private func isAbandoned(_ directory: String, _ name: String) -> Bool {
+    guard let lock = try? Descriptor.open("\(directory)/lock", O_RDWR) else {
+        // No lock file: a host that died between mkdir and open, once its process is gone.
+        let owner = pid_t(name.drop { $0 == "." }.prefix { $0.isNumber }) ?? 0
+        return owner > 0 && kill(owner, 0) != 0 && errno == ESRCH
+    }
+    return mayfly_try_lock(lock.number) == 0
+}
+
+/// Kills, by descriptor, every process that carries the mark, and waits until they are gone.
+private func killMarked(_ name: String) -> Int {
+    let mark = Array("\(HostMark.variable)=\(name)".utf8)
+    var killed: [Descriptorless] = []
+    for entry in children(of: "/proc") {
+        guard let pid = pid_t(entry), pid != getpid() else { continue }
+        let descriptor = mayfly_pidfd_open(pid)
+        guard descriptor >= 0 else { continue }
+        // Looked at after the descriptor was opened: the number cannot be someone else's by now.
+        let environment = FileManager.default.contents(atPath: "/proc/\(pid)/environ") ?? Data()
+        let isMarked = environment.split(separator: 0).contains { Array($0) == mark }
+        if isMarked, mayfly_pidfd_signal(descriptor, SIGKILL) == 0 {
+            killed.append(Descriptorless(pid: pid))
+        }
+        close(descriptor)
+    }
+    for process in killed { process.waitUntilGone() }
+    return killed.count
+}
+
+/// A killed process that is not our child: its end shows in /proc only.
+private struct Descriptorless {
+    let pid: pid_t
+    func waitUntilGone() {
+        for _ in 0..<2000 {
+            guard kill(pid, 0) == 0 else { return }
+            let status = (try? String(contentsOfFile: "/proc/\(pid)/stat", encoding: .utf8)) ?? ""
+            if status.contains(") Z ") { return }
+            usleep(1000)
+        }
+    }
+}

@@ -1,0 +1,215 @@
+// `mayfly bench …`: what this host does, measured by the product's own code.
+
+import ArgumentParser
+import Glibc
+import Jobs
+import Logging
+import Machines
+
+struct BenchCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "bench",
+        abstract: "Measures restores, the queue alone, or whole jobs.",
+        discussion: """
+            Examples:
+              mayfly bench restore --rounds 30
+              mayfly bench queue --jobs 5000
+              mayfly bench jobs --jobs 100
+            """,
+        subcommands: [Restore.self, QueueBench.self, JobsBench.self])
+
+    struct Restore: AsyncParsableCommand {
+        static let configuration = CommandConfiguration(
+            commandName: "restore",
+            abstract: "Cold boot, restore, first byte, resume, destroy, and memory of each clone.",
+            discussion: """
+                All in one run on one host, so that the numbers compare.
+
+                Examples:
+                  mayfly bench restore
+                  mayfly bench restore --rounds 50 --boots 5 --json
+                """)
+        @Option(help: "Restores of each sort.") var rounds = 20
+        @Option(help: "Cold boots; seconds each without KVM.") var boots = 3
+        @OptionGroup var options: ConfigurationOptions
+        @OptionGroup var output: OutputOptions
+
+        func validate() throws {
+            if !(1...10_000).contains(rounds) || !(1...1000).contains(boots) {
+                throw ValidationError("--rounds may be 1 to 10000 and --boots 1 to 1000")
+            }
+        }
+        func run() async throws {
+            let configuration = try options.load()
+            let result = try await withLogger(configuration.makeLogger(isQuiet: true)) { _ in
+                try await MachineHost.with(configuration) { host in
+                    try await RestoreBench.run(
+                        image: "code", host: host, rounds: rounds, boots: boots
+                    ) { Words.say($0) }
+                }
+            }
+            var table = Table("WHAT", "UNIT", "N", "P50", "P95", "P99", "MIN")
+            for row in result.rows {
+                table.add(
+                    .string(row.name), .string(row.unit), .number(row.count), Self.number(row.p50),
+                    Self.number(row.p95), Self.number(row.p99), Self.number(row.minimum))
+            }
+            if output.isJSON {
+                let all: JSON = .object([
+                    "host": .string(result.host), "rows": table.json,
+                    "boot_to_restore_ratio": .number(Shown.rounded(result.bootToRestoreRatio)),
+                    "remark": .string(result.remark),
+                ])
+                return Words.data(all.text)
+            }
+            table.print(asJSON: false, empty: "")
+            Words.say("host: \(result.host)")
+            Words.say(
+                "cold boot / restore: \(Shown.rounded(result.bootToRestoreRatio)). \(result.remark)")
+        }
+        private static func number(_ value: Double) -> JSON { .number(Shown.rounded(value, 2)) }
+    }
+}
+
+/// `mayfly bench queue`: claim and settle without machines.
+struct QueueBench: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "queue",
+        abstract: "Enqueues, claims and settles jobs that do nothing; no machine is used.",
+        discussion: """
+            Uses a queue and a kind of its own, which no worker takes.
+
+            Examples:
+              mayfly bench queue
+              mayfly bench queue --jobs 20000 --slots 64 --json
+            """)
+    @Option(help: "How many jobs.") var jobs = 2000
+    @Option(help: "Slots that claim.") var slots = 16
+    @OptionGroup var options: ConfigurationOptions
+    @OptionGroup var database: DatabaseOptions
+    @OptionGroup var output: OutputOptions
+
+    func validate() throws {
+        if !(1...10_000).contains(jobs) || !(1...1000).contains(slots) {
+            throw ValidationError("--jobs may be 1 to 10000 and --slots 1 to 1000")
+        }
+    }
+
+    func run() async throws {
+        let configuration = try options.load([database.assignment])
+        let queueName = "bench-\(getpid())"
+        var settings = configuration.queueSettings(kinds: ["bench"])
+        settings.queues = [queueName]
+        settings.slots = slots
+        let one: JSON = .object([
+            "kind": .string("bench"), "queue": .string(queueName), "payload": .object([]),
+        ])
+        let many = JSON.array(Array(repeating: one, count: jobs)).text
+        let begin = ContinuousClock.now
+        _ = try await Database(configuration).with { ledger throws(JobsError) in
+            try await ledger.enqueueMany(many)
+        }
+        let enqueued = ContinuousClock.now
+        Words.say("enqueued \(jobs) jobs; now claiming and settling them with \(slots) slots")
+        let logger = configuration.makeLogger(isQuiet: true)
+        let total = jobs
+        let slotCount = slots
+        try await withQueue(settings, logger: logger) { queue in
+            let counter = Counter(total)
+            await withDiscardingTaskGroup { group in
+                for _ in 0..<slotCount {
+                    group.addTask {
+                        while let claim = await queue.next() {
+                            _ = try? await claim.settle(.succeeded(Report(result: "{}")))
+                            if await counter.countDown() { await queue.drain() }
+                        }
+                    }
+                }
+            }
+        }
+        let (putting, working) = (enqueued - begin, ContinuousClock.now - enqueued)
+        var table = Table("WHAT", "JOBS", "MS", "PER SECOND")
+        for (name, duration) in [("enqueue_many", putting), ("claim and settle", working)] {
+            table.add(
+                .string(name), .number(jobs), .number(Shown.rounded(duration.milliseconds)),
+                .number(Shown.rounded(Double(jobs) / duration.milliseconds * 1000)))
+        }
+        table.print(asJSON: output.isJSON, empty: "")
+    }
+
+    private actor Counter {
+        private var left: Int
+        init(_ count: Int) { left = count }
+        func countDown() -> Bool {
+            left -= 1
+            return left <= 0
+        }
+    }
+}
+
+/// `mayfly bench jobs`: whole jobs, from the enqueue to the stored result.
+struct JobsBench: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "jobs",
+        abstract: "Enqueues small code jobs for the workers that run, and measures each to its end.",
+        discussion: """
+            Start workers first. The times are the database's: from created_at to finished_at.
+
+            Examples:
+              mayfly bench jobs --jobs 50
+              mayfly bench jobs --jobs 200 --language bash --json
+            """)
+    @Option(help: "How many jobs.") var jobs = 50
+    @Option(help: "python, node or bash.") var language = "python"
+    @OptionGroup var options: ConfigurationOptions
+    @OptionGroup var database: DatabaseOptions
+    @OptionGroup var output: OutputOptions
+
+    func validate() throws {
+        if !(1...10_000).contains(jobs) { throw ValidationError("--jobs may be 1 to 10000") }
+        if CodePayload.Language(rawValue: language) == nil {
+            throw ValidationError("--language is python, node or bash")
+        }
+    }
+
+    func run() async throws {
+        let configuration = try options.load([database.assignment])
+        let source = ["python": "print(6*7)", "node": "console.log(6*7)", "bash": "echo 42"]
+        let one: JSON = .object([
+            "kind": .string("code"),
+            "payload": .object([
+                "language": .string(language), "source": .string(source[language] ?? ""),
+            ]),
+        ])
+        let many = JSON.array(Array(repeating: one, count: jobs)).text
+        let begin = ContinuousClock.now
+        let ended = try await Database(configuration).with { ledger throws(JobsError) in
+            var ended: [JobRow] = []
+            for id in try await ledger.enqueueMany(many) { ended.append(try await ledger.wait(id)) }
+            return ended
+        }
+        let took = ContinuousClock.now - begin
+        let succeeded = ended.filter { $0.state == "succeeded" }
+        var table = Table("WHAT", "N", "P50", "P95", "P99")
+        for name in ["queue_ms", "restore_ms", "prepare_ms", "first_byte_ms", "run_ms", "destroy_ms"] {
+            let samples = succeeded.compactMap {
+                JSON.stored($0.result)["timings"]?[name].flatMap { Double($0.text) }
+            }.sorted()
+            guard !samples.isEmpty else { continue }
+            table.add(
+                .string(name), .number(samples.count), .number(Self.percentile(samples, 0.5)),
+                .number(Self.percentile(samples, 0.95)), .number(Self.percentile(samples, 0.99)))
+        }
+        table.print(asJSON: output.isJSON, empty: "no job succeeded; is a worker running?")
+        let rate = Shown.rounded(Double(ended.count) / took.milliseconds * 1000, 2)
+        Words.say(
+            "\(succeeded.count) of \(ended.count) succeeded in \(Shown.duration(took)): "
+                + "\(rate) jobs/s")
+        if succeeded.count < ended.count { throw ExitCode(1) }
+    }
+
+    static func percentile(_ sorted: [Double], _ share: Double) -> Double {
+        let place = Int((Double(sorted.count) * share).rounded(.up)) - 1
+        return sorted[min(max(place, 0), sorted.count - 1)]
+    }
+}

@@ -1,0 +1,130 @@
+// `mayfly doctor`: every prerequisite of this host, whether it is active, degraded or off, and what to
+// do about it. Exit code 1 when no worker could run here.
+
+import ArgumentParser
+import Glibc
+import Jobs
+import Machines
+
+struct DoctorCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "doctor",
+        abstract: "Checks this host: hypervisor, acceleration, images, database, tools.",
+        discussion: """
+            Every line is active, degraded or off, with what was found and what to do. Nothing is
+            changed. Ends with exit code 1 when a worker cannot run here.
+
+            Examples:
+              mayfly doctor
+              mayfly doctor --json | jq '.[] | select(.state != "active")'
+            """)
+
+    @OptionGroup var options: ConfigurationOptions
+    @OptionGroup var database: DatabaseOptions
+    @OptionGroup var output: OutputOptions
+
+    func run() async throws {
+        let configuration = try options.load([database.assignment])
+        var findings: [Check] = []
+        do {
+            let probe = try await HostProbe.run(configuration.host)
+            findings += probe.findings.map(Check.init)
+            findings += Self.images(configuration, probe)
+        } catch {
+            findings.append(
+                Check(name: "machines", state: "off", found: "\(error)", remedy: ""))
+        }
+        findings.append(Self.directory(configuration, .stateDirectory))
+        findings.append(Self.directory(configuration, .runtimeDirectory))
+        findings += Self.tools()
+        findings.append(await Self.database(configuration))
+        var table = Table("CHECK", "STATE", "FOUND", "REMEDY")
+        table.columns[0].name = "name"
+        table.cellLimit = 160
+        for finding in findings {
+            table.add(
+                .string(finding.name), .string(finding.state), .string(finding.found),
+                .string(finding.remedy))
+        }
+        table.print(asJSON: output.isJSON, empty: "")
+        let isFit = !findings.contains { $0.state == "off" && !$0.name.hasPrefix("hardening.") }
+        if !isFit { throw ExitCode(1) }
+    }
+
+    private static func images(
+        _ configuration: Configuration, _ probe: HostProbe
+    ) -> [Check] {
+        let store = ImageStore(stateDirectory: configuration.text(.stateDirectory))
+        let remedy = "mayfly image build code"
+        guard let image = try? store.list(on: probe.host).first(where: \.isCurrent) else {
+            return [
+                Check(
+                    name: "image code", state: "off", found: "not built", remedy: remedy)
+            ]
+        }
+        let found = "generation \(image.generation), \(image.createdAt)"
+        return [
+            Check(
+                name: "image code", state: image.problem == nil ? "active" : "off",
+                found: image.problem ?? found, remedy: image.problem == nil ? "" : remedy)
+        ]
+    }
+
+    private static func directory(
+        _ configuration: Configuration, _ setting: Setting
+    ) -> Check {
+        let path = configuration.text(setting)
+        let isThere = unsafe access(path, F_OK) == 0
+        let isOurs = unsafe access(path, W_OK | X_OK) == 0
+        let above = path.split(separator: "/").dropLast().reduce("") { "\($0)/\($1)" }
+        let canBeMade = unsafe access(above.isEmpty ? "/" : above, W_OK | X_OK) == 0
+        if isThere ? isOurs : canBeMade {
+            return Check(
+                name: setting.key, state: "active",
+                found: isThere ? path : "\(path) (will be made)", remedy: "")
+        }
+        return Check(
+            name: setting.key, state: "off", found: "\(path) cannot be written",
+            remedy: "run as root, or set \(setting.key)")
+    }
+
+    /// What `mayfly image build` and `mayfly demo` call; a worker with images needs none of it.
+    private static func tools() -> [Check] {
+        [
+            ("mmdebstrap", "mmdebstrap"), ("mke2fs", "e2fsprogs"), ("psql", "postgresql-client"),
+        ].map { program, package in
+            let path = Program.find(program)
+            return Check(
+                name: program, state: path == nil ? "degraded" : "active",
+                found: path ?? "not installed",
+                remedy: path == nil ? "apt-get install \(package)" : "")
+        }
+    }
+
+    private static func database(_ configuration: Configuration) async -> Check {
+        do {
+            let words = try await Database(configuration).describe()
+            return Check(name: "database", state: "active", found: words, remedy: "")
+        } catch {
+            return Check(
+                name: "database", state: "degraded", found: "\(error)",
+                remedy: "set database.url, DATABASE_URL or PG*, then mayfly migrate")
+        }
+    }
+}
+
+/// One line of the table.
+private struct Check {
+    var name: String
+    /// `active`, `degraded` or `off`.
+    var state: String
+    var found: String
+    var remedy: String
+}
+
+extension Check {
+    init(_ finding: DoctorFinding) {
+        self.init(
+            name: finding.name, state: finding.state, found: finding.found, remedy: finding.remedy)
+    }
+}

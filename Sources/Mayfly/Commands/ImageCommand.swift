@@ -1,0 +1,145 @@
+// `mayfly image …`: golden images on this host. Machines builds and checks them; this only asks.
+
+import ArgumentParser
+import Machines
+
+struct ImageCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "image",
+        abstract: "Builds, lists, verifies and prunes golden images.",
+        discussion: """
+            Examples:
+              mayfly image build code
+              mayfly image list --json
+              mayfly image verify code
+              mayfly image prune --keep 1 --dry-run
+            """,
+        subcommands: [Build.self, List.self, Verify.self, Prune.self])
+
+    struct Build: AsyncParsableCommand {
+        static let configuration = CommandConfiguration(
+            abstract: "Builds an image: packages, kernel, agent, one boot, a snapshot.",
+            discussion: """
+                With nothing changed it says so and ends. The definition is image.<name>.… of
+                worker.conf. Needs root (or sudo) for mmdebstrap.
+
+                Examples:
+                  mayfly image build code
+                  mayfly image build code --force
+                  mayfly image build code --refresh --set image.code.memory=1GiB
+                """)
+        @Argument(help: "The image's name: code.") var name = "code"
+        @Flag(help: "Builds a new generation although nothing changed.") var force = false
+        @Flag(help: "Installs the packages anew, to take Debian's updates.") var refresh = false
+        @OptionGroup var options: ConfigurationOptions
+        @OptionGroup var output: OutputOptions
+
+        func run() async throws {
+            let configuration = try options.load()
+            let definition = try configuration.image(named: name)
+            let builder = ImageBuilder(settings: configuration.host, definition: definition) {
+                Words.say($0)
+            }
+            let built = try await builder.build(force: force, refresh: refresh)
+            if !built.isNew { Words.say("nothing changed: this generation was built before") }
+            var table = Table("NAME", "GENERATION", "NEW", "SECONDS", "DIRECTORY")
+            table.add(
+                .string(built.name), .string(built.generation), .bool(built.isNew),
+                .number(Shown.rounded(built.seconds)), .string(built.directory))
+            table.print(asJSON: output.isJSON, empty: "")
+        }
+    }
+
+    struct List: AsyncParsableCommand {
+        static let configuration = CommandConfiguration(
+            abstract: "Lists the generations on this host and whether they can be restored here.",
+            discussion: """
+                Examples:
+                  mayfly image list
+                  mayfly image list --json | jq '.[] | select(.current)'
+                """)
+        @OptionGroup var options: ConfigurationOptions
+        @OptionGroup var output: OutputOptions
+
+        func run() async throws {
+            let configuration = try options.load()
+            let probe = try await HostProbe.run(configuration.host)
+            let store = ImageStore(stateDirectory: configuration.text(.stateDirectory))
+            var table = Table(
+                "NAME", "GENERATION", "CURRENT", "CREATED", "QEMU", "ACCELERATOR", "TRANSPORT",
+                "BYTES", "PROBLEM")
+            table.cellLimit = 120
+            for image in try store.list(on: probe.host) {
+                table.add(
+                    .string(image.name), .string(image.generation), .bool(image.isCurrent),
+                    .string(image.createdAt), .string(image.qemuVersion),
+                    .string(image.accelerator), .string(image.transport),
+                    .number(image.byteCount), .optional(image.problem))
+            }
+            table.print(
+                asJSON: output.isJSON, empty: "no image here yet; `mayfly image build code`")
+        }
+    }
+
+    struct Verify: AsyncParsableCommand {
+        static let configuration = CommandConfiguration(
+            abstract: "Checks the signature and every digest of an image.",
+            discussion: """
+                Ends with exit code 1 and names the file when something does not match.
+
+                Examples:
+                  mayfly image verify code
+                  mayfly image verify code --generation 0123456789abcdef
+                """)
+        @Argument(help: "The image's name: code.") var name = "code"
+        @Option(help: "A generation other than the current one.") var generation: String?
+        @OptionGroup var options: ConfigurationOptions
+
+        func run() async throws {
+            let configuration = try options.load()
+            let probe = try await HostProbe.run(configuration.host)
+            try ImageStore(stateDirectory: configuration.text(.stateDirectory))
+                .verify(name, generation: generation, on: probe.host)
+            Words.say("\(name): signature and every digest match, and it fits this host")
+        }
+    }
+
+    struct Prune: AsyncParsableCommand {
+        static let configuration = CommandConfiguration(
+            abstract: "Removes old generations and what only they used.",
+            discussion: """
+                The current generation always stays. Pinned replays need the old ones.
+
+                Examples:
+                  mayfly image prune --dry-run
+                  mayfly image prune --keep 1
+                """)
+        @Option(help: "How many generations of each image stay.") var keep = 2
+        @Flag(help: "Only prints what would go.") var dryRun = false
+        @OptionGroup var options: ConfigurationOptions
+        @OptionGroup var output: OutputOptions
+
+        func validate() throws {
+            if keep < 1 { throw ValidationError("--keep must be at least 1") }
+        }
+        func run() async throws {
+            let configuration = try options.load()
+            let store = ImageStore(stateDirectory: configuration.text(.stateDirectory))
+            var table = Table("REMOVED")
+            table.cellLimit = 1000
+            for path in try store.prune(keeping: keep, dryRun: dryRun) { table.add(.string(path)) }
+            table.print(asJSON: output.isJSON, empty: "nothing to remove")
+        }
+    }
+}
+
+extension Configuration {
+    /// The definition of one image.
+    func image(named name: String) throws(ConfigurationError) -> ImageDefinition {
+        guard name == "code" else {
+            throw ConfigurationError(
+                "no definition of an image \"\(name)\"; this version knows: code")
+        }
+        return codeImage
+    }
+}

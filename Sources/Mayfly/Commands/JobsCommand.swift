@@ -1,0 +1,173 @@
+// `mayfly jobs`, `show` and `logs`: what is in the queue and what became of it.
+
+import ArgumentParser
+import Glibc
+import Jobs
+import Postgres
+
+/// Which jobs, for the commands that take more than one.
+struct FilterOptions: ParsableArguments {
+    @Option(help: "queued, running, succeeded, failed or cancelled.") var state: String?
+    @Option(help: "Only this kind.") var kind: String?
+    @Option(help: "Only this queue.") var queue: String?
+    @Option(help: "Only this tenant.") var tenant: String?
+    @Option(help: "Only jobs put in since then, e.g. 1h or 7d.") var since: String?
+    @Option(help: "At most so many, newest first.") var limit = 100
+
+    func validate() throws {
+        let states = ["queued", "running", "succeeded", "failed", "cancelled"]
+        if let state, !states.contains(state) {
+            throw ValidationError("--state is one of \(states.joined(separator: ", "))")
+        }
+        if let since, Duration(setting: since) == nil {
+            throw ValidationError("--since \(since): write 30min, 1h or 7d")
+        }
+        if limit < 1 || limit > 100_000 { throw ValidationError("--limit may be 1 to 100000") }
+    }
+    var filter: Filter {
+        var filter = Filter()
+        filter.state = state
+        filter.kind = kind
+        filter.queue = queue
+        filter.tenant = tenant
+        filter.since = since.flatMap { Duration(setting: $0) }
+        filter.limit = limit
+        return filter
+    }
+    var isEmpty: Bool {
+        state == nil && kind == nil && queue == nil && tenant == nil && since == nil
+    }
+}
+
+struct JobsCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "jobs",
+        abstract: "Lists jobs, newest first.",
+        discussion: """
+            Examples:
+              mayfly jobs
+              mayfly jobs --state failed --kind code --since 1h
+              mayfly jobs --json | jq '.[] | select(.attempt > 1) | .id'
+            """)
+
+    @OptionGroup var which: FilterOptions
+    @OptionGroup var options: ConfigurationOptions
+    @OptionGroup var database: DatabaseOptions
+    @OptionGroup var output: OutputOptions
+
+    func run() async throws {
+        let configuration = try options.load([database.assignment])
+        let jobs = try await Database(configuration).with { ledger throws(JobsError) in
+            try await ledger.list(which.filter)
+        }
+        if output.isJSON { return Words.data(JSON.array(jobs.map(\.json)).text) }
+        var table = Table("ID", "KIND", "STATE", "ATTEMPT", "QUEUE", "CREATED", "FINISHED", "ERROR")
+        for job in jobs {
+            let error = job.errorReason.map { "\($0): \(job.errorMessage ?? "")" }
+            table.add(
+                .number(Int(job.id)), .string(job.kind), .string(job.state),
+                .number(job.attempt), .string(job.queue), .string(job.createdAt),
+                .optional(job.finishedAt), .optional(error))
+        }
+        table.print(asJSON: false, empty: "no such jobs")
+    }
+}
+
+struct ShowCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "show",
+        abstract: "Shows one job: state, output, files, timings, attempts.",
+        discussion: """
+            Examples:
+              mayfly show 64466213
+              mayfly show 64466213 --json | jq .result.timings
+              mayfly show 64466213 --out results    (writes its output files there)
+            """)
+
+    @Argument(help: "The job's id.") var id: Int64
+    @Option(help: "Writes the output files into this directory.") var out: String?
+    @OptionGroup var options: ConfigurationOptions
+    @OptionGroup var database: DatabaseOptions
+    @OptionGroup var output: OutputOptions
+
+    func run() async throws {
+        let configuration = try options.load([database.assignment])
+        let base = Database(configuration)
+        let (job, attempts) = try await base.with { ledger throws(JobsError) in
+            (try await ledger.found(id), try await ledger.attempts(id))
+        }
+        if output.isJSON {
+            guard case .object(var members) = job.json else { return }
+            members.append(.init(name: "attempts", value: .array(attempts.map(\.json))))
+            Words.data(JSON.object(members).text)
+        } else {
+            JobText.show(job, attempts: attempts)
+        }
+        if let out { try await Self.writeFiles(of: job, to: out, from: base) }
+    }
+
+    static func writeFiles(of job: JobRow, to out: String, from base: Database) async throws {
+        try Files.makeDirectory(out)
+        for file in JSON.stored(job.result)["files"]?.texts ?? [] {
+            guard let name = file["name"]?.string, let digest = file["sha256"]?.string else {
+                continue
+            }
+            guard let bytes = try await base.bytes(of: digest) else {
+                throw FileError("the blob \(digest) of \(name) is not there any more")
+            }
+            try Files.write(bytes, name: name, below: out)
+            Words.say("\(out)/\(Words.harmless(name)): \(bytes.count) bytes")
+        }
+    }
+}
+
+struct LogsCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "logs",
+        abstract: "Prints what a job printed: its stdout to stdout, its stderr to stderr.",
+        discussion: """
+            The exact bytes, as far as they were kept; pipe them through `cat -v` when the job is
+            not trusted and the output goes to a terminal. To a terminal, control characters are
+            replaced.
+
+            Examples:
+              mayfly logs 64466213
+              mayfly logs 64466213 > stdout.txt 2> stderr.txt
+            """)
+
+    @Argument(help: "The job's id.") var id: Int64
+    @OptionGroup var options: ConfigurationOptions
+    @OptionGroup var database: DatabaseOptions
+
+    func run() async throws {
+        let configuration = try options.load([database.assignment])
+        let job = try await Database(configuration).with { ledger throws(JobsError) in
+            try await ledger.found(id)
+        }
+        guard job.hasEnded else {
+            throw FileError("job \(id) is \(job.state); its output is stored when it ends")
+        }
+        let result = JSON.stored(job.result)
+        for (name, stream) in [("stdout", STDOUT_FILENO), ("stderr", STDERR_FILENO)] {
+            let exact = result["\(name)_base64"]?.string.flatMap(Base64.decode)
+            let text = result[name]?.string ?? ""
+            let bytes = exact ?? Array(text.utf8)
+            if isatty(stream) == 1 {
+                Words.write(Words.harmless(text), to: stream)
+            } else {
+                Words.bytes(bytes, to: stream)
+            }
+        }
+    }
+}
+
+extension Ledger {
+    /// The job, or a sentence that says that there is none.
+    func found(_ id: Int64) async throws(JobsError) -> JobRow {
+        guard let job = try await show(id) else { throw .refused(
+                PostgresError(
+                    sqlstate: "MF004", message: "there is no job \(id)",
+                    hint: "Look for it with: mayfly jobs")) }
+        return job
+    }
+}

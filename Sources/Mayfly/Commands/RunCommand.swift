@@ -1,0 +1,188 @@
+// `mayfly run`: one task in one machine, without a database. Output streams as it comes; the exit code
+// is the program's own, 124 for a timeout, 137 for memory, 1 for our failure, 2 for a bad payload.
+
+import ArgumentParser
+import Glibc
+import Logging
+import Machines
+
+struct RunCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "run",
+        abstract: "Runs one task in one machine; no database is used.",
+        discussion: """
+            The program's stdout and stderr are passed through as they come, and its exit code
+            becomes this command's: 124 after a timeout, 137 when memory ran out, 125 when it
+            printed or left more than may be kept, 2 for a payload that is refused.
+
+            Examples:
+              mayfly run python script.py
+              mayfly run python script.py --arg 10 --file data.csv --output '*.png' --out results
+              echo 'console.log(6*7)' | mayfly run node -
+              mayfly run --language bash --source 'uname -a; id'
+              mayfly run --payload job.json --out results --json
+            """)
+
+    @Argument(help: "python, node or bash; or the script, when its ending says which.")
+    var what: [String] = []
+    @Option(help: "python, node or bash.") var language: String?
+    @Option(help: "The program's text; - reads standard input.") var source: String?
+    @Option(help: ArgumentHelp("A whole payload as JSON; - reads it.", valueName: "file"))
+    var payload: String?
+    @Option(name: .customLong("arg"), parsing: .singleValue, help: "An argument. Repeatable.")
+    var arguments: [String] = []
+    @Option(
+        name: .customLong("file"), parsing: .singleValue,
+        help: ArgumentHelp("An input file. Repeatable.", valueName: "path[=name]"))
+    var files: [String] = []
+    @Option(
+        name: .customLong("output"), parsing: .singleValue,
+        help: ArgumentHelp("A pattern of output files. Repeatable.", valueName: "pattern"))
+    var outputs: [String] = []
+    @Option(name: .customLong("stdin"), help: ArgumentHelp("Its standard input.", valueName: "file"))
+    var standardInput: String?
+    @Option(help: "Where output files are written.") var out: String?
+    @Option(help: "Wall clock, e.g. 30s. (default: code.timeout)") var timeout: String?
+    @OptionGroup var options: ConfigurationOptions
+    @OptionGroup var output: OutputOptions
+
+    func validate() throws {
+        if payload != nil && !(what.isEmpty && language == nil && source == nil) {
+            throw ValidationError("--payload already holds the language and the source")
+        }
+        if what.count > 2 {
+            throw ValidationError("pass the program's arguments with --arg, one by one")
+        }
+    }
+
+    func run() async throws {
+        let configuration = try options.load()
+        let (text, limit) = try request(configuration)
+        guard let kind = Kinds(configuration).named("code") else { return }
+        let recipe: Recipe
+        do throws(RecipeError) {
+            recipe = try await kind.recipe(payload: text, timeout: limit, blobs: NoBlobs())
+        } catch {
+            if case .invalid(let problem) = error {
+                Words.say("mayfly: \(problem.reason): \(Words.harmless("\(problem)"))")
+                throw ExitCode(2)
+            }
+            throw FileError("\(error)")
+        }
+        if let out { try Files.makeDirectory(out) }
+        let isQuiet = output.isJSON
+        let run = try await withLogger(configuration.makeLogger(isQuiet: true)) { _ in
+            try await MachineHost.with(configuration, shells: 0) { host in
+                try await withStopSignals(stopping: "the task") {
+                    try await host.run(recipe.job, image: recipe.image) { stream, bytes in
+                        guard !isQuiet else { return }
+                        Words.bytes(bytes, to: stream == .stdout ? STDOUT_FILENO : STDERR_FILENO)
+                    }
+                }
+            }
+        }
+        try finish(
+            CodeResult(
+                run: run, programName: recipe.programName, timeout: recipe.job.timeout,
+                queueDelay: nil))
+    }
+
+    private func finish(_ result: CodeResult) throws {
+        if let out {
+            for file in result.run.report.files {
+                try Files.write(file.bytes, name: file.name, below: out)
+                Words.say("\(out)/\(Words.harmless(file.name)): \(file.bytes.count) bytes")
+            }
+        } else if !result.run.report.files.isEmpty {
+            Words.say("output files were left behind; --out says where to write them")
+        }
+        if output.isJSON {
+            var members: [JSON.Member] = [.init(name: "result", value: result.json)]
+            if let failure = result.failure { members.append(.init(name: "error", value: failure.json)) }
+            Words.data(JSON.object(members).text)
+        }
+        guard let failure = result.failure else { return }
+        if failure.reason != "exit_nonzero" {
+            Words.say("mayfly: \(failure.reason): \(Words.harmless(failure.message))")
+        }
+        switch result.run.report.ending {
+        case .exited(let code): throw ExitCode(code)
+        case .signalled(let signal): throw ExitCode(128 + signal)
+        case .timedOut: throw ExitCode(124)
+        case .outOfMemory: throw ExitCode(137)
+        case .outputLimit: throw ExitCode(125)
+        }
+    }
+
+    // MARK: The payload
+
+    /// The payload as a backend would write it, and the timeout that would stand beside it.
+    private func request(_ configuration: Configuration) throws -> (String, Duration?) {
+        var limit: Duration?
+        if let timeout {
+            guard let duration = Duration(setting: timeout) else {
+                throw ConfigurationError("--timeout \(timeout): write 500ms, 30s, 5min or 2h")
+            }
+            limit = duration
+        }
+        if let payload { return (try Files.text(payload, atMost: .mebibytes(128)), limit) }
+        var members: [JSON.Member] = []
+        let (word, text) = try program()
+        members.append(.init(name: "language", value: .string(word)))
+        members.append(.init(name: "source", value: .string(text)))
+        if !arguments.isEmpty {
+            members.append(.init(name: "args", value: .array(arguments.map { .string($0) })))
+        }
+        if !outputs.isEmpty {
+            members.append(.init(name: "outputs", value: .array(outputs.map { .string($0) })))
+        }
+        if let standardInput {
+            let text = try Files.text(standardInput, atMost: CodePayload.Bounds.input)
+            members.append(.init(name: "stdin", value: .string(text)))
+        }
+        if !files.isEmpty {
+            members.append(.init(name: "files", value: .array(try files.map(Self.inputFile))))
+        }
+        return (JSON.object(members).text, limit)
+    }
+
+    private func program() throws -> (language: String, source: String) {
+        var words = what
+        var language = language
+        if language == nil, let first = words.first {
+            if CodePayload.Language(rawValue: first) != nil || words.count == 2 {
+                language = words.removeFirst()
+            } else {
+                language = CodePayload.Language(fileName: first)?.rawValue
+            }
+        }
+        guard let language else {
+            throw ConfigurationError("say which language: mayfly run python script.py")
+        }
+        if let source, source != "-" { return (language, source) }
+        guard let path = words.first ?? source else {
+            throw ConfigurationError("say what to run: a script, --source TEXT, or - to read it")
+        }
+        return (language, try Files.text(path, atMost: .mebibytes(512)))
+    }
+
+    /// `path` or `path=name`; without a name the last part of the path.
+    private static func inputFile(_ text: String) throws -> JSON {
+        let parts = text.split(separator: "=", maxSplits: 1).map(String.init)
+        guard let path = parts.first else { throw ConfigurationError("--file needs a path") }
+        let name = parts.count == 2 ? parts[1] : String(path.split(separator: "/").last ?? "")
+        let bytes = try Files.read(path, atMost: CodePayload.Bounds.input)
+        return .object(["name": .string(name), "base64": .string(Base64.encode(bytes))])
+    }
+}
+
+extension ProgramFailure {
+    var json: JSON { .object(["reason": .string(reason), "message": .string(message)]) }
+}
+
+/// Where there is no database, there are no blobs.
+struct NoBlobs: BlobSource {
+    func bytes(of digest: String) async throws -> [UInt8]? {
+        throw FileError("without a database there are no blobs; give text or base64")
+    }
+}

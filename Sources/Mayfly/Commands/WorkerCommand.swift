@@ -1,0 +1,96 @@
+// `mayfly worker`: runs jobs on this host until it is told to stop.
+
+import ArgumentParser
+import Glibc
+import Jobs
+import Logging
+import Machines
+import Postgres
+
+struct WorkerCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "worker",
+        abstract: "Runs jobs, each in a machine of its own, until it is told to stop.",
+        discussion: """
+            SIGTERM or SIGINT: takes no new jobs and lets running ones finish, at most
+            worker.drain.timeout; then, or at the second signal, running jobs are given back without
+            consuming an attempt. Logs go to standard error.
+
+            Examples:
+              mayfly worker
+              mayfly worker --slots 8 --queues 'default,mail'
+              mayfly worker --config /etc/mayfly/worker.conf --set log.format=json
+            """)
+
+    @Option(help: "Short for --set worker.slots=…") var slots: String?
+    @Option(help: "Short for --set worker.queues=…") var queues: String?
+    @OptionGroup var options: ConfigurationOptions
+    @OptionGroup var database: DatabaseOptions
+
+    func run() async throws {
+        let configuration = try options.load([
+            database.assignment, (Setting.workerSlots.key, slots, "--slots"),
+            (Setting.workerQueues.key, queues, "--queues"),
+        ])
+        let logger = configuration.makeLogger()
+        try await withLogger(logger) { _ in
+            try await StopSignals.watched { signals in
+                try await Self.work(configuration, logger, signals)
+            }
+        }
+    }
+
+    private static func work(
+        _ configuration: Configuration, _ logger: Logger, _ signals: AsyncStream<Int32>
+    ) async throws {
+        let kinds = Kinds(configuration)
+        try await MachineHost.with(configuration) { host in
+            let begin = ContinuousClock.now
+            try await host.prepare(images: ["code"])
+            let settings = configuration.queueSettings(kinds: kinds.names)
+            let supervisor = Supervisor(
+                workshop: Workshop(
+                    host: host, kinds: kinds, blobs: Database(configuration), stops: StopBoard()),
+                slotCount: configuration.count(.workerSlots),
+                drainTimeout: configuration.duration(.drainTimeout))
+            try await withQueue(settings, logger: logger) { queue in
+                logger.notice(
+                    "worker ready",
+                    metadata: [
+                        "worker": "\(settings.name)", "slots": "\(settings.slots)",
+                        "accelerator": "\(host.probe.host.accelerator)",
+                        "transport": "\(host.probe.host.transport)",
+                        "took.ms": "\((ContinuousClock.now - begin).wholeMilliseconds)",
+                    ])
+                await supervisor.run(queue, signals: signals)
+            }
+            logger.notice("worker ended", metadata: ["worker": "\(settings.name)"])
+        }
+    }
+}
+
+extension Configuration {
+    func queueSettings(kinds: [String]) -> QueueSettings {
+        let name = text(.workerName)
+        var settings = QueueSettings(
+            connection: connection, name: name.isEmpty ? "\(Self.hostName)-\(getpid())" : name,
+            version: Mayfly.version, kinds: kinds, slots: count(.workerSlots))
+        settings.queues = list(.workerQueues)
+        settings.lease = duration(.workerLease)
+        return settings
+    }
+
+    /// Where the database is; an empty `database.url` leaves it to libpq.
+    var connection: ConnectionSettings {
+        let url = text(.databaseURL)
+        return ConnectionSettings(url.isEmpty ? nil : url)
+    }
+
+    static var hostName: String {
+        var name = utsname()
+        guard unsafe uname(&name) == 0 else { return "host" }
+        return unsafe withUnsafeBytes(of: &name.nodename) {
+            unsafe String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self)
+        }
+    }
+}

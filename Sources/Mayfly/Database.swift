@@ -1,0 +1,89 @@
+// The database as commands and attempts use it: one short connection per call through Jobs' Ledger.
+// Knows no machine and builds no SQL.
+
+import Jobs
+import Postgres
+
+/// Where the queue is, for calls that come now and then.
+struct Database: BlobSource {
+    let connection: ConnectionSettings
+
+    init(_ configuration: Configuration) { connection = configuration.connection }
+    init(_ connection: ConnectionSettings) { self.connection = connection }
+
+    func with<Value>(
+        _ body: (Ledger) async throws(JobsError) -> Value
+    ) async throws(JobsError) -> Value {
+        try await Ledger.open(connection, body)
+    }
+
+    func bytes(of digest: String) async throws -> [UInt8]? {
+        do throws(JobsError) { return try await blob(digest) } catch {
+            if error.sqlstate == "MF007" { return nil }
+            throw error
+        }
+    }
+
+    private func blob(_ digest: String) async throws(JobsError) -> [UInt8] {
+        try await with { ledger throws(JobsError) in try await ledger.blob(digest) }
+    }
+
+    /// One line for `mayfly doctor`.
+    func describe() async throws(JobsError) -> String {
+        let states = try await Migrations.status(connection)
+        let applied = states.filter { $0.appliedAt != nil }
+        guard applied.count == states.count else {
+            throw JobsError.notMigrated(
+                "reachable, but \(states.count - applied.count) of \(states.count) migrations "
+                    + "are missing; run: mayfly migrate")
+        }
+        return "reachable, schema at \(applied.last?.name ?? "nothing")"
+    }
+}
+
+extension JSON {
+    /// JSON text from the database, as a value; text that is none stays a text.
+    static func stored(_ text: String?) -> JSON {
+        guard let text else { return .null }
+        return (try? JSON(parsing: text)) ?? .string(text)
+    }
+
+    var texts: [JSON] { if case .array(let values) = self { values } else { [] } }
+    var string: String? { if case .string(let text) = self { text } else { nil } }
+    var int: Int? { if case .number(let text) = self { Int(text) } else { nil } }
+}
+
+extension JobRow {
+    var errorReason: String? { JSON.stored(error)["reason"]?.string }
+    var errorMessage: String? { JSON.stored(error)["message"]?.string }
+
+    /// As `--json` prints it, with the columns' own names.
+    var json: JSON {
+        .object([
+            "id": .number(Int(id)), "queue": .string(queue), "tenant": .string(tenant),
+            "kind": .string(kind), "state": .string(state), "priority": .number(priority),
+            "payload": .stored(payload), "result": .stored(result), "error": .stored(error),
+            "attempt": .number(attempt), "max_attempts": .number(maxAttempts),
+            "unique_key": .optional(uniqueKey),
+            "replay_of": replayOf.map { .number(Int($0)) } ?? .null,
+            "timeout": timeout.map { .string($0.settingText) } ?? .null,
+            "run_at": .string(runAt), "created_at": .string(createdAt),
+            "started_at": .optional(startedAt), "finished_at": .optional(finishedAt),
+            "cancel_requested": .bool(isCancelRequested),
+        ])
+    }
+}
+
+extension AttemptRow {
+    var json: JSON {
+        .object([
+            "attempt": .number(attempt), "worker": .number(Int(worker)),
+            "outcome": .string(outcome), "reason": .optional(reason),
+            "message": .optional(message), "machine": .optional(machine),
+            "generation": .optional(generation), "seed": .optional(seed),
+            "clock": clock.map { .number(Int($0)) } ?? .null, "timings": .stored(timings),
+            "usage": .stored(usage), "log_tail": .optional(logTail),
+            "started_at": .string(startedAt), "finished_at": .string(finishedAt),
+        ])
+    }
+}

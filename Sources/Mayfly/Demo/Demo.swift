@@ -1,0 +1,219 @@
+// The demo: a private PostgreSQL, one worker, real jobs put in through psql, results as they come, and
+// nothing left running. Called by `mayfly demo`; it says every SQL statement that it sends.
+
+import Glibc
+import Jobs
+import Machines
+import Postgres
+
+/// One run of the demo.
+struct Demo: Sendable {
+    let configuration: Configuration
+    let stateDirectory: String
+    private let begin = ContinuousClock.now
+
+    init(_ configuration: Configuration) {
+        self.configuration = configuration
+        stateDirectory = configuration.text(.stateDirectory)
+    }
+
+    /// - Throws: when a job ended otherwise than it must, or something is left running.
+    func run() async throws {
+        say("code image: building it, unless it is there")
+        try await buildImage()
+        say("PostgreSQL: a private one, by Unix socket only")
+        let postgres = try PrivatePostgres.start(
+            stateDirectory: stateDirectory,
+            runtimeDirectory: configuration.text(.runtimeDirectory))
+        var worker: Program?
+        var failure: (any Error)?
+        do {
+            let settings = ConnectionSettings(postgres.url)
+            let applied = try await Migrations.apply(settings)
+            say("schema: \(applied.count) migrations applied")
+            worker = try startWorker(postgres)
+            try await runJobs(postgres, Database(settings))
+        } catch { failure = error }
+        // Whatever happened above, nothing stays behind.
+        let remains = stopAll(worker, postgres)
+        if let failure { throw failure }
+        guard remains.isEmpty else { throw FileError("left running: \(remains)") }
+        say("done; the worker, its machines and PostgreSQL have ended")
+    }
+
+    private func say(_ text: String) {
+        Words.say("[\(Shown.duration(.now - begin))] \(text)")
+    }
+
+    private func buildImage() async throws {
+        let builder = ImageBuilder(
+            settings: configuration.host, definition: configuration.codeImage
+        ) { Words.say("  \($0)") }
+        let built = try await builder.build(force: false, refresh: false)
+        Words.say("  generation \(built.generation)\(built.isNew ? "" : ", built before")")
+    }
+
+    // MARK: The worker
+
+    private func startWorker(_ postgres: PrivatePostgres) throws -> Program {
+        let path = "\(stateDirectory)/demo-worker.log"
+        let flags = O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW
+        let log = unsafe open(path, flags, 0o644)
+        guard log >= 0 else { throw FileError("write", path) }
+        defer { close(log) }
+        var request = Program.Request(
+            ["/proc/self/exe", "worker", "--set", "worker.slots=2", "--database", postgres.url])
+        request.environment = [
+            Setting.stateDirectory.environmentName: stateDirectory,
+            Setting.runtimeDirectory.environmentName: configuration.text(.runtimeDirectory),
+        ]
+        request.output = log
+        request.errors = log
+        let worker = try Program.start(request)
+        say("worker: process \(worker.pid), two slots, log in \(path)")
+        return worker
+    }
+
+    /// Answers what could not be stopped.
+    private func stopAll(_ worker: Program?, _ postgres: PrivatePostgres) -> String {
+        var remains: [String] = []
+        if let worker {
+            say("stopping the worker, then PostgreSQL")
+            worker.signal(SIGTERM)
+            let deadline = ContinuousClock.now + .seconds(20)
+            while worker.poll() == nil {
+                if .now > deadline {
+                    worker.signal(SIGKILL)
+                    _ = worker.wait()
+                    remains.append("the worker had to be killed")
+                    break
+                }
+                usleep(20_000)
+            }
+            remains += Self.machines(ofWorker: worker.pid)
+        }
+        do throws(FileError) { try postgres.stop() } catch { remains.append("\(error)") }
+        return remains.joined(separator: "; ")
+    }
+
+    /// Hypervisors that a worker started carry its process id in their environment.
+    private static func machines(ofWorker pid: pid_t) -> [String] {
+        let mark = Array("MAYFLY_HOST=\(pid)-".utf8)
+        guard let directory = unsafe opendir("/proc") else { return [] }
+        defer { unsafe closedir(directory) }
+        var found: [String] = []
+        while let entry = unsafe readdir(directory) {
+            let name = unsafe withUnsafeBytes(of: &entry.pointee.d_name) {
+                unsafe String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self)
+            }
+            guard let number = Int32(name), number != getpid(),
+                let bytes = try? Files.read("/proc/\(name)/environ", atMost: .mebibytes(4))
+            else { continue }
+            if bytes.split(separator: 0).contains(where: { $0.starts(with: mark) }) {
+                found.append("process \(number)")
+            }
+        }
+        return found
+    }
+}
+
+// MARK: Jobs
+
+extension Demo {
+    private func runJobs(_ postgres: PrivatePostgres, _ base: Database) async throws {
+        var wrong: [String] = []
+        // All at once, as backends do; the worker takes two at a time.
+        var waiting: [(DemoJob, Int64)] = []
+        for job in DemoJob.all { waiting.append((job, try enqueue(job, postgres))) }
+        for (job, id) in waiting { wrong += try await finish(job, id, base) }
+
+        let early = DemoJob.early
+        let id = try enqueue(early, postgres)
+        wrong += try await finish(early, id, base)
+        print(DemoJob.repair)
+        _ = try psql(DemoJob.repair, postgres)
+        let replay = DemoJob.replay(of: id)
+        wrong += try await finish(replay, try enqueue(replay, postgres), base)
+
+        Words.data("\n== mayfly jobs")
+        let count = DemoJob.all.count + 2
+        let jobs = try await base.with { ledger throws(JobsError) in
+            var filter = Filter()
+            filter.limit = count
+            return try await ledger.list(filter)
+        }
+        var table = Table("ID", "STATE", "ATTEMPT", "REPLAY OF", "ERROR")
+        for job in jobs.reversed() {
+            table.add(
+                .number(Int(job.id)), .string(job.state), .number(job.attempt),
+                job.replayOf.map { .number(Int($0)) } ?? .null, .optional(job.errorReason))
+        }
+        Words.data(table.text)
+        guard wrong.isEmpty else { throw FileError(wrong.joined(separator: "; ")) }
+    }
+
+    private func print(_ sql: String) {
+        Words.data("")
+        for line in sql.split(separator: "\n", omittingEmptySubsequences: false) {
+            Words.data("  sql> \(line)")
+        }
+    }
+
+    private func psql(_ sql: String, _ postgres: PrivatePostgres) throws -> String {
+        let (status, output) = try Program.run(
+            ["psql", "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-d", postgres.url],
+            input: sql + ";\n")
+        guard status == 0 else { throw FileError("psql: \(output)") }
+        return String(output.split(separator: "\n").first ?? "")
+    }
+
+    private func enqueue(_ job: DemoJob, _ postgres: PrivatePostgres) throws -> Int64 {
+        Words.data("\n== \(job.title)")
+        print(job.sql)
+        let answer = try psql(job.sql, postgres)
+        guard let id = Int64(answer) else { throw FileError("psql answered \(answer)") }
+        Words.data("  → job \(id)")
+        return id
+    }
+
+    /// Waits for one job, shows it, and answers what is wrong with it.
+    private func finish(_ job: DemoJob, _ id: Int64, _ base: Database) async throws -> [String] {
+        Words.data("\n== \(job.title)")
+        let row = try await base.with { ledger throws(JobsError) in
+            try await ledger.wait(id) { say("job \(id) \($0.state)") }
+        }
+        JobText.show(row)
+        var wrong: [String] = []
+        func expect(_ what: String, _ found: String?, _ wanted: String?) {
+            guard let wanted, found != wanted else { return }
+            wrong.append("\(job.title): \(what) is \(found ?? "missing"), not \(wanted)")
+        }
+        let result = JSON.stored(row.result)
+        expect("the state", row.state, job.state)
+        expect("the reason", row.errorReason, job.reason)
+        expect("stdout", result["stdout"]?.string, job.stdout)
+        if let name = job.file { wrong += try await fetch(name, of: row, base) }
+        return wrong
+    }
+
+    /// Writes the job's files below the state directory and says what the picture is.
+    private func fetch(_ name: String, of row: JobRow, _ base: Database) async throws -> [String] {
+        let out = "\(stateDirectory)/demo-results"
+        try await ShowCommand.writeFiles(of: row, to: out, from: base)
+        guard let bytes = try? Files.read("\(out)/\(name)", atMost: .mebibytes(64)),
+            let size = Self.pngSize(bytes)
+        else { return ["\(name) did not come back as a PNG picture"] }
+        Words.data("blob        \(out)/\(name): \(size.width) × \(size.height) pixels")
+        return []
+    }
+
+    /// Width and height from a PNG's first chunk.
+    static func pngSize(_ bytes: [UInt8]) -> (width: Int, height: Int)? {
+        let signature: [UInt8] = [0x89, 0x50, 0x4E, 0x47, 0x0D, 0x0A, 0x1A, 0x0A]
+        guard bytes.count >= 24, bytes.starts(with: signature) else { return nil }
+        func number(at place: Int) -> Int {
+            bytes[place..<place + 4].reduce(0) { $0 << 8 | Int($1) }
+        }
+        return (number(at: 16), number(at: 20))
+    }
+}

@@ -1,0 +1,220 @@
+// Jobs of the kind `code`: a program in Python, JavaScript or bash with its input and the patterns
+// of its output files. The shape is drawn in README.md; everything is refused that is not in it.
+
+import Machines
+import Wire
+
+/// The kind `code`.
+struct CodeKind: Kind {
+    let name = "code"
+    let standardTimeout: Duration
+    let timeoutMax: Duration
+    let limits: OutputLimits
+
+    init(_ configuration: Configuration) {
+        standardTimeout = configuration.duration(.codeTimeout)
+        timeoutMax = configuration.duration(.codeTimeoutMax)
+        limits = configuration.outputLimits
+    }
+
+    func recipe(
+        payload: String, timeout: Duration?, blobs: any BlobSource
+    ) async throws(RecipeError) -> Recipe {
+        let code: CodePayload
+        do throws(InvalidPayload) {
+            code = try CodePayload(payload)
+            try check(timeout)
+        } catch { throw .invalid(error) }
+        return Recipe(
+            image: "code",
+            job: GuestJob(
+                program: code.language.program(source: code.source), arguments: code.arguments,
+                standardInput: Array(code.standardInput.utf8), environment: code.environment,
+                files: try await code.resolvedFiles(blobs), outputs: code.outputs,
+                timeout: timeout ?? standardTimeout, limits: limits),
+            programName: code.language.rawValue)
+    }
+
+    private func check(_ timeout: Duration?) throws(InvalidPayload) {
+        guard let timeout, timeout <= .zero || timeout > timeoutMax else { return }
+        throw InvalidPayload(
+            path: "timeout",
+            sentence: "is \(timeout.settingText); it may be up to \(timeoutMax.settingText) "
+                + "(code.timeout.max of the worker)")
+    }
+}
+
+/// A payload of the kind `code`, checked.
+struct CodePayload: Sendable {
+    enum Language: String, CaseIterable, Sendable {
+        case python, node, bash
+
+        func program(source: String) -> GuestJob.Program {
+            switch self {
+            case .python: .python(source: source)
+            case .node: .node(source: source)
+            case .bash: .bash(source: source)
+            }
+        }
+        /// The file that the source becomes in the job's directory.
+        var sourceName: String {
+            switch self {
+            case .python: "main.py"
+            case .node: "main.js"
+            case .bash: "main.sh"
+            }
+        }
+        /// By a file name's ending.
+        init?(fileName: String) {
+            switch fileName.split(separator: ".").last {
+            case "py": self = .python
+            case "js", "mjs", "cjs": self = .node
+            case "sh", "bash": self = .bash
+            default: return nil
+            }
+        }
+    }
+    struct File: Sendable {
+        enum Content: Sendable {
+            case bytes([UInt8])
+            /// SHA-256 in lower-case hex.
+            case blob(String)
+        }
+        var path: String
+        var name: String
+        var content: Content
+    }
+
+    /// Bounds on one payload; more does not fit the machine or one frame of the protocol.
+    enum Bounds {
+        static let source = ByteCount.mebibytes(8)  // a program, not data: data comes as files
+        static let input = ByteCount.mebibytes(64)  // source, stdin and files together
+        static let files = 256
+        static let arguments = 256
+        static let variables = 128
+        static let commandLine = ByteCount.kibibytes(48)  // one 64 KiB frame carries it all
+        static let outputs = 32
+        static let outputBytes = ByteCount.kibibytes(16)  // one frame, too
+    }
+
+    var language: Language
+    var source: String
+    var arguments: [String] = []
+    var standardInput = ""
+    var environment: [(name: String, value: String)] = []
+    var files: [File] = []
+    var outputs: [String] = []
+
+    static let keys = [
+        "language", "source", "args", "stdin", "env", "files", "outputs", "network",
+    ]
+
+    init(_ payload: String) throws(InvalidPayload) {
+        let value: JSON
+        do throws(JSONError) { value = try JSON(parsing: payload) } catch {
+            throw InvalidPayload(path: "$", sentence: "is no JSON: \(error)")
+        }
+        try self.init(value)
+    }
+
+    init(_ value: JSON) throws(InvalidPayload) {
+        let root = PayloadField(path: "$", value: value)
+        let fields = try root.members(Self.keys)
+        guard let languageField = fields["language"] else {
+            throw root.refuse("\"language\" is missing; use python, node or bash")
+        }
+        let word = try languageField.text(atMost: .kibibytes(1))
+        guard let language = Language(rawValue: word) else {
+            throw languageField.refuse(
+                "\"\(JSON.shortened(word))\" is no language here; use python, node or bash")
+        }
+        guard let sourceField = fields["source"] else {
+            throw root.refuse("\"source\" is missing; it holds the program's text")
+        }
+        self.language = language
+        source = try sourceField.text(atMost: Bounds.source)
+        if let field = fields["stdin"] { standardInput = try field.text(atMost: Bounds.input) }
+        try readCommandLine(args: fields["args"], env: fields["env"])
+        if let field = fields["files"] { try readFiles(field) }
+        if let field = fields["outputs"] { try readOutputs(field) }
+        if let field = fields["network"] { try Self.checkNetwork(field) }
+        var total = source.utf8.count + standardInput.utf8.count
+        for case .bytes(let bytes) in files.map(\.content) { total += bytes.count }
+        guard total <= Bounds.input.bytes else {
+            throw root.refuse(
+                "source, stdin and files are \(total) bytes; at most \(Bounds.input) are allowed")
+        }
+    }
+
+    private mutating func readCommandLine(
+        args: PayloadField?, env: PayloadField?
+    ) throws(InvalidPayload) {
+        var total = 0
+        for field in try args?.list(atMost: Bounds.arguments) ?? [] {
+            let text = try field.text(atMost: Bounds.commandLine)
+            total += text.utf8.count + 4
+            arguments.append(text)
+        }
+        for (name, field) in try env?.dictionary(atMost: Bounds.variables) ?? [] {
+            guard Self.isVariableName(name) else {
+                throw field.refuse("is no variable's name; use letters, digits and _")
+            }
+            let text = try field.text(atMost: Bounds.commandLine)
+            total += name.utf8.count + text.utf8.count + 8
+            environment.append((name, text))
+        }
+        guard total <= Bounds.commandLine.bytes else {
+            let place = (env ?? args)?.path ?? "$"
+            throw InvalidPayload(
+                path: place,
+                sentence: "args and env are \(total) bytes together; at most "
+                    + "\(Bounds.commandLine) are allowed, larger data belongs into files")
+        }
+    }
+
+    private static func isVariableName(_ name: String) -> Bool {
+        guard let first = name.utf8.first, name.utf8.count <= 128,
+            !(48...57).contains(first)
+        else { return false }
+        return name.utf8.allSatisfy {
+            (48...57).contains($0) || (65...90).contains($0) || (97...122).contains($0) || $0 == 95
+        }
+    }
+
+    /// Egress comes with its proxy; until then asking for it is an error, not a silent no.
+    private static func checkNetwork(_ field: PayloadField) throws(InvalidPayload) {
+        guard let allow = try field.members(["allow"])["allow"] else { return }
+        guard try allow.list(atMost: 256).isEmpty else {
+            throw allow.refuse(
+                "egress is not available in this version; leave the list empty and give the "
+                    + "data as files")
+        }
+    }
+
+    private mutating func readOutputs(_ field: PayloadField) throws(InvalidPayload) {
+        var total = 0
+        for entry in try field.list(atMost: Bounds.outputs) {
+            let pattern = try entry.text(atMost: Bounds.outputBytes)
+            do throws(WireError) { _ = try GuestGlob(pattern) } catch {
+                throw entry.refuse(
+                    "\"\(JSON.shortened(pattern))\" is no pattern for files in the job's "
+                        + "directory: \(error.reason)")
+            }
+            total += pattern.utf8.count
+            outputs.append(pattern)
+        }
+        guard total <= Bounds.outputBytes.bytes else {
+            throw field.refuse("the patterns are longer than \(Bounds.outputBytes) together")
+        }
+    }
+}
+
+extension WireError {
+    /// Why a name or pattern is refused, as part of a sentence.
+    var reason: String {
+        switch self {
+        case .invalidName(let reason), .invalidPattern(let reason): reason
+        default: description
+        }
+    }
+}

@@ -1,0 +1,126 @@
+// The input files of a `code` payload: names that stay in the job's directory, content as text,
+// base64 or blob. Called by CodePayload; blobs are fetched only when everything else is right.
+
+import Machines
+import Wire
+
+extension CodePayload {
+    mutating func readFiles(_ field: PayloadField) throws(InvalidPayload) {
+        // By bytes: Swift's String calls names equal that are two files to Linux.
+        var places: [[UInt8]: String] = [Array(language.sourceName.utf8): "the program itself"]
+        for entry in try field.list(atMost: Bounds.files) {
+            let file = try Self.readFile(entry)
+            let name = Array(file.name.utf8)
+            if let other = places[name] {
+                throw InvalidPayload(
+                    path: "\(file.path).name",
+                    sentence: "\"\(file.name)\" is taken by \(other); use another name")
+            }
+            places[name] = file.path
+            files.append(file)
+        }
+        try checkDirectories(places)
+    }
+
+    /// No file may stand where another one needs a directory.
+    private func checkDirectories(_ places: [[UInt8]: String]) throws(InvalidPayload) {
+        for file in files {
+            let name = Array(file.name.utf8)
+            for (index, byte) in name.enumerated() where byte == UInt8(ascii: "/") {
+                guard let other = places[Array(name[..<index])] else { continue }
+                throw InvalidPayload(
+                    path: "\(file.path).name",
+                    sentence: "\"\(file.name)\" needs a directory where \(other) is a file; "
+                        + "use another name")
+            }
+        }
+    }
+
+    private static func readFile(_ field: PayloadField) throws(InvalidPayload) -> File {
+        let fields = try field.members(["name", "text", "base64", "blob"])
+        guard let nameField = fields["name"] else { throw field.refuse("\"name\" is missing") }
+        let name = try nameField.text(atMost: .kibibytes(16))
+        do throws(WireError) { try GuestPath.validate(name) } catch {
+            let shown = JSON.shortened(name)
+            let leaves = name.hasPrefix("/") || name.split(separator: "/").contains("..")
+            throw nameField.refuse(
+                leaves
+                    ? "\"\(shown)\" leaves the job's directory; use a plain relative name"
+                    : "\"\(shown)\" has \(error.reason); use a plain relative name")
+        }
+        let given = ["text", "base64", "blob"].filter { fields[$0] != nil }
+        guard given.count == 1 else {
+            throw field.refuse(
+                given.isEmpty
+                    ? "has no content; give text, base64 or blob"
+                    : "has \(given.joined(separator: " and ")); give one of them")
+        }
+        if let text = fields["text"] {
+            let bytes = Array(try text.text(atMost: Bounds.input).utf8)
+            return File(path: field.path, name: name, content: .bytes(bytes))
+        }
+        if let base64 = fields["base64"] {
+            let text = try base64.text(atMost: ByteCount(bytes: Bounds.input.bytes / 3 * 4 + 4))
+            guard let bytes = Base64.decode(text) else {
+                throw base64.refuse(
+                    "is not base64; use the standard alphabet with padding, without line breaks")
+            }
+            return File(path: field.path, name: name, content: .bytes(bytes))
+        }
+        guard let blob = fields["blob"] else { throw field.refuse("has no content") }
+        let digest = try blob.text(atMost: .kibibytes(1))
+        let isDigest =
+            digest.utf8.count == 64
+            && digest.utf8.allSatisfy { (48...57).contains($0) || (97...102).contains($0) }
+        guard isDigest else {
+            throw blob.refuse("is no blob's name; use the 64 hex digits that put_blob returned")
+        }
+        return File(path: field.path, name: name, content: .blob(digest))
+    }
+
+    /// The files with their bytes; every blob is fetched once.
+    func resolvedFiles(_ blobs: any BlobSource) async throws(RecipeError) -> [GuestFile] {
+        var total = source.utf8.count + standardInput.utf8.count
+        var fetched: [String: [UInt8]] = [:]
+        var result: [GuestFile] = []
+        for file in files {
+            let bytes: [UInt8]
+            switch file.content {
+            case .bytes(let given): bytes = given
+            case .blob(let digest):
+                if let known = fetched[digest] {
+                    bytes = known
+                } else {
+                    bytes = try await Self.fetch(digest, for: file, from: blobs)
+                    fetched[digest] = bytes
+                }
+            }
+            total += bytes.count
+            guard total <= Bounds.input.bytes else {
+                throw .invalid(
+                    InvalidPayload(
+                        path: file.path,
+                        sentence: "source, stdin and files are over \(Bounds.input) with this file"))
+            }
+            result.append(GuestFile(name: file.name, bytes: bytes))
+        }
+        return result
+    }
+
+    private static func fetch(
+        _ digest: String, for file: File, from blobs: any BlobSource
+    ) async throws(RecipeError) -> [UInt8] {
+        let found: [UInt8]?
+        do { found = try await blobs.bytes(of: digest) } catch {
+            throw .unavailable("the blob \(digest) could not be read: \(error)")
+        }
+        guard let found else {
+            throw .invalid(
+                InvalidPayload(
+                    path: "\(file.path).blob",
+                    sentence: "there is no blob \(digest); store it with mayfly.put_blob first",
+                    reason: "blob_missing"))
+        }
+        return found
+    }
+}

@@ -1,0 +1,174 @@
+// What a `code` job leaves in `mayfly.job.result` and how its end is called. Pure: a machine's
+// report goes in, JSON and words come out. Everything in a report may have been chosen by a guest.
+
+import Machines
+
+/// The job's own failure, in the words of `error`.
+struct ProgramFailure: Sendable, Equatable {
+    var reason: String
+    var message: String
+}
+
+/// A finished program, as it is stored.
+struct CodeResult: Sendable {
+    let run: MachineRun
+    let programName: String
+    let timeout: Duration
+    /// How long the job waited in the queue; `nil` where there was none.
+    let queueDelay: Duration?
+
+    /// `nil` when the program did what it should.
+    var failure: ProgramFailure? {
+        switch run.report.ending {
+        case .exited(code: 0): nil
+        case .exited(let code):
+            ProgramFailure(
+                reason: "exit_nonzero",
+                message: "\(programName) ended with exit code \(code)\(lastWords)")
+        case .signalled(let signal):
+            ProgramFailure(
+                reason: "signalled",
+                message: "\(programName) was ended by signal \(signal)"
+                    + "\(Self.signalNames[signal].map { " (\($0))" } ?? "")\(lastWords)")
+        case .timedOut:
+            ProgramFailure(
+                reason: "timeout",
+                message: "\(programName) still ran after \(timeout.settingText) and was stopped")
+        case .outOfMemory:
+            ProgramFailure(
+                reason: "out_of_memory",
+                message: "\(programName) used more memory than its machine has "
+                    + "(files in the job's directory count, too)")
+        case .outputLimit(let sentence):
+            ProgramFailure(reason: "output_limit", message: sentence)
+        }
+    }
+
+    private static let signalNames: [Int32: String] = [
+        2: "SIGINT", 4: "SIGILL", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE", 9: "SIGKILL",
+        11: "SIGSEGV", 13: "SIGPIPE", 15: "SIGTERM",
+    ]
+
+    /// The last line of stderr: for most programs, the reason.
+    private var lastWords: String {
+        let tail = run.report.stderr.bytes.suffix(4096)
+        let line = tail.split { $0 == 0x0A || $0 == 0x0D }
+            .last { $0.contains { $0 > 0x20 } }
+        guard let line else { return "" }
+        let text = String(decoding: line, as: UTF8.self)
+        return ": " + Self.printable(text, atMost: 300)
+    }
+
+    private static func printable(_ text: String, atMost limit: Int) -> String {
+        var result = String.UnicodeScalarView()
+        for scalar in text.unicodeScalars.prefix(limit) {
+            let isControl = scalar.value < 0x20 || (0x7F..<0xA0).contains(scalar.value)
+            result.append(isControl ? " " : scalar)
+        }
+        return String(result)
+    }
+
+    // MARK: JSON
+
+    /// `result`, without the files' bytes; those are blobs.
+    var json: JSON {
+        let report = run.report
+        var members: [JSON.Member] = [.init(name: "exit_code", value: exitCode)]
+        members += Self.output("stdout", report.stdout)
+        members += Self.output("stderr", report.stderr)
+        members += [
+            .init(
+                name: "truncated",
+                value: .bool(report.stdout.isTruncated || report.stderr.isTruncated)),
+            .init(name: "value", value: .null),
+            .init(name: "files", value: .array(report.files.map(Self.file))),
+            .init(name: "usage", value: usage),
+            .init(name: "timings", value: timings),
+            .init(name: "machine", value: machine),
+        ]
+        return .object(members)
+    }
+
+    /// As a shell would say it; null when the program was stopped by us.
+    private var exitCode: JSON {
+        switch run.report.ending {
+        case .exited(let code): .number(Int(code))
+        case .signalled(let signal): .number(128 + Int(signal))
+        case .timedOut, .outOfMemory, .outputLimit: .null
+        }
+    }
+
+    private static func file(_ file: OutputFile) -> JSON {
+        .object([
+            "name": .string(file.name), "size": .number(file.bytes.count),
+            "sha256": .string(file.sha256),
+        ])
+    }
+
+    /// The text, and the exact bytes beside it where JSON or PostgreSQL cannot hold them.
+    private static func output(_ name: String, _ output: CapturedOutput) -> [JSON.Member] {
+        let text = lossyText(output.bytes)
+        var members = [JSON.Member(name: name, value: .string(text.text))]
+        if !text.isExact {
+            members.append(.init(name: "\(name)_base64", value: .string(Base64.encode(output.bytes))))
+        }
+        return members
+    }
+
+    /// The end of what it wrote to stderr, for `mayfly.attempt`.
+    var logTail: String? {
+        let bytes = run.report.stderr.bytes
+        return bytes.isEmpty ? nil : Self.lossyText(Array(bytes.suffix(8192))).text
+    }
+
+    /// UTF-8 with U+FFFD for what is none, and for zero, which jsonb refuses.
+    static func lossyText(_ bytes: [UInt8]) -> (text: String, isExact: Bool) {
+        let hasZero = bytes.contains(0)
+        if !hasZero, let exact = String(validating: bytes, as: UTF8.self) { return (exact, true) }
+        let text = String(decoding: bytes, as: UTF8.self)
+        guard hasZero else { return (text, false) }
+        var scalars = String.UnicodeScalarView()
+        for scalar in text.unicodeScalars { scalars.append(scalar == "\0" ? "\u{FFFD}" : scalar) }
+        return (String(scalars), false)
+    }
+
+    var usage: JSON {
+        let report = run.report
+        return .object([
+            "cpu_ms": .number(report.cpu.milliseconds),
+            "wall_ms": .number(report.wall.milliseconds),
+            "peak_memory_bytes": .number(report.peakMemory.bytes),
+            "stdout_bytes": .number(report.stdout.total.bytes),
+            "stderr_bytes": .number(report.stderr.total.bytes),
+        ])
+    }
+
+    var timings: JSON {
+        let (report, timings) = (run.report, run.timings)
+        var members: [JSON.Member] = []
+        func add(_ name: String, _ duration: Duration?) {
+            guard let duration else { return }
+            members.append(.init(name: name, value: .number(duration.milliseconds)))
+        }
+        add("queue_ms", queueDelay)
+        add("restore_ms", timings.restore)
+        add("prepare_ms", timings.prepare)
+        add("run_ms", timings.run)
+        add("first_byte_ms", report.firstByte)
+        add("collect_ms", timings.collect)
+        add("destroy_ms", timings.destroy)
+        members.append(.init(name: "started_from", value: .string(timings.startedFrom)))
+        members.append(
+            .init(name: "interpreter", value: .string(report.isWarm ? "warm" : "cold")))
+        return .object(members)
+    }
+
+    var machine: JSON {
+        let facts = run.facts
+        return .object([
+            "image": .string(facts.image), "generation": .string(facts.generation),
+            "hypervisor": .string(facts.hypervisor), "accelerator": .string(facts.accelerator),
+            "transport": .string(facts.transport),
+        ])
+    }
+}

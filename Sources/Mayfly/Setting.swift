@@ -1,0 +1,174 @@
+// The settings there are: key, form, default and reason of each. Configuration resolves them,
+// worker.conf explains them, `mayfly config` prints them. A key that is not here does not exist.
+
+import Machines
+
+/// One key of worker.conf.
+struct Setting: Sendable {
+    /// What a value must look like, and its bounds.
+    enum Form: Sendable {
+        case text
+        /// A text that is never printed.
+        case secret
+        /// Texts separated by blanks or commas, in one pair of quotes.
+        case list
+        /// One of these words, written bare.
+        case word([String])
+        case count(ClosedRange<Int>)
+        case duration(ClosedRange<Duration>)
+        case size(ClosedRange<ByteCount>)
+    }
+
+    let key: String
+    let form: Form
+    /// As it would be written in the file.
+    let standard: String
+    let reason: String
+
+    init(_ key: String, _ form: Form, _ standard: String, _ reason: String) {
+        self.key = key
+        self.form = form
+        self.standard = standard
+        self.reason = reason
+    }
+
+    /// `MAYFLY_` and the key in capitals with underscores.
+    var environmentName: String {
+        "MAYFLY_" + String(key.map { $0 == "." || $0 == "-" ? "_" : $0 }).uppercased()
+    }
+
+    /// What the numbers of this setting count.
+    var unit: String {
+        switch form {
+        case .text, .secret: "text"
+        case .list: "texts"
+        case .word(let words): words.joined(separator: "|")
+        case .count: "number"
+        case .duration: "duration"
+        case .size: "size"
+        }
+    }
+}
+
+extension Setting {
+    static let databaseURL = Setting(
+        "database.url", .secret, "\"\"",
+        "empty: libpq's own rules (DATABASE_URL, PG*, service files)")
+    static let stateDirectory = Setting(
+        "state.directory", .text, "\"/var/lib/mayfly\"",
+        "images, keys, scratch; without root: ~/.local/state/mayfly")
+    static let runtimeDirectory = Setting(
+        "runtime.directory", .text, "\"/run/mayfly\"",
+        "sockets and the marks of live machines; without root: $XDG_RUNTIME_DIR/mayfly")
+
+    static let workerName = Setting(
+        "worker.name", .text, "\"\"", "empty: the host's name and the process id")
+    static let workerSlots = Setting(
+        "worker.slots", .count(1...1024), "4", "jobs at the same time, one machine each")
+    static let workerQueues = Setting(
+        "worker.queues", .list, "\"\"", "empty: jobs of every queue")
+    static let workerLease = Setting(
+        "worker.lease", .duration(.seconds(5) ... .seconds(3600)), "30s",
+        "how long a dead worker's jobs wait for another one")
+    static let drainTimeout = Setting(
+        "worker.drain.timeout", .duration(.zero ... .seconds(86_400)), "60s",
+        "after the first signal: how long running jobs may finish")
+
+    static let hypervisor = Setting(
+        "machine.hypervisor", .word(["auto", "qemu"]), "auto", "the driver of machines")
+    static let accelerator = Setting(
+        "machine.accelerator", .word(["auto", "kvm", "tcg"]), "auto",
+        "auto boots a probe guest and takes KVM where it works")
+    static let transport = Setting(
+        "machine.transport", .word(["auto", "vsock", "virtio-serial"]), "auto",
+        "the host's one connection to the guest agent")
+    static let shells = Setting(
+        "machine.shells", .count(0...256), "2", "hypervisors started ahead of jobs")
+    static let qemuBinary = Setting(
+        "machine.qemu.binary", .text, "\"qemu-system-x86_64\"", "found in PATH, or absolute")
+
+    static let codeTimeout = Setting(
+        "code.timeout", .duration(.milliseconds(100) ... .seconds(604_800)), "60s",
+        "wall clock of an attempt that names no timeout itself")
+    static let codeTimeoutMax = Setting(
+        "code.timeout.max", .duration(.seconds(1) ... .seconds(604_800)), "1h",
+        "a job that asks for more is refused")
+    static let outputKept = Setting(
+        "code.output.kept", .size(.kibibytes(1) ... .mebibytes(16)), "1MiB",
+        "of stdout and of stderr: half from the start, half from the end")
+    static let outputPrinted = Setting(
+        "code.output.printed", .size(.kibibytes(1) ... .gibibytes(1)), "16MiB",
+        "printed to one stream before the job is stopped with output_limit")
+    static let outputFiles = Setting(
+        "code.output.files", .count(0...1000), "100", "files taken from one job")
+    static let outputFile = Setting(
+        "code.output.file", .size(.kibibytes(1) ... .mebibytes(64)), "64MiB",
+        "of one output file; the database takes no larger blob")
+    static let outputTotal = Setting(
+        "code.output.total", .size(.kibibytes(1) ... .gibibytes(2)), "256MiB",
+        "of all output files of one job")
+
+    static let imagePackages = Setting(
+        "image.code.packages", .list,
+        "\"" + ImageDefinition.code.packages.joined(separator: " ") + "\"",
+        "Debian packages in the image")
+    static let imageMemory = Setting(
+        "image.code.memory", .size(.mebibytes(128) ... .gibibytes(64)),
+        "\(ImageDefinition.code.memory)", "memory of each machine, disk included")
+    static let imageCPUs = Setting(
+        "image.code.vcpus", .count(1...32), "\(ImageDefinition.code.vCPUCount)",
+        "virtual processors of each machine")
+    static let imageInterpreters = Setting(
+        "image.code.interpreters", .list,
+        "\"" + ImageDefinition.code.interpreters.joined(separator: " ") + "\"",
+        "interpreters already running in the snapshot")
+    static let imageModules = Setting(
+        "image.code.python.modules", .list,
+        "\"" + ImageDefinition.code.pythonModules.joined(separator: " ") + "\"",
+        "imported before the snapshot, so that no job waits for them")
+    static let imageSuite = Setting(
+        "image.code.suite", .text, "\"\(ImageDefinition.code.suite)\"", "the Debian release")
+
+    static let logLevel = Setting(
+        "log.level", .word(["trace", "debug", "info", "notice", "warning", "error"]), "info",
+        "the least important line that is still written")
+    static let logFormat = Setting(
+        "log.format", .word(["text", "json"]), "text", "json: one object a line")
+    static let retention = Setting(
+        "retention.history", .duration(.seconds(3600) ... .seconds(315_360_000)), "30d",
+        "how long `mayfly prune` keeps ended jobs")
+
+    /// Every setting, in the order of worker.conf.
+    static let all: [Setting] = [
+        databaseURL, stateDirectory, runtimeDirectory, workerName, workerSlots, workerQueues,
+        workerLease, drainTimeout, hypervisor, accelerator, transport, shells, qemuBinary,
+        codeTimeout, codeTimeoutMax, outputKept, outputPrinted, outputFiles, outputFile,
+        outputTotal, imagePackages, imageMemory, imageCPUs, imageInterpreters, imageModules,
+        imageSuite, logLevel, logFormat, retention,
+    ]
+
+    static func named(_ key: String) -> Setting? { all.first { $0.key == key } }
+
+    /// The known key that is spelt most like `key`, when one is near enough to be meant.
+    static func nearest(to key: String) -> String? {
+        let best = all.map { ($0.key, editDistance(key, $0.key)) }.min { $0.1 < $1.1 }
+        guard let (name, distance) = best, distance <= max(3, key.count / 2) else { return nil }
+        return name
+    }
+}
+
+/// Insertions, deletions and replacements between two short words (Levenshtein).
+func editDistance(_ left: String, _ right: String) -> Int {
+    let (a, b) = (Array(left.prefix(128)), Array(right.prefix(128)))
+    var row = Array(0...b.count)
+    for (i, x) in a.enumerated() {
+        var diagonal = row[0]
+        row[0] = i + 1
+        for (j, y) in b.enumerated() {
+            let cost = min(row[j] + 1, row[j + 1] + 1, diagonal + (x == y ? 0 : 1))
+            diagonal = row[j + 1]
+            row[j + 1] = cost
+        }
+    }
+    return row[b.count]
+}

@@ -1,0 +1,153 @@
+// The guest's end of a connection, without a descriptor: the mirror of HostConnection. The agent
+// owns one per connection. A WireError drops the connection (before a job) or the machine (after).
+
+/// A protocol session as the guest sees it.
+package struct GuestConnection: Sendable {
+    package enum Event: Equatable, Sendable {
+        /// The host's preamble was accepted; the answer is in the output.
+        case greeted(HostPreamble)
+        case message(stream: UInt32, HostMessage)
+    }
+
+    private let agent: [UInt8]
+    private var decoder = FrameDecoder(from: .host)
+    private var streams = StreamTable()
+    /// The exec stream that is open or was open last: late STDIN, SIGNAL and KILL are for it.
+    private var lastExec: UInt32 = 0
+    package private(set) var isGreeted = false
+    /// What is to be written; take it with `takeOutput()`.
+    package private(set) var output: [UInt8] = []
+
+    /// `agent`: the 32 bytes that name the agent's build.
+    package init(agent: [UInt8]) { self.agent = agent }
+
+    package mutating func takeOutput() -> [UInt8] {
+        let bytes = output
+        output = []
+        return bytes
+    }
+
+    // MARK: Receiving
+
+    package mutating func receive(_ bytes: Span<UInt8>) { decoder.feed(bytes) }
+    package mutating func receive(_ bytes: [UInt8]) { decoder.feed(bytes) }
+
+    /// The next event, or `nil` until more bytes arrive.
+    package mutating func next() throws(WireError) -> Event? {
+        guard isGreeted else {
+            guard let bytes = decoder.take(Limits.hostPreambleByteCount) else { return nil }
+            let preamble = try HostPreamble(decoding: bytes)
+            // Answered even when no version fits: the host can then say which one this is.
+            output += try GuestPreamble(nonce: preamble.nonce, agent: agent).encode()
+            isGreeted = true
+            return .greeted(preamble)
+        }
+        while let frame = try decoder.next() {
+            let message = try HostMessage(decoding: frame)
+            if try check(message, on: frame.stream) {
+                return .message(stream: frame.stream, message)
+            }
+        }
+        return nil
+    }
+
+    /// `false` when the message was for this connection alone, or came too late to matter.
+    private mutating func check(
+        _ message: HostMessage, on number: UInt32
+    ) throws(WireError) -> Bool {
+        switch message {
+        case .credit(let stream, let count):
+            guard number == 0 else { throw .badStream(number) }
+            try streams.grant(stream, count)
+            return false
+        case .prepare, .ping, .warm, .park, .shutdown:
+            guard number == 0 else { throw .badStream(number) }
+            return true
+        case .put:
+            try streams.add(OpenStream(number: number, kind: .put, isInputFinal: false))
+            return true
+        case .exec(let request):
+            guard streams.index(of: lastExec) == nil else {
+                throw .unexpected("a second program beside the first")
+            }
+            try streams.add(
+                OpenStream(
+                    number: number, kind: .exec, isInputFinal: !request.hasStandardInput))
+            lastExec = number
+            return true
+        case .list:
+            try streams.add(OpenStream(number: number, kind: .list, isInputFinal: true))
+            return true
+        case .get:
+            try streams.add(OpenStream(number: number, kind: .get, isInputFinal: true))
+            return true
+        case .file(let bytes, let isFinal):
+            guard let index = streams.index(of: number), streams[index].kind == .put else {
+                throw .badStream(number)
+            }
+            return try checkData(bytes.count, isFinal, index)
+        case .stdin(let bytes, let isFinal):
+            guard number != 0, number == lastExec else { throw .badStream(number) }
+            guard let index = streams.index(of: number) else {
+                // The program ended while this was on its way.
+                try streams.receiving.receive(bytes.count, stream: 0)
+                try release(bytes.count, of: 0)
+                return false
+            }
+            return try checkData(bytes.count, isFinal, index)
+        case .signal, .kill:
+            guard number != 0, number == lastExec else { throw .badStream(number) }
+            return streams.index(of: number) != nil
+        }
+    }
+    private mutating func checkData(
+        _ count: Int, _ isFinal: Bool, _ index: Int
+    ) throws(WireError) -> Bool {
+        guard !streams[index].isInputFinal else { throw .unexpected("data after the last") }
+        try streams.receive(count, at: index)
+        streams[index].isInputFinal = isFinal
+        return true
+    }
+
+    // MARK: Sending
+
+    /// Sends a message without data; ACK, LISTED and EXIT close their stream.
+    package mutating func send(_ message: GuestMessage, on stream: UInt32 = 0) throws(WireError) {
+        try message.encode(stream: stream, into: &output)
+        switch message {
+        case .ack, .listed, .exit:
+            if let index = streams.index(of: stream) { streams.close(index) }
+        default: break
+        }
+    }
+
+    /// How many bytes of STDOUT, STDERR or FILE may go out on a stream now.
+    package func sendCapacity(of stream: UInt32) -> Int { streams.sendCapacity(stream) }
+
+    /// Sends data, at most `sendCapacity` bytes. The last FILE frame closes its stream.
+    package mutating func sendData(
+        _ type: FrameType, _ bytes: Span<UInt8>, on stream: UInt32, isFinal: Bool
+    ) throws(WireError) {
+        guard let index = streams.index(of: stream) else { throw .badStream(stream) }
+        guard type.isData, bytes.count <= Limits.payloadByteCount else {
+            throw .payloadTooLong(bytes.count)
+        }
+        try streams.spend(bytes.count, at: index)
+        FrameHeader(length: bytes.count, stream: stream, type: type, isFinal: isFinal)
+            .encode(into: &output)
+        // SAFETY: the pointer lives for this call only; Array has no append of a span yet.
+        unsafe bytes.withUnsafeBufferPointer { unsafe output.append(contentsOf: $0) }
+        if type == .file, isFinal { streams.close(index) }
+    }
+
+    /// Tells the host that `count` bytes of STDIN or FILE have been used up.
+    package mutating func release(_ count: Int, of stream: UInt32) throws(WireError) {
+        let grant = streams.release(count, of: stream)
+        if let bytes = grant.stream {
+            try GuestMessage.credit(stream: stream, bytes).encode(stream: 0, into: &output)
+        }
+        if let bytes = grant.all {
+            try GuestMessage.credit(stream: 0, bytes).encode(stream: 0, into: &output)
+        }
+    }
+}

@@ -1,0 +1,270 @@
+// The worker's side as a whole: a queue against a real server, its losses and returns.
+
+import Jobs
+import Postgres
+import TestSupport
+import Testing
+
+@Suite("A queue", .timeLimit(.minutes(3))) struct QueueTests {
+    /// Claims and settles `count` jobs in one slot.
+    private func work(
+        _ database: Database, _ count: Int, _ outcome: @Sendable (Job) -> Outcome = { _ in .succeeded(Report()) }
+    ) async throws -> [Settlement] {
+        try await withQueue(database.queueSettings(), logger: quiet) { queue in
+            var settlements: [Settlement] = []
+            while settlements.count < count, let claim = await queue.next() {
+                let job = claim.job
+                do { settlements.append(try await claim.settle(outcome(job))) } catch { Issue.record("\(error)") }
+            }
+            return settlements
+        }
+    }
+
+    @Test func `hands out what was enqueued and stores what came of it`() async throws {
+        let database = try await Database.make()
+        let bytes = (0..<600_000).map { UInt8(truncatingIfNeeded: $0 &* 31) }
+        let address = try await Ledger.open(database.settings()) { ledger throws(JobsError) in
+            try await ledger.putBlob(bytes)
+        }
+        // Away again, so that the settlement has to bring it.
+        try await database.withConnection { try await $0.run("truncate mayfly.blob, mayfly.blob_chunk") }
+        try await Ledger.open(database.settings()) { ledger throws(JobsError) in
+            var new = NewJob(kind: "code", payload: #"{"source": "print(\"\u0000\")"}"#)
+            new.timeout = .seconds(90)
+            let id = try await ledger.enqueue(new)
+            do {
+                let settled = try await work(database, 1) { job in
+                    #expect(job.id == id)
+                    #expect(job.attempt == 1)
+                    #expect(job.timeout == .seconds(90))
+                    #expect(job.queueDelay >= .zero)
+                    var report = Report(
+                        result: #"{"stdout": "a\u0000b \ud83d\ude00 \ud83d \\u0000"}"#,
+                        blobs: [Blob(sha256: address, bytes: bytes)])
+                    report.machine = "m1"
+                    report.seed = [1, 2, 3]
+                    report.timings = #"{"run": 1.5}"#
+                    report.logTail = "tail\0"
+                    return .failed(Failure(.exitNonzero, "exit\0 code 3"), report)
+                }
+                #expect(settled == [.stored(state: "failed")])
+            } catch { Issue.record("\(error)") }
+            let job = try await ledger.show(id)
+            #expect(job?.result == "{\"stdout\": \"a\u{FFFD}b \u{1F600} \u{FFFD} \\\\u0000\"}")
+            #expect(job?.error?.contains("exit\u{FFFD} code 3") == true)
+            #expect(try await ledger.blob(address) == bytes)
+            let attempts = try await ledger.attempts(id)
+            #expect(attempts.count == 1)
+            #expect(attempts.first?.machine == "m1")
+            #expect(attempts.first?.seed == "010203")
+            #expect(attempts.first?.logTail == "tail\u{FFFD}")
+        }
+    }
+
+    @Test func `is woken by a commit, and wakes who waits for the end`() async throws {
+        let database = try await Database.make()
+        var settings = database.queueSettings()
+        settings.poll = .seconds(60)  // so that only a notification can be fast
+        settings.firstPause = .seconds(60)
+        let backend = try await database.connect()
+        let took = try await withQueue(settings, logger: quiet) { queue -> Duration? in
+            async let worked: Void = {
+                guard let claim = await queue.next() else { return }
+                do { _ = try await claim.settle(.succeeded(Report())) } catch { Issue.record("\(error)") }
+            }()
+            do throws(PostgresError) {
+                return try await backend.withNotifications(on: ["mayfly_done"]) {
+                    notes async throws(PostgresError) in
+                    while try await backend.run("select from mayfly.bell").count == 0 {}
+                    let begun = ContinuousClock.now
+                    let rows = try await backend.run("select mayfly.enqueue('code', '{}')::text as id")
+                    for await note in notes where note.payload == rows.string(0, "id") { break }
+                    return ContinuousClock.now - begun
+                }
+            } catch { Issue.record("\(error)") }
+            await queue.drain()
+            await worked
+            return nil
+        }
+        #expect(try #require(took) < .seconds(10))
+        await backend.close()
+    }
+
+    @Test func `hears of new jobs only while somebody has armed the bell`() async throws {
+        let database = try await Database.make()
+        let worker = try await database.connect()
+        let producer = try await database.connect()
+        let heard = try await worker.withNotifications(on: ["mayfly_job"]) {
+            notes async throws(PostgresError) in
+            try await producer.run("select mayfly.enqueue('code', '{}', queue => 'unarmed')")
+            try await worker.run("select mayfly.arm_bell('{armed}', '1 min')")
+            try await producer.run("select mayfly.enqueue('code', '{}', queue => 'other')")
+            try await producer.run("select mayfly.enqueue('code', '{}', queue => 'armed')")
+            try await worker.run("select mayfly.arm_bell('{}', '1 min')")
+            try await producer.run("select mayfly.enqueue('code', '{}', queue => 'last')")
+            var heard: [String] = []
+            for await note in notes {
+                heard.append(note.payload)
+                if note.payload == "last" { break }
+            }
+            return heard
+        }
+        #expect(heard == ["armed", "last"])
+        await worker.close()
+        await producer.close()
+    }
+
+    @Test func `stops a running attempt soon after it was cancelled`() async throws {
+        let database = try await Database.make()
+        let id = try await database.withConnection { try await $0.enqueue() }
+        let took = try await withQueue(database.queueSettings(), logger: quiet) { queue -> Duration? in
+            guard let claim = await queue.next() else { return nil }
+            let token = claim.job.token
+            let begun = ContinuousClock.now
+            async let state = Ledger.open(database.settings()) { ledger throws(JobsError) in
+                try await ledger.cancel(id)
+            }
+            for await stop in queue.stops where stop == Stop(token: token, why: .cancelled) { break }
+            let took = ContinuousClock.now - begun
+            do {
+                #expect(try await state == "cancelling")
+                #expect(try await claim.settle(.cancelled()) == .stored(state: "cancelled"))
+            } catch { Issue.record("\(error)") }
+            return took
+        }
+        #expect(try #require(took) < .seconds(1))
+    }
+
+    @Test func `gives back what it holds when it ends, and answers nil once it drains`() async throws {
+        let database = try await Database.make()
+        let id = try await database.withConnection { try await $0.enqueue() }
+        let second = try await withQueue(database.queueSettings(), logger: quiet) { queue in
+            guard let claim = await queue.next() else { return true }
+            await queue.drain()
+            let second = await queue.next()
+            do {
+                #expect(try await claim.settle(.interrupted) == .givenBack)
+            } catch { Issue.record("\(error)") }
+            return second == nil
+        }
+        #expect(second)
+        #expect(try await database.withConnection { try await $0.state(id) } == "queued")
+        #expect(try await work(database, 1) == [.stored(state: "succeeded")])
+    }
+
+    @Test func `comes back after its connections were killed`() async throws {
+        let database = try await Database.make()
+        try await database.withConnection { killer in
+            let settled = try await withQueue(database.queueSettings(), logger: quiet) { queue in
+                var settled = 0
+                do {
+                    for _ in 0..<4 {
+                        _ = try await killer.enqueue()
+                        guard let claim = await queue.next() else { break }
+                        try await killer.run(
+                            """
+                            select pg_terminate_backend(pid) from pg_stat_activity
+                            where datname = current_database() and pid <> pg_backend_pid()
+                            """)
+                        if try await claim.settle(.succeeded(Report())) == .stored(state: "succeeded") { settled += 1 }
+                    }
+                } catch { Issue.record("\(error)") }
+                return settled
+            }
+            #expect(settled == 4)
+            #expect(try await killer.count("select count(*) from mayfly.outcome") == 4)
+            #expect(try await killer.count("select count(*) from mayfly.running") == 0)
+        }
+    }
+
+    @Test func `that lost its lease stops its work and is fenced`() async throws {
+        let database = try await Database.make()
+        let id = try await database.withConnection { try await $0.enqueue() }
+        try await database.withConnection { other in
+            let settings = database.queueSettings(lease: .seconds(2))
+            let settlement = try await withQueue(settings, logger: quiet) { queue -> Settlement? in
+                guard let claim = await queue.next() else { return nil }
+                let token = claim.job.token
+                do {
+                    // As the reaper of another worker would, had this one been silent for too long.
+                    try await other.run("update mayfly.worker set dead = true")
+                    try await other.run("select mayfly.reap()")
+                    for await stop in queue.stops where stop.token == token {
+                        #expect(stop.why == .lost)
+                        break
+                    }
+                    return try await claim.settle(.succeeded(Report(result: #"{"stale": true}"#)))
+                } catch {
+                    Issue.record("\(error)")
+                    return nil
+                }
+            }
+            #expect(settlement == .fenced)
+            #expect(try await other.state(id) == "queued")
+        }
+        // The same worker, registered anew, or another takes it.
+        #expect(try await work(database, 1) == [.stored(state: "succeeded")])
+    }
+
+    @Test func `settles a result that the database refuses as our failure`() async throws {
+        let database = try await Database.make()
+        let id = try await database.withConnection { try await $0.enqueue() }
+        let settled = try await work(database, 1) { _ in .succeeded(Report(result: "this is not JSON")) }
+        #expect(settled == [.retried])
+        let attempts = try await Ledger.open(database.settings()) { ledger throws(JobsError) in
+            try await ledger.attempts(id)
+        }
+        #expect(attempts.first?.reason == "store_failed")
+    }
+
+    @Test func `stores each outcome once although the server crashes again and again`() async throws {
+        let cluster = try Cluster()
+        let database = try await Database.make(on: cluster)
+        let count = 60
+        try await database.withConnection { connection in
+            for _ in 0..<count { _ = try await connection.enqueue() }
+        }
+        let settlements = try await withQueue(database.queueSettings(slots: 4), logger: quiet) { queue in
+            await withTaskGroup(of: [Settlement].self) { group in
+                for _ in 0..<4 {
+                    group.addTask {
+                        var mine: [Settlement] = []
+                        while let claim = await queue.next() {
+                            await settleSlowly(claim, &mine)
+                        }
+                        return mine
+                    }
+                }
+                do {
+                    for _ in 0..<3 {
+                        try await Task.sleep(for: .milliseconds(300))
+                        try await cluster.restart()
+                    }
+                    while try await database.withConnection({
+                        try await $0.count("select count(*) from mayfly.outcome")
+                    }) < count { try await Task.sleep(for: .milliseconds(100)) }
+                } catch { Issue.record("\(error)") }
+                await queue.drain()
+                return await group.reduce(into: []) { $0 += $1 }
+            }
+        }
+        let stored = settlements.filter { $0 == .stored(state: "succeeded") }
+        #expect(stored.count == count)
+        try await database.withConnection { connection in
+            let outcomes = try await connection.count("select count(*) from mayfly.outcome")
+            #expect(outcomes == Int64(count))
+            #expect(
+                try await connection.count(
+                    "select count(*) from mayfly.attempt where outcome = 'succeeded'") == Int64(count))
+            #expect(try await connection.count("select count(*) from mayfly.running") == 0)
+        }
+        withExtendedLifetime(cluster) {}
+    }
+}
+
+private func settleSlowly(_ claim: consuming Claim, _ settlements: inout [Settlement]) async {
+    try? await Task.sleep(for: .milliseconds(Int.random(in: 0...80)))
+    do { settlements.append(try await claim.settle(.succeeded(Report(result: "{}")))) } catch {
+        Issue.record("\(error)")
+    }
+}

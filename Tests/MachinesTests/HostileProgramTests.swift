@@ -1,0 +1,121 @@
+// Programs that misbehave, in real machines: each ends with the right word, in time, and the next
+// job notices nothing.
+
+import Foundation
+import Testing
+
+@testable import Machines
+
+extension RealMachineTests {
+    @Suite("A program", .serialized)
+    struct HostileProgramTests {
+        static let timeout = Duration.seconds(8)
+
+        /// Runs it, checks the time it took beyond its timeout, and runs an honest job after it.
+        private func ending(
+            _ program: GuestJob.Program, timeout: Duration = timeout,
+            _ change: @Sendable (inout GuestJob) -> Void = { _ in }
+        ) async throws -> MachineRun {
+            let run = try await TestImage.run(program, timeout: timeout, change)
+            #expect(run.report.wall < timeout + .seconds(2))
+            let next = try await TestImage.run(.bash(source: "echo $((6 * 7))"))
+            #expect(TestImage.text(next.report.stdout) == "42\n")
+            return run
+        }
+
+        @Test func `that prints without end is stopped at the output limit`() async throws {
+            let run = try await ending(.bash(source: "yes"), timeout: .seconds(60)) {
+                $0.limits.printed = .mebibytes(2)
+                $0.limits.kept = .kibibytes(64)
+            }
+            guard case .outputLimit = run.report.ending else {
+                Issue.record("\(run.report.ending)")
+                return
+            }
+            #expect(run.report.stdout.isTruncated)
+            #expect(run.report.stdout.bytes.count < 66_000)
+        }
+
+        @Test func `that never ends is timed out`() async throws {
+            let run = try await ending(
+                .bash(source: "echo on; trap '' TERM; while :; do sleep 1; done"))
+            #expect(run.report.ending == .timedOut)
+            #expect(TestImage.text(run.report.stdout) == "on\n")
+        }
+
+        @Test func `that is a fork bomb is timed out or fails, and takes nothing with it`()
+            async throws
+        {
+            let run = try await ending(.bash(source: ":(){ :|:& };:; wait; sleep 60"))
+            #expect(run.report.ending != .exited(code: 0))
+        }
+
+        @Test func `that eats memory runs out of memory`() async throws {
+            let run = try await ending(
+                .python(source: "x = []\nwhile True: x.append(' ' * 10**7)"), timeout: .seconds(60))
+            #expect(run.report.ending == .outOfMemory)
+        }
+
+        @Test func `that fills the disk is told so`() async throws {
+            let run = try await ending(
+                .bash(source: "dd if=/dev/zero of=big bs=1M; echo ended $?; exit 1"),
+                timeout: .seconds(60))
+            #expect(run.report.ending == .exited(code: 1) || run.report.ending == .outOfMemory)
+        }
+
+        @Test func `whose child keeps stdout open ends when it ends itself`() async throws {
+            let run = try await ending(
+                .bash(source: "sleep 300 & disown; (setsid sleep 300 &); echo done"),
+                timeout: .seconds(30))
+            #expect(run.report.ending == .exited(code: 0))
+            #expect(TestImage.text(run.report.stdout) == "done\n")
+            #expect(run.report.wall < .seconds(20))
+        }
+
+        @Test func `that kills everything it can reaches itself only`() async throws {
+            let run = try await ending(
+                .bash(source: "sleep 60 & kill -9 -1; wait; echo alone"), timeout: .seconds(30))
+            // kill(2) with -1 spares its caller; everything else of the job is gone, nothing more.
+            #expect(run.report.ending == .exited(code: 0))
+            #expect(TestImage.text(run.report.stdout) == "alone\n")
+        }
+
+        @Test func `that offers a huge file is over the output limit`() async throws {
+            let run = try await ending(
+                .bash(source: "truncate -s 1G huge.bin; echo ok"), timeout: .seconds(30)
+            ) { $0.outputs = ["*.bin"] }
+            guard case .outputLimit(let words) = run.report.ending else {
+                Issue.record("\(run.report.ending)")
+                return
+            }
+            #expect(words.contains("huge.bin"))
+            #expect(TestImage.text(run.report.stdout) == "ok\n")
+        }
+
+        @Test func `cannot reach the agent, its port or the host`() async throws {
+            let run = try await ending(
+                .bash(
+                    source: """
+                        id -u; ls /dev/vport* >/dev/null 2>&1 && cat /dev/vport* 2>&1 | head -1
+                        kill -9 1 2>&1 | grep -o 'not permitted'; cat /proc/1/environ 2>&1 | tail -c 20
+                        ip addr 2>/dev/null | grep -c inet; ls /sys/class/net
+                        """), timeout: .seconds(30))
+            let words = TestImage.text(run.report.stdout) + TestImage.text(run.report.stderr)
+            #expect(words.hasPrefix("1000\n"))
+            #expect(!words.contains("eth0"))
+        }
+
+        @Test func `cannot open a vsock socket`() async throws {
+            let source = """
+                import socket
+                try:
+                    s = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM); s.connect((2, 1024))
+                    print("reached")
+                except OSError as error:
+                    print("refused", error.errno)
+                """
+            let run = try await ending(.python(source: source), timeout: .seconds(30))
+            #expect(TestImage.text(run.report.stdout).hasPrefix("refused"))
+        }
+    }
+}

@@ -1,0 +1,90 @@
+// Many machines one after the other and beside each other: every one READY, none stuck, nothing of
+// them taken afterwards. MAYFLY_TEST_RESTORES says how many (the lab restores 100).
+
+import Events
+import Foundation
+import Testing
+
+@testable import Machines
+
+extension RealMachineTests {
+    @Suite("Many machines", .serialized)
+    struct ManyMachinesTests {
+        static let count =
+            ProcessInfo.processInfo.environment["MAYFLY_TEST_RESTORES"].flatMap { Int($0) } ?? 12
+
+        @Test func `are restored four at a time, each READY and answering`() async throws {
+            let host = try await TestImage.host()
+            let image = try await host.image(TestImage.name, generation: nil)
+            let results = Results(left: Self.count)
+            let slots = (0..<4).map { _ in
+                Task { @LoopActor () async throws -> Void in
+                    while results.takeOne() {
+                        _ = try await host.withMachine(restoring: image) {
+                            (machine, timings) throws(MachineError) in
+                            try await machine.session.ping(before: .now + .seconds(60))
+                            results.note(machine)
+                            var timings = timings
+                            let report = try await machine.session.run(
+                                GuestJob(program: .bash(source: "echo here")), timings: &timings,
+                                onOutput: nil)
+                            results.answered += TestImage.text(report.stdout) == "here\n" ? 1 : 0
+                            return MachineRun(
+                                report: report, facts: machine.facts, timings: timings)
+                        }
+                    }
+                }
+            }
+            for slot in slots { try await slot.value }
+            let (answered, ids, contexts) = await (
+                results.answered, results.ids, results.contexts
+            )
+            #expect(answered == Self.count)
+            #expect(ids.count == Self.count)
+            #expect(await host.machineCount == 0)
+            // With vsock: every context id can be taken again, so none is left behind.
+            for id in contexts { #expect(try VsockContext.take(id) != nil) }
+        }
+
+        @Test func `of which one is cut off are lost one by one, not together`() async throws {
+            let host = try await TestImage.host()
+            let image = try await host.image(TestImage.name, generation: nil)
+            let begin = ContinuousClock.now
+            let cut = Task { @LoopActor in
+                try await host.withMachine(restoring: image) {
+                    (machine, timings) throws(MachineError) in
+                    machine.session.cut()
+                    var timings = timings
+                    let report = try await machine.session.run(
+                        GuestJob(program: .bash(source: "sleep 60"), timeout: .seconds(90)),
+                        timings: &timings, onOutput: nil)
+                    return MachineRun(report: report, facts: machine.facts, timings: timings)
+                }
+            }
+            let other = try await TestImage.run(.bash(source: "echo fine"))
+            #expect(TestImage.text(other.report.stdout) == "fine\n")
+            let result = await cut.result
+            #expect(ContinuousClock.now - begin < .seconds(30))
+            #expect {
+                _ = try result.get()
+            } throws: { ($0 as? MachineError)?.reason == .machineLost }
+        }
+    }
+}
+
+@LoopActor
+private final class Results {
+    private var left: Int
+    var answered = 0
+    var ids: Set<String> = []
+    var contexts: Set<UInt32> = []
+    nonisolated init(left: Int) { self.left = left }
+    func takeOne() -> Bool {
+        left -= 1
+        return left >= 0
+    }
+    func note(_ machine: borrowing Machine) {
+        ids.insert(machine.id)
+        if let vsock = machine.vsock { contexts.insert(vsock.id) }
+    }
+}

@@ -1,0 +1,137 @@
+// The small parts that machines are made of; no machine runs here.
+
+import Foundation
+import Testing
+
+@testable import Machines
+
+@Suite("Output that is kept")
+struct OutputCaptureTests {
+    @Test func `is whole while it fits`() {
+        var capture = OutputCapture(kept: ByteCount(bytes: 8))
+        capture.append(Array("abc".utf8))
+        capture.append(Array("defgh".utf8))
+        #expect(capture.captured.bytes == Array("abcdefgh".utf8))
+        #expect(!capture.captured.isTruncated)
+    }
+
+    @Test(arguments: [1, 2, 3, 5, 7, 64])
+    func `is head and tail beyond that, however it is cut into chunks`(chunk: Int) {
+        let all = (0..<1000).map { UInt8($0 % 251) }
+        var capture = OutputCapture(kept: ByteCount(bytes: 20))
+        for start in stride(from: 0, to: all.count, by: chunk) {
+            capture.append(Array(all[start..<min(all.count, start + chunk)]))
+        }
+        let captured = capture.captured
+        #expect(captured.isTruncated)
+        #expect(captured.total.bytes == 1000)
+        #expect(Array(captured.bytes.prefix(10)) == Array(all.prefix(10)))
+        #expect(Array(captured.bytes.suffix(10)) == Array(all.suffix(10)))
+    }
+}
+
+@Suite("A digest")
+struct DigestTests {
+    @Test func `is SHA-256 as the standard gives it`() {
+        // FIPS 180-4, example "abc".
+        #expect(
+            SHA256.hex(of: Array("abc".utf8))
+                == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad")
+    }
+
+    @Test func `signature is accepted for its bytes and key only`() throws {
+        let key = try SigningKey(privateKey: randomBytes(32))
+        let other = try SigningKey(privateKey: randomBytes(32))
+        let message = Array("manifest".utf8)
+        let signature = key.sign(message)
+        #expect(isSigned(message, signature, by: key.publicKey))
+        #expect(!isSigned(message, signature, by: other.publicKey))
+        #expect(!isSigned(Array("manifesT".utf8), signature, by: key.publicKey))
+        for place in signature.indices {
+            var broken = signature
+            broken[place] ^= 1
+            #expect(!isSigned(message, broken, by: key.publicKey))
+        }
+    }
+
+    @Test func `text round-trips and refuses what is not hexadecimal`() {
+        let bytes = randomBytes(33)
+        #expect(Machines.bytes(ofHex: hexText(bytes)) == bytes)
+        for text in ["a", "0g", "AB", "0 ", "é0"] { #expect(Machines.bytes(ofHex: text) == nil) }
+    }
+}
+
+@Suite("An initramfs")
+struct InitramfsTests {
+    @Test func `is a newc archive whose entries stand on four-byte borders`() {
+        var archive = CpioArchive()
+        archive.addDirectory("dev")
+        archive.addFile("init", Array("hello".utf8), mode: 0o100755)
+        let bytes = archive.finish()
+        #expect(bytes.count % 4 == 0)
+        let text = String(decoding: bytes, as: UTF8.self)
+        #expect(text.hasPrefix("070701"))
+        #expect(text.contains("TRAILER!!!"))
+        #expect(text.contains("000081ed"))  // 0o100755
+    }
+
+    @Test func `loads modules after what they need, each once`() throws {
+        let directory = try TemporaryDirectory()
+        try """
+        kernel/a/virtio_mmio.ko: kernel/a/virtio.ko kernel/a/virtio_ring.ko
+        kernel/a/virtio.ko:
+        kernel/a/virtio_ring.ko: kernel/a/virtio.ko
+        kernel/b/virtio-blk.ko: kernel/a/virtio_ring.ko kernel/a/virtio.ko
+        """.write(
+            toFile: directory.path + "/modules.dep", atomically: true, encoding: .utf8)
+        let order = try KernelModules.ordered(in: directory.path)
+        let names = order.map(KernelModules.moduleName)
+        #expect(names == ["virtio", "virtio_ring", "virtio_mmio", "virtio_blk"])
+    }
+}
+
+@Suite("An image definition")
+struct ImageDefinitionTests {
+    @Test func `of the default code image has no problem`() {
+        #expect(ImageDefinition.code.problem == nil)
+    }
+
+    @Test func `is refused with a sentence that names the key`() {
+        var definition = ImageDefinition.code
+        definition.packages = ["python3; rm -rf /"]
+        #expect(definition.problem?.contains("image.code.packages") == true)
+        definition = .code
+        definition.memory = .mebibytes(3)
+        #expect(definition.problem?.contains("image.code.memory") == true)
+        definition = .code
+        definition.name = "../code"
+        #expect(definition.problem != nil)
+    }
+
+    @Test func `decides the generation, and nothing else does`() throws {
+        let hardware = VirtualHardware(
+            vCPUCount: 1, memory: .mebibytes(512), accelerator: "tcg", transport: "virtio-serial")
+        let processor = try Processor.current()
+        func generation(_ definition: ImageDefinition, qemu: String = "7.2") -> String {
+            Manifest.generation(
+                definition: definition, packages: "python3 3.11", agent: "00", qemuVersion: qemu,
+                hardware: hardware, processor: processor)
+        }
+        var other = ImageDefinition.code
+        other.pythonModules = []
+        #expect(generation(.code) == generation(.code))
+        #expect(generation(.code) != generation(other))
+        #expect(generation(.code) != generation(.code, qemu: "8.0"))
+    }
+}
+
+/// A directory that is gone when the test is.
+final class TemporaryDirectory {
+    let path: String
+    init() throws {
+        path = NSTemporaryDirectory() + "mayfly-test-" + hexText(randomBytes(8))
+        try FileManager.default.createDirectory(
+            atPath: path, withIntermediateDirectories: true)
+    }
+    deinit { try? FileManager.default.removeItem(atPath: path) }
+}

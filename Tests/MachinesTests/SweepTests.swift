@@ -1,0 +1,70 @@
+// What a killed host leaves is gone after a sweep, and nothing else is.
+
+import Events
+import Foundation
+import Testing
+
+@testable import Machines
+
+@Suite("A sweep")
+struct SweepTests {
+    @Test func `leaves a living host alone`() throws {
+        let runtime = try TemporaryDirectory()
+        let mark = try HostMark(runtimeDirectory: runtime.path)
+        #expect(sweepDeadHosts(runtimeDirectory: runtime.path) == SweepReport())
+        #expect(FileManager.default.fileExists(atPath: mark.directory))
+    }
+
+    @Test func `removes a dead host's directory and kills what carries its mark`() async throws {
+        let runtime = try TemporaryDirectory()
+        // A host that is gone: its directory stands, nobody holds the lock.
+        let name = "1-deadbeef"
+        try makeDirectory("\(runtime.path)/hosts/\(name)")
+        try writeFile("\(runtime.path)/hosts/\(name)/lock", [], mode: 0o600)
+        let (orphan, bystander) = try await spawnSleepers(mark: name)
+        let report = sweepDeadHosts(runtimeDirectory: runtime.path)
+        #expect(report == SweepReport(processes: 1, directories: 1))
+        #expect(!FileManager.default.fileExists(atPath: "\(runtime.path)/hosts/\(name)"))
+        #expect(kill(bystander, 0) == 0)
+        let orphanState = try? String(contentsOfFile: "/proc/\(orphan)/stat", encoding: .utf8)
+        #expect(orphanState.map { $0.contains(") Z ") } ?? true)
+        await Sleepers.shared.end()
+    }
+
+    @Test func `finds nothing when there is nothing`() throws {
+        let runtime = try TemporaryDirectory()
+        #expect(sweepDeadHosts(runtimeDirectory: runtime.path + "/none") == SweepReport())
+    }
+
+    @LoopActor
+    private func spawnSleepers(mark: String) throws -> (pid_t, pid_t) {
+        var request = SpawnRequest(arguments: ["/bin/sleep", "600"])
+        request.environment = ["\(HostMark.variable)=\(mark)"]
+        let orphan = try Child.spawn(request)
+        request.environment = ["\(HostMark.variable)=\(mark)x"]
+        let bystander = try Child.spawn(request)
+        let pids = (orphan.pid, bystander.pid)
+        Sleepers.shared.keep(orphan)
+        Sleepers.shared.keep(bystander)
+        return pids
+    }
+}
+
+/// Holds children for the length of a test.
+@LoopActor
+final class Sleepers {
+    static let shared = Sleepers()
+    private final class Box {
+        var child: Child?
+        init(_ child: consuming Child) { self.child = consume child }
+    }
+    private var boxes: [Box] = []
+    func keep(_ child: consuming Child) { boxes.append(Box(child)) }
+    func end() async {
+        let ending = boxes
+        boxes = []
+        for box in ending {
+            if let child = box.child.take() { _ = await child.end() }
+        }
+    }
+}

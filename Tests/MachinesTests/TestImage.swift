@@ -1,0 +1,93 @@
+// The golden image that the tests with real machines restore: the one that scripts/test built. They
+// run unchanged wherever it was built: emulation and virtio-serial, or KVM and vsock.
+
+import Events
+import Foundation
+import Testing
+
+@testable import Machines
+
+/// Everything that restores real machines, one test after the other: some of them count processes.
+@Suite("With real machines", .enabled(if: TestImage.isThere, TestImage.reason), .serialized)
+struct RealMachineTests {}
+
+enum TestImage {
+    static let name = ProcessInfo.processInfo.environment["MAYFLY_TEST_IMAGE"] ?? "code"
+    static let stateDirectory =
+        ProcessInfo.processInfo.environment["MAYFLY_STATE_DIRECTORY"]
+        ?? (geteuid() == 0
+            ? "/var/lib/mayfly"
+            : NSHomeDirectory() + "/.local/state/mayfly")
+
+    static let isThere = FileManager.default.fileExists(
+        atPath: "\(stateDirectory)/images/\(name)/current/manifest.json")
+    static let reason: Comment = "no golden image here; scripts/test builds it"
+
+    static var settings: HostSettings {
+        var settings = HostSettings(
+            stateDirectory: stateDirectory,
+            runtimeDirectory: NSTemporaryDirectory() + "mayfly-run-\(getpid())")
+        settings.shells = 1
+        return settings
+    }
+
+    /// Verified and loaded once for all tests of this process.
+    @LoopActor
+    static func host() async throws -> MachineHost {
+        if let started { return try await started.value }
+        let task = Task { @LoopActor () async throws -> MachineHost in
+            let host = try await MachineHost.start(settings)
+            try await host.prepare(images: [name])
+            return host
+        }
+        started = task
+        return try await task.value
+    }
+    @LoopActor private static var started: Task<MachineHost, any Error>?
+
+    /// Whether the image parks this interpreter.
+    @LoopActor
+    static func parks(_ interpreter: String) async throws -> Bool {
+        try await host().image(name, generation: nil).manifest.definition.interpreters
+            .contains(interpreter)
+    }
+
+    /// Runs one job and fails the test when our side of it went wrong.
+    @LoopActor
+    static func run(
+        _ program: GuestJob.Program, timeout: Duration = .seconds(60),
+        _ change: @Sendable (inout GuestJob) -> Void = { _ in }
+    ) async throws -> MachineRun {
+        var job = GuestJob(program: program, timeout: timeout)
+        change(&job)
+        return try await host().run(job, image: name)
+    }
+    static func text(_ output: CapturedOutput) -> String {
+        String(decoding: output.bytes, as: UTF8.self)
+    }
+}
+
+/// Processes that carry a host's mark: its shells and machines.
+@LoopActor
+func hypervisors(of host: MachineHost) -> Set<Int32> {
+    let mark = Array(host.mark.environment.utf8)
+    return Set(
+        children(of: "/proc").compactMap(Int32.init).filter { pid in
+            let environment = FileManager.default.contents(atPath: "/proc/\(pid)/environ")
+            return environment?.split(separator: 0).contains { Array($0) == mark } == true
+        })
+}
+
+/// Children of this process that run QEMU now.
+func hypervisors() -> Set<Int32> {
+    var found: Set<Int32> = []
+    for entry in children(of: "/proc") {
+        guard let pid = Int32(entry),
+            let status = try? String(contentsOfFile: "/proc/\(pid)/stat", encoding: .utf8),
+            status.contains("(qemu-system"), !status.contains(") Z "),
+            status.split(separator: " ").dropFirst(3).first == Substring("\(getpid())")
+        else { continue }
+        found.insert(pid)
+    }
+    return found
+}
