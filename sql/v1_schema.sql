@@ -39,11 +39,11 @@
 -- that is to be stopped.
 --
 -- Refusals carry what and why as the message, what to do as the hint, and a stable SQLSTATE:
---     MF001  an argument is not acceptable              MF006  the worker is unknown or declared dead
---     MF002  the payload is not acceptable              MF007  no such blob, or its bytes are wrong
---     MF003  the tenant is not granted to the caller    MF008  not possible in the job's state
---     MF004  no such job                                MF009  not by this way: call the function
---     MF005  fenced: the attempt is no longer held      MF010  the server is too old
+--     MF001  an argument is not acceptable            MF006  the worker is unknown or declared dead
+--     MF002  the payload is not acceptable            MF007  no such blob, or its bytes are wrong
+--     MF003  the tenant is not granted to the caller  MF008  not possible in the job's state
+--     MF004  no such job                              MF009  not by this way: call the function
+--     MF005  fenced: the attempt is no longer held    MF010  the server is too old
 --
 -- The files v1, v2, … are applied in order and never edited once released: by `mayfly migrate`, or
 -- by `psql -v ON_ERROR_STOP=1 -1 -f`. Each notes itself in mayfly.migration, so the two ways mix.
@@ -51,7 +51,8 @@
 do $$ begin
     if current_setting('server_version_num')::int < 150000 then
         raise exception using errcode = 'MF010',
-            message = format('PostgreSQL %s is too old for Mayfly', current_setting('server_version')),
+            message = format('PostgreSQL %s is too old for Mayfly',
+                current_setting('server_version')),
             hint = 'Use PostgreSQL 15 or newer.';
     end if;
 end $$;
@@ -68,13 +69,14 @@ insert into mayfly.migration (version, name) values (1, 'v1_schema');
 
 -- What is refused and how long things may take. One row; an operator may update it.
 create table mayfly.setting (
-    only_row          boolean primary key default true constraint setting_is_one_row check (only_row),
+    only_row          boolean primary key default true
+        constraint setting_is_one_row check (only_row),
     losses_max        int not null default 5,             -- the loss that makes a job poison
-    backoff_first     interval not null default '1 s',    -- doubles with every loss or retry
+    backoff_first     interval not null default '1 s',    -- doubles with every loss, retry
     backoff_max       interval not null default '5 min',
-    timeout_default   interval not null default '1 h',    -- for the deadline of jobs without timeout
+    timeout_default   interval not null default '1 h',    -- for the deadline, without timeout
     deadline_slack    interval not null default '1 min',  -- restore, store and destroy, generously
-    restart_grace     interval not null default '15 s',   -- after a server restart nobody is dead yet
+    restart_grace     interval not null default '15 s',   -- after a restart nobody is dead yet
     payload_bytes_max int not null default 16 * 1024 * 1024,
     blob_bytes_max    int not null default 64 * 1024 * 1024
 );
@@ -85,9 +87,10 @@ insert into mayfly.setting default values;
 -- `retryable`: running the same job again could end differently.
 create table mayfly.reason (
     reason    text primary key,
-    whose     text not null constraint reason_whose_is_known check (whose in ('task', 'ours', 'decision')),
+    whose     text not null,
     retryable boolean not null,
-    meaning   text not null
+    meaning   text not null,
+    constraint reason_whose_is_known check (whose in ('task', 'ours', 'decision'))
 );
 insert into mayfly.reason (reason, whose, retryable, meaning) values
     ('exit_nonzero', 'task', true, 'The program ended with an exit code other than zero.'),
@@ -96,17 +99,22 @@ insert into mayfly.reason (reason, whose, retryable, meaning) values
     ('out_of_memory', 'task', true, 'The program wanted more memory than its machine has.'),
     ('disk_full', 'task', true, 'The program wrote more than its machine can hold.'),
     ('output_limit', 'task', true, 'The program printed or left behind more than may be kept.'),
-    ('invalid_payload', 'task', false, 'The payload does not say what to run; no machine was used.'),
-    ('blob_missing', 'task', false, 'The payload names a blob that is not stored; put it and replay.'),
+    ('invalid_payload', 'task', false,
+        'The payload does not say what to run; no machine was used.'),
+    ('blob_missing', 'task', false,
+        'The payload names a blob that is not stored; put it and replay.'),
     ('guest_protocol_violation', 'task', true, 'The machine broke the protocol and was destroyed.'),
     ('document_invalid', 'task', false, 'The document cannot be read as what it says it is.'),
     ('page_failed', 'task', true, 'The page could not be loaded, or an action on it did not work.'),
     ('network_denied', 'task', false, 'The program needs a destination that its allow-list lacks.'),
-    ('machine_lost', 'ours', true, 'The machine died or stopped answering in the middle of the attempt.'),
+    ('machine_lost', 'ours', true,
+        'The machine died or stopped answering in the middle of the attempt.'),
     ('restore_failed', 'ours', true, 'No machine could be restored from the image.'),
-    ('image_missing', 'ours', true, 'The worker has no verified image for this kind; build it there.'),
+    ('image_missing', 'ours', true,
+        'The worker has no verified image for this kind; build it there.'),
     ('lease_lost', 'ours', true, 'The worker stopped renewing its lease; the job was given back.'),
-    ('deadline_exceeded', 'ours', true, 'The worker lives but held the attempt far beyond its timeout.'),
+    ('deadline_exceeded', 'ours', true,
+        'The worker lives but held the attempt far beyond its timeout.'),
     ('store_failed', 'ours', true, 'The result could not be stored.'),
     ('internal', 'ours', true, 'Mayfly made a mistake; the message says which, the log says more.'),
     ('interrupted', 'decision', true, 'The worker shut down; the attempt was given back.'),
@@ -125,15 +133,17 @@ $$ select ((floor(extract(epoch from clock_timestamp()))::bigint - 1704067200) <
 -- Places in a lane, and tokens: 41 bits of milliseconds, 22 that count. Not for JavaScript. Time is
 -- in the token so that a restored or failed-over server cannot give one out again.
 create sequence mayfly.position_sequence as bigint minvalue 0 maxvalue 4194303 cycle;
-create function mayfly.position_at(at timestamptz) returns bigint language sql immutable parallel safe as
+create function mayfly.position_at(at timestamptz) returns bigint
+    language sql immutable parallel safe as
 $$ select (floor(extract(epoch from at) * 1000)::bigint - 1704067200000) << 22 $$;
 create function mayfly.new_position() returns bigint language sql volatile as
 $$ select ((floor(extract(epoch from clock_timestamp()) * 1000)::bigint - 1704067200000) << 22)
         | nextval('mayfly.position_sequence') $$;
-create function mayfly.position_time(pos bigint) returns timestamptz language sql immutable parallel safe as
+create function mayfly.position_time(pos bigint) returns timestamptz
+    language sql immutable parallel safe as
 $$ select to_timestamp(((pos >> 22) + 1704067200000) / 1000.0) $$;
 
--- ---------------------------------------------------------------------------------------------------
+-- -------------------------------------------------------------------------------------------------
 -- Cold: written once. All three are partitioned by the job's id, so a week goes as a whole.
 
 create table mayfly.job_data (
@@ -192,7 +202,7 @@ create table mayfly.attempt (
     constraint attempt_reason_unless_succeeded check ((reason is null) = (outcome = 'succeeded'))
 ) partition by range (id);
 
--- ---------------------------------------------------------------------------------------------------
+-- -------------------------------------------------------------------------------------------------
 -- Hot: a row here means that the job is alive. Vacuumed early and without pauses: they churn.
 
 create table mayfly.ready (              -- runnable now: inserted and deleted, never updated
@@ -263,9 +273,9 @@ create table mayfly.running (            -- one row per live attempt
 create unique index running_id on mayfly.running (id);
 create index running_worker on mayfly.running (worker);
 
--- A lane is all ready jobs of one queue, kind and priority, in their order. A claim reads a lane from
--- its floor on: below it there is nothing but dead rows, which a scan would pay for as long as any
--- old transaction keeps them from being vacuumed. See mayfly.move_floors.
+-- A lane is all ready jobs of one queue, kind and priority, in their order. A claim reads a lane
+-- from its floor on: below it there is nothing but dead rows, which a scan would pay for as long as
+-- any old transaction keeps them from being vacuumed. See mayfly.move_floors.
 create table mayfly.lane (
     queue      text not null,
     kind       text not null,
@@ -306,7 +316,7 @@ create table mayfly.tenant_grant (       -- tenant '*': all
     primary key (role, tenant)
 );
 
--- ---------------------------------------------------------------------------------------------------
+-- -------------------------------------------------------------------------------------------------
 -- Blobs: bytes by their SHA-256, in chunks that a connection can carry without effort.
 
 create table mayfly.blob (
@@ -322,4 +332,4 @@ create table mayfly.blob_chunk (
     primary key (sha256, ordinal),
     constraint blob_chunk_at_most_256_kib check (octet_length(bytes) between 1 and 262144)
 );
-alter table mayfly.blob_chunk alter column bytes set storage external;  -- results rarely compress twice
+alter table mayfly.blob_chunk alter column bytes set storage external;  -- it rarely compresses

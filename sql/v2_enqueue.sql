@@ -1,5 +1,6 @@
--- What producers call: enqueue, enqueue_many, cancel, replay, and blobs. The story is in v1_schema.sql.
--- Everything here runs with its owner's rights and checks its arguments and the caller's tenants itself.
+-- What producers call: enqueue, enqueue_many, cancel, replay, and blobs. The story is in
+-- v1_schema.sql. Everything here runs with its owner's rights and checks its arguments and the
+-- caller's tenants itself.
 
 insert into mayfly.migration (version, name) values (2, 'v2_enqueue');
 
@@ -8,12 +9,13 @@ begin
     raise exception using errcode = code, message = what, hint = remedy;
 end $$;
 
--- ---------------------------------------------------------------------------------------------------
+-- -------------------------------------------------------------------------------------------------
 -- Who calls, and which tenants are theirs. Inside a function that runs with its owner's rights
 -- current_user is the owner; the caller is the role that was set, or else the one that logged in.
 
 create function mayfly.caller() returns name language sql stable as
-$$ select case current_setting('role') when 'none' then session_user else current_setting('role')::name end $$;
+$$ select case current_setting('role') when 'none' then session_user
+    else current_setting('role')::name end $$;
 
 -- Operators, workers, the schema's owner, and whoever was granted '*'.
 create function mayfly.sees_all() returns boolean language sql stable security definer
@@ -23,7 +25,8 @@ set search_path = pg_catalog, pg_temp as $$
         where pg_has_role(mayfly.caller(), r.oid, 'member')
           and (r.rolname in ('mayfly_operator', 'mayfly_worker')
                or r.oid = (select n.nspowner from pg_namespace n where n.nspname = 'mayfly')
-               or exists (select from mayfly.tenant_grant g where g.role = r.rolname and g.tenant = '*')))
+               or exists (select from mayfly.tenant_grant g where g.role = r.rolname
+                   and g.tenant = '*')))
 $$;
 
 -- The tenants granted to the caller; a producer without any grant has the unnamed tenant.
@@ -44,15 +47,17 @@ begin
     end if;
 end $$;
 
--- ---------------------------------------------------------------------------------------------------
+-- -------------------------------------------------------------------------------------------------
 -- Lanes and the bell follow every insert into ready, whoever makes it.
 
-create function mayfly.open_lane(queue text, kind text, priority smallint) returns void language plpgsql as $$
+create function mayfly.open_lane(queue text, kind text, priority smallint) returns void
+    language plpgsql as $$
 begin
-    -- Never waits for another producer's open transaction: if that one holds the lock it is making the
-    -- lane, and should it roll back, mayfly.move_floors makes it.
+    -- Never waits for another producer's open transaction: if that one holds the lock it is making
+    -- the lane, and should it roll back, mayfly.move_floors makes it.
     if pg_try_advisory_xact_lock(771001, hashtext(queue || '/' || kind || '/' || priority)) then
-        insert into mayfly.lane (queue, kind, priority) values (queue, kind, priority) on conflict do nothing;
+        insert into mayfly.lane (queue, kind, priority) values (queue, kind, priority)
+            on conflict do nothing;
     end if;
 end $$;
 
@@ -72,7 +77,7 @@ end $$;
 create trigger after_ready after insert on mayfly.ready
     referencing new table as n for each statement execute function mayfly.after_ready();
 
--- ---------------------------------------------------------------------------------------------------
+-- -------------------------------------------------------------------------------------------------
 -- Enqueue
 
 create function mayfly.check_job(
@@ -85,17 +90,22 @@ declare
     bytes_max int;
 begin
     if kind is null or kind !~ name_form then
-        perform mayfly.refuse('MF001', format('kind %s is not a name of a kind', coalesce(quote_literal(kind), 'null')), name_hint);
+        perform mayfly.refuse('MF001', format('kind %s is not a name of a kind',
+            coalesce(quote_literal(kind), 'null')), name_hint);
     elsif queue is null or queue !~ name_form then
-        perform mayfly.refuse('MF001', format('queue %s is not a name of a queue', coalesce(quote_literal(queue), 'null')), name_hint);
+        perform mayfly.refuse('MF001', format('queue %s is not a name of a queue',
+            coalesce(quote_literal(queue), 'null')), name_hint);
     elsif tenant is null or tenant = '*' or length(tenant) > 128 or tenant ~ '[[:cntrl:]]' then
-        perform mayfly.refuse('MF001', 'the tenant is null, ''*'', too long or has control characters',
+        perform mayfly.refuse('MF001',
+            'the tenant is null, ''*'', too long or has control characters',
             'Use at most 128 printable characters; '''' when there is only one tenant.');
     elsif priority is null or priority not between -1000 and 1000 then
-        perform mayfly.refuse('MF001', format('priority %s is out of range', coalesce(priority::text, 'null')),
+        perform mayfly.refuse('MF001', format('priority %s is out of range',
+            coalesce(priority::text, 'null')),
             'Use -1000 to 1000; higher runs first, 0 is normal.');
     elsif run_at is null or not isfinite(run_at) or run_at > now() + interval '5 years' then
-        perform mayfly.refuse('MF001', format('run_at %s is not a time in the next five years', coalesce(run_at::text, 'null')),
+        perform mayfly.refuse('MF001', format('run_at %s is not a time in the next five years',
+            coalesce(run_at::text, 'null')),
             'Leave it out to run at once.');
     elsif timeout < interval '1 second' or timeout > interval '24 hours' then
         perform mayfly.refuse('MF001', format('timeout %s is out of range', timeout),
@@ -115,18 +125,20 @@ begin
         if octet_length(payload::text) > bytes_max then
             perform mayfly.refuse('MF002', format('the payload has %s bytes, more than %s',
                     octet_length(payload::text), bytes_max),
-                'Store large inputs with mayfly.put_blob and name them by their SHA-256: {"blob": "…"}.');
+                'Put large inputs with mayfly.put_blob and name their SHA-256: {"blob": "…"}.');
         end if;
     end if;
 end $$;
 
 -- The id of the live job that holds the key, or null after the key was taken for `id`.
-create function mayfly.take_key(tenant text, key text, id bigint) returns bigint language plpgsql as $$
+create function mayfly.take_key(tenant text, key text, id bigint) returns bigint language plpgsql
+    as $$
 declare
     holder bigint;
 begin
     for try in 1 .. 100 loop
-        insert into mayfly.live_key as k (tenant, key, id) values (take_key.tenant, take_key.key, take_key.id)
+        insert into mayfly.live_key as k (tenant, key, id)
+            values (take_key.tenant, take_key.key, take_key.id)
             on conflict do nothing;
         if found then
             return null;
@@ -142,15 +154,16 @@ begin
 end $$;
 
 create function mayfly.enqueue(
-    kind text, payload jsonb, queue text default 'default', tenant text default '', priority int default 0,
-    run_at timestamptz default now(), timeout interval default null, max_attempts int default null,
-    unique_key text default null
+    kind text, payload jsonb, queue text default 'default', tenant text default '',
+    priority int default 0, run_at timestamptz default now(), timeout interval default null,
+    max_attempts int default null, unique_key text default null
 ) returns bigint language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
     new_id bigint := mayfly.new_id();
     holder bigint;
 begin
-    perform mayfly.check_job(kind, payload, queue, tenant, priority, run_at, timeout, max_attempts, unique_key);
+    perform mayfly.check_job(kind, payload, queue, tenant, priority, run_at, timeout, max_attempts,
+        unique_key);
     perform mayfly.check_tenant(tenant);
     if unique_key is not null then
         holder := mayfly.take_key(tenant, unique_key, new_id);
@@ -158,13 +171,16 @@ begin
             return holder;
         end if;
     end if;
-    insert into mayfly.job_data (id, run_at, timeout, priority, max_attempts, queue, tenant, kind, unique_key, payload)
-    values (new_id, run_at, timeout, priority, coalesce(max_attempts, 1), queue, tenant, kind, unique_key, payload);
+    insert into mayfly.job_data (id, run_at, timeout, priority, max_attempts, queue, tenant, kind,
+        unique_key, payload)
+    values (new_id, run_at, timeout, priority, coalesce(max_attempts, 1), queue, tenant, kind,
+        unique_key, payload);
     if run_at <= now() then
         insert into mayfly.ready (id, priority, max_attempts, timeout, queue, kind, tenant)
         values (new_id, priority, coalesce(max_attempts, 1), timeout, queue, kind, tenant);
     else
-        insert into mayfly.delayed (id, run_at, priority, max_attempts, timeout, queue, kind, tenant)
+        insert into mayfly.delayed (id, run_at, priority, max_attempts, timeout, queue, kind,
+            tenant)
         values (new_id, run_at, priority, coalesce(max_attempts, 1), timeout, queue, kind, tenant);
     end if;
     return new_id;
@@ -181,11 +197,12 @@ declare
     unknown text;
 begin
     if jsonb_typeof(job) <> 'object' then
-        perform mayfly.refuse('MF001', 'not a JSON object', 'Pass {"kind": "code", "payload": {…}}.');
+        perform mayfly.refuse('MF001', 'not a JSON object',
+            'Pass {"kind": "code", "payload": {…}}.');
     end if;
     select k into unknown from jsonb_object_keys(job) k
-    where k not in ('kind', 'payload', 'queue', 'tenant', 'priority', 'run_at', 'timeout', 'max_attempts',
-        'unique_key')
+    where k not in ('kind', 'payload', 'queue', 'tenant', 'priority', 'run_at', 'timeout',
+        'max_attempts', 'unique_key')
     limit 1;
     if found then
         perform mayfly.refuse('MF001', format('unknown key %L', unknown),
@@ -193,8 +210,10 @@ begin
     end if;
 end $$;
 
--- Many at once: [{"kind": …, "payload": …, …}, …]. All or none; the ids come in the order of the array.
-create function mayfly.enqueue_many(jobs jsonb) returns setof bigint language plpgsql security definer
+-- Many at once: [{"kind": …, "payload": …, …}, …]. All or none; the ids come in the order of the
+-- array.
+create function mayfly.enqueue_many(jobs jsonb) returns setof bigint language plpgsql
+    security definer
 set search_path = pg_catalog, pg_temp as $$
 declare
     item record;
@@ -205,7 +224,8 @@ begin
             'Pass [{"kind": "code", "payload": {…}}, …], in several calls if need be.');
     end if;
     begin
-        for item in select e.n - 1 as place, e.job, r.* from jsonb_array_elements(jobs) with ordinality e (job, n)
+        for item in select e.n - 1 as place, e.job, r.*
+            from jsonb_array_elements(jobs) with ordinality e (job, n)
             cross join jsonb_populate_record(null::mayfly.new_job,
                 case jsonb_typeof(e.job) when 'object' then e.job end) r
         loop
@@ -219,7 +239,8 @@ begin
         perform mayfly.refuse(sqlstate, format('element %s: %s', item.place, sqlerrm), remedy);
     end;
     perform mayfly.check_tenant(t.tenant) from
-        (select distinct coalesce(e.job ->> 'tenant', '') from jsonb_array_elements(jobs) e (job)) t (tenant);
+        (select distinct coalesce(e.job ->> 'tenant', '')
+            from jsonb_array_elements(jobs) e (job)) t (tenant);
     return query
         with element as materialized (
             select e.n, mayfly.new_id() as id, r.kind, r.payload, r.timeout, r.unique_key,
@@ -232,12 +253,14 @@ begin
         -- Keys are taken in one order by everybody, so that two bulk calls cannot deadlock.
         keyed as materialized (
             select o.n, mayfly.take_key(o.tenant, o.unique_key, o.id) as holder
-            from (select e.* from element e where e.unique_key is not null order by e.tenant, e.unique_key) o),
+            from (select e.* from element e where e.unique_key is not null
+                order by e.tenant, e.unique_key) o),
         fresh as materialized (
             select e.* from element e left join keyed k on k.n = e.n where k.holder is null),
         stored as (
             insert into mayfly.job_data
-                (id, run_at, timeout, priority, max_attempts, queue, tenant, kind, unique_key, payload)
+                (id, run_at, timeout, priority, max_attempts, queue, tenant, kind, unique_key,
+                    payload)
             select f.id, f.run_at, f.timeout, f.priority, f.max_attempts, f.queue, f.tenant, f.kind,
                 f.unique_key, f.payload from fresh f),
         now_ready as (
@@ -245,13 +268,14 @@ begin
             select f.id, f.priority, f.max_attempts, f.timeout, f.queue, f.kind, f.tenant
             from fresh f where f.run_at <= now() order by f.n),
         later as (
-            insert into mayfly.delayed (id, run_at, priority, max_attempts, timeout, queue, kind, tenant)
+            insert into mayfly.delayed (id, run_at, priority, max_attempts, timeout, queue, kind,
+                tenant)
             select f.id, f.run_at, f.priority, f.max_attempts, f.timeout, f.queue, f.kind, f.tenant
             from fresh f where f.run_at > now())
         select coalesce(k.holder, e.id) from element e left join keyed k on k.n = e.n order by e.n;
 end $$;
 
--- ---------------------------------------------------------------------------------------------------
+-- -------------------------------------------------------------------------------------------------
 -- The end of a job, by whatever way. Only mayfly.end_attempt and mayfly.cancel come here.
 
 create function mayfly.finish(
@@ -259,14 +283,16 @@ create function mayfly.finish(
 ) returns void language plpgsql as $$
 begin
     insert into mayfly.outcome (id, state, attempt, started_at, result, error)
-    values (finish.id, finish.state, finish.attempt, finish.started_at, finish.result, finish.error);
+    values (finish.id, finish.state, finish.attempt, finish.started_at, finish.result,
+        finish.error);
     delete from mayfly.live_key k where k.id = finish.id;
     perform pg_notify('mayfly_done', finish.id::text);
 end $$;
 
 -- The `error` of a job: reason, message, and whether running it again could end differently.
 create function mayfly.error_of(reason text, message text) returns jsonb language sql stable as $$
-    select jsonb_build_object('reason', r.reason, 'message', coalesce(nullif(message, ''), r.meaning),
+    select jsonb_build_object('reason', r.reason, 'message',
+        coalesce(nullif(message, ''), r.meaning),
         'retryable', r.retryable)
     from mayfly.reason r where r.reason = error_of.reason
 $$;
@@ -279,7 +305,7 @@ begin
     -- A job of somebody else's tenant does not exist for the caller.
     if not found or not (job.tenant = any (mayfly.tenants()) or mayfly.sees_all()) then
         perform mayfly.refuse('MF004', format('there is no job %s', coalesce(id::text, 'null')),
-            'Look for it with select id from mayfly.job; history goes away after the retention time.');
+            'Look for it in mayfly.job; history goes away after the retention time.');
     end if;
     return job;
 end $$;
@@ -304,7 +330,8 @@ begin
                 mayfly.error_of('cancelled', 'cancelled before it ran'));
             return 'cancelled';
         end if;
-        update mayfly.running r set cancel = true where r.id = job.id returning r.token into token_now;
+        update mayfly.running r set cancel = true where r.id = job.id returning r.token
+            into token_now;
         if found then
             perform pg_notify('mayfly_cancel', token_now::text);
             return 'cancelling';
@@ -318,22 +345,26 @@ begin
         hint = 'Try the transaction again.';
 end $$;
 
--- ---------------------------------------------------------------------------------------------------
--- Replay: a new job with the payload of one that has ended; the original stays as it is. It does not
--- take the original's unique key. Pinned: in the same image generation, with the entropy and the clock
--- of the original's last attempt.
+-- -------------------------------------------------------------------------------------------------
+-- Replay: a new job with the payload of one that has ended; the original stays as it is. It does
+-- not take the original's unique key. Pinned: in the same image generation, with the entropy and
+-- the clock of the original's last attempt.
 
 create function mayfly.pin_of(id bigint) returns jsonb language plpgsql stable as $$
 declare
     pin jsonb;
 begin
-    select jsonb_build_object('generation', a.generation, 'seed', encode(a.seed, 'hex'), 'clock', a.clock)
+    select jsonb_build_object('generation', a.generation, 'seed', encode(a.seed, 'hex'),
+            'clock', a.clock)
         into pin
     from mayfly.attempt a
-    where a.id = pin_of.id and a.generation is not null and a.seed is not null and a.clock is not null
+    where a.id = pin_of.id and a.generation is not null and a.seed is not null
+        and a.clock is not null
     order by a.attempt desc limit 1;
     if not found then
-        perform mayfly.refuse('MF008', format('job %s cannot be replayed pinned: no attempt of it got as far as a machine', id),
+        perform mayfly.refuse('MF008',
+            format('job %s cannot be replayed pinned: no attempt of it got as far as a machine',
+            id),
             'Replay it without pinned.');
     end if;
     return pin;
@@ -351,20 +382,22 @@ begin
     end if;
     insert into mayfly.job_data
         (id, run_at, replay_of, timeout, priority, max_attempts, queue, tenant, kind, pin, payload)
-    values (new_id, now(), job.id, job.timeout, job.priority, job.max_attempts, job.queue, job.tenant,
+    values (new_id, now(), job.id, job.timeout, job.priority, job.max_attempts, job.queue,
+        job.tenant,
         job.kind, case when pinned then mayfly.pin_of(job.id) end, job.payload);
     insert into mayfly.ready (id, priority, max_attempts, timeout, queue, kind, tenant)
     values (new_id, job.priority, job.max_attempts, job.timeout, job.queue, job.kind, job.tenant);
     return new_id;
 end $$;
 
--- ---------------------------------------------------------------------------------------------------
+-- -------------------------------------------------------------------------------------------------
 -- Blobs. The address is the capability: who knows the SHA-256 of some bytes may have the bytes.
 
 create function mayfly.blob_address(sha256 text) returns bytea language plpgsql immutable as $$
 begin
     if sha256 is null or sha256 !~ '^[0-9a-f]{64}$' then
-        perform mayfly.refuse('MF001', format('%s is not the address of a blob', coalesce(quote_literal(left(sha256, 80)), 'null')),
+        perform mayfly.refuse('MF001', format('%s is not the address of a blob',
+            coalesce(quote_literal(left(sha256, 80)), 'null')),
             'Use the SHA-256 as 64 lower-case hexadecimal digits, as mayfly.put_blob returns it.');
     end if;
     return decode(sha256, 'hex');
@@ -378,11 +411,13 @@ declare
 begin
     if bytes is null or octet_length(bytes) > bytes_max then
         perform mayfly.refuse('MF007', case when bytes is null then 'the blob is null'
-                else format('the blob has %s bytes, more than %s', octet_length(bytes), bytes_max) end,
+                else format('the blob has %s bytes, more than %s', octet_length(bytes), bytes_max)
+                    end,
             'Split the data, or have an operator raise mayfly.setting.blob_bytes_max.');
     end if;
     insert into mayfly.blob as b (sha256, size) values (address, octet_length(bytes))
-        on conflict (sha256) do update set kept_at = now() where b.kept_at < now() - interval '1 day';
+        on conflict (sha256) do update set kept_at = now()
+            where b.kept_at < now() - interval '1 day';
     insert into mayfly.blob_chunk (sha256, ordinal, bytes)
     select address, n, substring(bytes from n * 262144 + 1 for 262144)
     from generate_series(0, (octet_length(bytes) - 1) / 262144) n

@@ -1,41 +1,46 @@
--- What workers call: register, heartbeat, claim, settle, reap, and the upkeep that any of them does for
--- all. The story is in v1_schema.sql.
+-- What workers call: register, heartbeat, claim, settle, reap, and the upkeep that any of them does
+-- for all. The story is in v1_schema.sql.
 
 insert into mayfly.migration (version, name) values (3, 'v3_work');
 
--- ---------------------------------------------------------------------------------------------------
+-- -------------------------------------------------------------------------------------------------
 -- Being alive
 
--- A new worker and its number. `identity` is something that one process at a time can be (it holds a
--- lock for it): whoever was it before is dead, and its jobs need not wait for the lease to run out.
+-- A new worker and its number. `identity` is something that one process at a time can be (it holds
+-- a lock for it): whoever was it before is dead, and its jobs need not wait for the lease to run
+-- out.
 create function mayfly.register(
-    name text, version text, kinds text[], queues text[], slots int, lease interval, identity text default null
+    name text, version text, kinds text[], queues text[], slots int, lease interval,
+    identity text default null
 ) returns bigint language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
     number bigint;
 begin
     if lease is null or lease not between interval '100 ms' and interval '1 hour' then
-        perform mayfly.refuse('MF001', format('the lease %s is out of range', coalesce(lease::text, 'null')),
+        perform mayfly.refuse('MF001', format('the lease %s is out of range', coalesce(lease::text,
+            'null')),
             'Use 100 milliseconds to 1 hour; 15 seconds is normal.');
     elsif coalesce(cardinality(kinds), 0) = 0 then
-        perform mayfly.refuse('MF001', 'a worker without kinds can claim nothing', 'Pass at least one kind.');
+        perform mayfly.refuse('MF001', 'a worker without kinds can claim nothing',
+            'Pass at least one kind.');
     end if;
     update mayfly.worker w set dead = true where w.identity = register.identity and not w.dead;
     insert into mayfly.worker (name, version, kinds, queues, slots, lease_until, identity)
-    values (name, version, kinds, coalesce(queues, '{}'), slots, clock_timestamp() + lease, identity)
+    values (name, version, kinds, coalesce(queues, '{}'), slots, clock_timestamp() + lease,
+        identity)
     returning worker into number;
     return number;
 end $$;
 
 -- Renews the lease of a worker and answers which of the tokens it holds it must stop working on:
--- 'cancelled', or 'lost' when the attempt was given to somebody else. 'unknown' are attempts that it
--- holds for half a minute without naming them: see give_back. MF006: the worker was declared dead; it
--- must register again.
+-- 'cancelled', or 'lost' when the attempt was given to somebody else. 'unknown' are attempts that
+-- it holds for half a minute without naming them: see give_back. MF006: the worker was declared
+-- dead; it must register again.
 create function mayfly.heartbeat(worker bigint, lease interval, tokens bigint[])
 returns table (token bigint, why text) language plpgsql security definer
 set search_path = pg_catalog, pg_temp as $$
 begin
-    perform set_config('synchronous_commit', 'off', true);  -- a lost beat costs nothing, a flush does
+    perform set_config('synchronous_commit', 'off', true);  -- losing a beat costs nothing
     update mayfly.worker w set lease_until = clock_timestamp() + lease
         where w.worker = heartbeat.worker and not w.dead;
     if not found then
@@ -53,8 +58,9 @@ begin
             and r.started_at < clock_timestamp() - interval '30 s';
 end $$;
 
--- Says that this worker is idle and wants to be told: producers notify until `for_time` has passed. The
--- caller commits, claims once more, and only then waits. Answers how long until a delayed job is due.
+-- Says that this worker is idle and wants to be told: producers notify until `for_time` has passed.
+-- The caller commits, claims once more, and only then waits. Answers how long until a delayed job
+-- is due.
 create function mayfly.arm_bell(queues text[], for_time interval) returns interval language plpgsql
 security definer set search_path = pg_catalog, pg_temp as $$
 begin
@@ -68,7 +74,7 @@ begin
             from mayfly.delayed d order by d.run_at limit 1);
 end $$;
 
--- ---------------------------------------------------------------------------------------------------
+-- -------------------------------------------------------------------------------------------------
 -- Claim
 
 -- Moves delayed jobs that are due to ready.
@@ -87,17 +93,18 @@ create function mayfly.promote(limit_rows int default 1000) returns int language
     select count(*)::int from moved
 $$;
 
--- Takes up to `want` jobs for a live worker: the most urgent lanes first, among equals the lane whose
--- head has waited longest. Only hot tables are touched to choose; the payloads then come from exactly
--- the partitions concerned, which is why that statement is made of literal ids.
+-- Takes up to `want` jobs for a live worker: the most urgent lanes first, among equals the lane
+-- whose head has waited longest. Only hot tables are touched to choose; the payloads then come from
+-- exactly the partitions concerned, which is why that statement is made of literal ids.
 create function mayfly.claim(worker bigint, queues text[], kinds text[], want int)
 returns table (
     id bigint, token bigint, attempt smallint, queue text, tenant text, kind text, payload jsonb,
     timeout interval, max_attempts smallint, priority smallint, created_at timestamptz,
     run_at timestamptz, queue_delay interval, pin jsonb
 ) language plpgsql security definer set search_path = pg_catalog, pg_temp
--- Statistics of tables that are empty now and full in a second mislead the planner; the indexes do not.
--- And what the planner is told to avoid looks so costly to it that it would compile each query.
+-- Statistics of tables that are empty now and full in a second mislead the planner; the indexes do
+-- not. And what the planner is told to avoid looks so costly to it that it would compile each
+-- query.
 set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
 declare
     ids bigint[];
@@ -119,7 +126,8 @@ begin
                       order by h.pos limit 1) head
                   where (cardinality(claim.queues) = 0 or l.queue = any (claim.queues))
                       and l.kind = any (claim.kinds)
-                      and not exists (select from mayfly.queue q where q.queue = l.queue and q.paused)
+                      and not exists (select from mayfly.queue q where q.queue = l.queue
+                          and q.paused)
                       and exists (select from mayfly.worker w where w.worker = claim.worker
                           and not w.dead and w.lease_until > clock_timestamp())
                   order by l.priority desc, head.pos) lane
@@ -131,11 +139,13 @@ begin
             limit want))
         returning r.*),
     started as (
-        insert into mayfly.running as n (id, pos, worker, deadline_at, priority, attempt, failures, losses,
+        insert into mayfly.running as n (id, pos, worker, deadline_at, priority, attempt, failures,
+            losses,
             max_attempts, timeout, queue, kind, tenant)
         select t.id, t.pos, claim.worker,
             clock_timestamp() + coalesce(t.timeout, s.timeout_default) + s.deadline_slack,
-            t.priority, t.attempt + 1, t.failures, t.losses, t.max_attempts, t.timeout, t.queue, t.kind,
+            t.priority, t.attempt + 1, t.failures, t.losses, t.max_attempts, t.timeout, t.queue,
+                t.kind,
             t.tenant
         from taken t cross join mayfly.setting s order by t.priority desc, t.pos
         returning n.id, n.token, n.attempt, n.pos)
@@ -145,20 +155,22 @@ begin
         return;
     end if;
     return query execute format($query$
-        select j.id, x.token, x.attempt, j.queue, j.tenant, j.kind, j.payload, j.timeout, j.max_attempts,
+        select j.id, x.token, x.attempt, j.queue, j.tenant, j.kind, j.payload, j.timeout,
+            j.max_attempts,
             j.priority, j.created_at, j.run_at,
             greatest(interval '0', clock_timestamp() - case x.attempt when 1
                 then greatest(j.run_at, j.created_at) else mayfly.position_time(x.pos) end),
             j.pin
         from mayfly.job_data j
-            join unnest(%L::bigint[], %L::bigint[], %L::smallint[], %L::bigint[]) x (id, token, attempt, pos)
+            join unnest(%L::bigint[], %L::bigint[], %L::smallint[], %L::bigint[])
+                x (id, token, attempt, pos)
                 on x.id = j.id
         where j.id = any (%L::bigint[])
         order by j.priority desc, x.pos
         $query$, ids, tokens, attempts, places, ids);
 end $$;
 
--- ---------------------------------------------------------------------------------------------------
+-- -------------------------------------------------------------------------------------------------
 -- The end of an attempt
 
 create function mayfly.backoff(tries int) returns interval language sql volatile as $$
@@ -169,14 +181,17 @@ $$;
 create function mayfly.try_again(r mayfly.running, failures int, losses int, pause interval)
 returns void language sql as $$
     insert into mayfly.delayed
-        (id, run_at, priority, attempt, failures, losses, max_attempts, timeout, queue, kind, tenant)
-    values (r.id, clock_timestamp() + pause, r.priority, r.attempt, failures, losses, r.max_attempts,
+        (id, run_at, priority, attempt, failures, losses, max_attempts, timeout, queue, kind,
+            tenant)
+    values (r.id, clock_timestamp() + pause, r.priority, r.attempt, failures, losses,
+        r.max_attempts,
         r.timeout, r.queue, r.kind, r.tenant)
 $$;
 
--- What follows for the job whose attempt `r` was just taken out of running. Answers the state in which
--- the job ended, or 'retried', or 'given back'.
-create function mayfly.end_attempt(r mayfly.running, how text, reason text, message text, result jsonb)
+-- What follows for the job whose attempt `r` was just taken out of running. Answers the state in
+-- which the job ended, or 'retried', or 'given back'.
+create function mayfly.end_attempt(r mayfly.running, how text, reason text, message text,
+    result jsonb)
 returns text language plpgsql as $$
 declare
     why mayfly.reason;
@@ -186,8 +201,10 @@ begin
     if how = 'succeeded' then
         perform mayfly.finish(r.id, 'succeeded', r.attempt, r.started_at, result, null);
         return 'succeeded';
-    elsif how = 'failed' and (r.failures + 1 >= r.max_attempts or not why.retryable or r.cancel) then
-        perform mayfly.finish(r.id, 'failed', r.attempt, r.started_at, result, mayfly.error_of(reason, message));
+    elsif how = 'failed' and (r.failures + 1 >= r.max_attempts or not why.retryable or r.cancel)
+        then
+        perform mayfly.finish(r.id, 'failed', r.attempt, r.started_at, result,
+            mayfly.error_of(reason, message));
         return 'failed';
     elsif how = 'cancelled' or r.cancel then
         perform mayfly.finish(r.id, 'cancelled', r.attempt, r.started_at, result,
@@ -199,7 +216,8 @@ begin
     elsif how = 'lost' then
         losses_max := (select s.losses_max from mayfly.setting s);
         if r.losses + 1 >= losses_max then
-            perform mayfly.finish(r.id, 'failed', r.attempt, r.started_at, result, mayfly.error_of('poison',
+            perform mayfly.finish(r.id, 'failed', r.attempt, r.started_at, result,
+                mayfly.error_of('poison',
                 format('stopped after %s losses; the last: %s: %s', r.losses + 1, reason,
                     coalesce(nullif(message, ''), why.meaning))));
             return 'failed';
@@ -207,23 +225,27 @@ begin
         perform mayfly.try_again(r, r.failures, r.losses + 1, mayfly.backoff(r.losses + 1));
         return 'retried';
     end if;
-    -- Interrupted: back at its place. The floor may have passed that place; then it comes down again.
+    -- Interrupted: back at its place. The floor may have passed that place; then it comes down
+    -- again.
     insert into mayfly.ready
         (pos, id, priority, attempt, failures, losses, max_attempts, timeout, queue, kind, tenant)
-    values (r.pos, r.id, r.priority, r.attempt, r.failures, r.losses, r.max_attempts, r.timeout, r.queue,
+    values (r.pos, r.id, r.priority, r.attempt, r.failures, r.losses, r.max_attempts, r.timeout,
+        r.queue,
         r.kind, r.tenant);
     update mayfly.lane l set floor = least(l.floor, r.pos - 1), next = null
-        where l.queue = r.queue and l.kind = r.kind and l.priority = r.priority;
+        where l.queue = r.queue and l.kind = r.kind and l.priority = r.priority
+            and (l.floor >= r.pos or l.next is not null);
     return 'given back';
 end $$;
 
 -- Ends an attempt by its worker, once. `how`: succeeded, failed (the task's own), lost (ours),
--- interrupted, cancelled. Answers as end_attempt does. Refuses with MF005 when the attempt is not held
--- any more, so that all of the transaction, with the blobs it put, is rolled back. Asking again after
--- an answer was lost on the way gets the stored answer, not MF005.
+-- interrupted, cancelled. Answers as end_attempt does. Refuses with MF005 when the attempt is not
+-- held any more, so that all of the transaction, with the blobs it put, is rolled back. Asking
+-- again after an answer was lost on the way gets the stored answer, not MF005.
 create function mayfly.settle(
-    worker bigint, id bigint, token bigint, how text, reason text default null, message text default null,
-    result jsonb default null, machine text default null, generation text default null,
+    worker bigint, id bigint, token bigint, how text, reason text default null,
+    message text default null, result jsonb default null, machine text default null,
+    generation text default null,
     seed bytea default null, clock bigint default null, timings jsonb default null,
     usage jsonb default null, log_tail text default null
 ) returns text language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
@@ -233,29 +255,35 @@ declare
     stored text;
 begin
     if how is null or how not in ('succeeded', 'failed', 'lost', 'interrupted', 'cancelled') then
-        perform mayfly.refuse('MF001', format('an attempt cannot end %s', coalesce(quote_literal(how), 'null')),
+        perform mayfly.refuse('MF001', format('an attempt cannot end %s',
+            coalesce(quote_literal(how), 'null')),
             'Use succeeded, failed, lost, interrupted or cancelled.');
     elsif how in ('failed', 'lost') then
         if coalesce(whose, 'decision') = 'decision' then
-            perform mayfly.refuse('MF001', format('an attempt cannot end %s with the reason %s', how,
+            perform mayfly.refuse('MF001', format('an attempt cannot end %s with the reason %s',
+                how,
                 coalesce(quote_literal(reason), 'null')),
                 'Use a reason of mayfly.reason that is the task''s or ours.');
         end if;
         how := case whose when 'ours' then 'lost' else 'failed' end;  -- the reason knows best
     end if;
-    delete from mayfly.running r where r.token = settle.token and r.worker = settle.worker returning r.* into held;
+    delete from mayfly.running r where r.token = settle.token and r.worker = settle.worker
+        returning r.* into held;
     if not found then
         select a.outcome into stored from mayfly.attempt a
             where a.id = settle.id and a.token = settle.token and not a.reaped;
         if not found then
-            perform mayfly.refuse('MF005', format('attempt %s of job %s is not held by worker %s', token, id, worker),
+            perform mayfly.refuse('MF005', format('attempt %s of job %s is not held by worker %s',
+                token, id, worker),
                 'Drop the result: the job was given to somebody else or has ended.');
         end if;
         return coalesce((select o.state from mayfly.outcome o join mayfly.attempt a
-                on a.id = o.id and a.attempt = o.attempt where o.id = settle.id and a.token = settle.token),
+                on a.id = o.id and a.attempt = o.attempt where o.id = settle.id
+                    and a.token = settle.token),
             case stored when 'interrupted' then 'given back' else 'retried' end);
     end if;
-    insert into mayfly.attempt (id, attempt, token, worker, started_at, outcome, reason, message, machine,
+    insert into mayfly.attempt (id, attempt, token, worker, started_at, outcome, reason, message,
+        machine,
         generation, seed, clock, timings, usage, log_tail)
     values (held.id, held.attempt, token, worker, held.started_at, how,
         case when how in ('interrupted', 'cancelled') then how else reason end, left(message, 4096),
@@ -263,8 +291,8 @@ begin
     return mayfly.end_attempt(held, how, reason, left(message, 4096), result);
 end $$;
 
--- Gives back what this worker holds but for the tokens to keep, at once and nothing consumed: after an
--- answer of mayfly.claim was lost on the way, the worker holds jobs that it knows nothing of.
+-- Gives back what this worker holds but for the tokens to keep, at once and nothing consumed: after
+-- an answer of mayfly.claim was lost on the way, the worker holds jobs that it knows nothing of.
 create function mayfly.give_back(worker bigint, keep bigint[]) returns int language plpgsql
 security definer set search_path = pg_catalog, pg_temp as $$
 declare
@@ -284,29 +312,34 @@ end $$;
 create function mayfly.leave(worker bigint) returns int language plpgsql security definer
 set search_path = pg_catalog, pg_temp as $$
 begin
-    update mayfly.worker w set dead = true, lease_until = clock_timestamp() where w.worker = leave.worker;
+    update mayfly.worker w set dead = true, lease_until = clock_timestamp()
+        where w.worker = leave.worker;
     return mayfly.give_back(worker, '{}');
 end $$;
 
-create function mayfly.end_reaped(r mayfly.running, how text, reason text, message text) returns text
+create function mayfly.end_reaped(r mayfly.running, how text, reason text, message text)
+    returns text
 language plpgsql as $$
 begin
-    insert into mayfly.attempt (id, attempt, token, worker, started_at, reaped, outcome, reason, message)
+    insert into mayfly.attempt (id, attempt, token, worker, started_at, reaped, outcome, reason,
+        message)
     values (r.id, r.attempt, r.token, r.worker, r.started_at, true, how, reason, message);
     return mayfly.end_attempt(r, how, reason, message, null);
 end $$;
 
--- Gives back what dead workers held and what is far beyond its deadline; declares workers dead whose
--- lease ran out; promotes; moves floors. Any worker may call it at any time: one at a time does the
--- work, a bounded piece of it. Answers how many attempts were given back.
-create function mayfly.reap(limit_rows int default 200) returns int language plpgsql security definer
+-- Gives back what dead workers held and what is far beyond its deadline; declares workers dead
+-- whose lease ran out; promotes; moves floors. Any worker may call it at any time: one at a time
+-- does the work, a bounded piece of it. Answers how many attempts were given back.
+create function mayfly.reap(limit_rows int default 200) returns int language plpgsql
+    security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
 declare
     held mayfly.running;
     item record;
     ended int := 0;
-    -- After a restart of the server nobody can have renewed a lease while it was down: wait for them.
+    -- After a restart of the server nobody can have renewed a lease while it was down: wait for
+    -- them.
     waits boolean := pg_postmaster_start_time()
         > clock_timestamp() - (select s.restart_grace from mayfly.setting s);
 begin
@@ -314,16 +347,19 @@ begin
         return 0;
     end if;
     if not waits then
-        update mayfly.worker w set dead = true where not w.dead and w.lease_until < clock_timestamp();
+        update mayfly.worker w set dead = true where not w.dead
+            and w.lease_until < clock_timestamp();
     end if;
     for item in
-        select r as held, w.dead as is_dead from mayfly.running r join mayfly.worker w on w.worker = r.worker
+        select r as held, w.dead as is_dead from mayfly.running r join mayfly.worker w
+            on w.worker = r.worker
         where w.dead or (r.deadline_at < clock_timestamp() and not waits)
         order by r.token limit limit_rows for update of r skip locked
     loop
         held := item.held;
         delete from mayfly.running r where r.token = held.token;
-        perform mayfly.end_reaped(held, 'lost', case when item.is_dead then 'lease_lost' else 'deadline_exceeded' end,
+        perform mayfly.end_reaped(held, 'lost', case when item.is_dead then 'lease_lost'
+            else 'deadline_exceeded' end,
             format(case when item.is_dead then 'worker %s stopped renewing its lease'
                 else 'worker %s lives but held the attempt past its deadline' end, held.worker));
         ended := ended + 1;
@@ -346,7 +382,8 @@ declare
     places_now bigint := mayfly.position_at(clock_timestamp() - interval '1 s');
 begin
     update mayfly.lane l set
-        floor = least(head.pos - 1, case when passed.yes then greatest(l.floor, l.next) else l.floor end),
+        floor = least(head.pos - 1,
+            case when passed.yes then greatest(l.floor, l.next) else l.floor end),
         next = case when l.next is null or passed.yes then places_now else l.next end,
         next_xid = case when l.next is null or passed.yes then number else l.next_xid end,
         moved_at = clock_timestamp(),
@@ -354,7 +391,8 @@ begin
         used_at = case when head.pos is null then l.used_at else now() end
     from mayfly.lane k
         cross join lateral (
-            select k.next is not null and pg_snapshot_xmin(pg_current_snapshot()) >= k.next_xid as yes) passed
+            select k.next is not null and pg_snapshot_xmin(pg_current_snapshot()) >= k.next_xid
+                as yes) passed
         left join lateral (
             select r.pos from mayfly.ready r
             where r.queue = k.queue and r.kind = k.kind and r.priority = k.priority
@@ -384,11 +422,13 @@ language sql stable as $$
     select present.queue, present.kind, present.priority from present
 $$;
 
--- ---------------------------------------------------------------------------------------------------
--- Blobs from workers come in parts of at most 256 KiB, in the transaction that settles, and are sealed
--- when all parts are there: the database itself checks that the bytes are what their address says.
+-- -------------------------------------------------------------------------------------------------
+-- Blobs from workers come in parts of at most 256 KiB, in the transaction that settles, and are
+-- sealed when all parts are there: the database itself checks that the bytes are what their address
+-- says.
 
-create function mayfly.put_blob_part(sha256 text, ordinal int, bytes bytea) returns void language plpgsql
+create function mayfly.put_blob_part(sha256 text, ordinal int, bytes bytea) returns void
+    language plpgsql
 security definer set search_path = pg_catalog, pg_temp as $$
 declare
     address bytea := mayfly.blob_address(sha256);
@@ -406,15 +446,18 @@ declare
     bytes_max int := (select s.blob_bytes_max from mayfly.setting s);
     stored bytea;
 begin
-    update mayfly.blob b set kept_at = now() where b.sha256 = address and b.kept_at < now() - interval '1 day';
+    update mayfly.blob b set kept_at = now() where b.sha256 = address
+        and b.kept_at < now() - interval '1 day';
     if exists (select from mayfly.blob b where b.sha256 = address) then
         return;
     end if;
     select coalesce(string_agg(c.bytes, ''::bytea order by c.ordinal), ''::bytea) into stored
         from mayfly.blob_chunk c where c.sha256 = address;
     if octet_length(stored) <> size or sha256(stored) <> address or size > bytes_max then
-        perform mayfly.refuse('MF007', format('the %s bytes put as blob %s are not it, or more than %s',
-            octet_length(stored), sha256, bytes_max), 'Send all parts of the blob in one transaction.');
+        perform mayfly.refuse('MF007',
+            format('the %s bytes put as blob %s are not it, or more than %s',
+            octet_length(stored), sha256, bytes_max),
+                'Send all parts of the blob in one transaction.');
     end if;
     insert into mayfly.blob (sha256, size) values (address, size) on conflict do nothing;
 end $$;

@@ -1,6 +1,7 @@
--- Who may do what. A producer reaches functions and the view `mayfly.job`, nothing else, and there the
--- jobs of its tenants; a worker reaches what v3_work.sql offers; an operator reads all and steers.
--- Roles belong to the whole server, so they may exist already. Grant them to the roles that log in:
+-- Who may do what. A producer reaches functions and the view `mayfly.job`, nothing else, and there
+-- the jobs of its tenants; a worker reaches what v3_work.sql offers; an operator reads all and
+-- steers. Roles belong to the whole server, so they may exist already. Grant them to the roles that
+-- log in:
 --     grant mayfly_producer to my_backend;
 --     select mayfly.grant_tenant('my_backend', 'acme');    -- without: only the unnamed tenant ''
 
@@ -15,10 +16,12 @@ begin
             begin
                 execute format('create role %I nologin', wanted);
             exception
-                when duplicate_object or unique_violation then null;   -- another database's migration
+                when duplicate_object or unique_violation
+                    then null;   -- another database's migration
                 when insufficient_privilege then
                     raise exception using errcode = 'MF001',
-                        message = format('the role %I does not exist and %I may not create it', wanted, current_user),
+                        message = format('the role %I does not exist and %I may not create it',
+                            wanted, current_user),
                         hint = format('Have a superuser run: create role mayfly_producer; '
                             'create role mayfly_worker; create role mayfly_operator;');
             end;

@@ -54,7 +54,9 @@ struct ControlGroup: ~Copyable {
             say(error.description)
         }
     }
-    var isPopulated: Bool { number(named: "populated", in: readFile("cgroup.events", in: directory)) != 0 }
+    var isPopulated: Bool {
+        number(named: "populated", in: readFile("cgroup.events", in: directory)) != 0
+    }
     var isOutOfMemory: Bool {
         number(named: "oom_kill", in: readFile("memory.events", in: directory)) != 0
     }

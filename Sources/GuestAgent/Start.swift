@@ -163,7 +163,8 @@ extension Agent {
         switch request.program {
         case .python:
             command = Command(
-                path: Python.path, arguments: [Python.path, request.sourceName] + request.arguments,
+                path: Python.path,
+                arguments: [Python.path, request.sourceName] + request.arguments,
                 environment: environment)
         case .node:
             command = Command(

@@ -1,5 +1,5 @@
-// How fast the queue is on a given server: `mayfly bench queue` prints these rows. It works in a queue of
-// its own name, on real tables, with real commits, and cancels what it leaves behind.
+// How fast the queue is on a given server: `mayfly bench queue` prints these rows. It works in a
+// queue of its own name, on real tables, with real commits, and cancels what it leaves behind.
 
 import Postgres
 
@@ -13,6 +13,7 @@ package struct BenchRow: Sendable, Equatable {
 
 package enum Bench {
     private static let kind = "mayfly-bench"
+    private static let idleQueue = "mayfly-bench-idle"
 
     /// Runs for about `seconds` per row.
     package static func queue(
@@ -28,7 +29,11 @@ package enum Bench {
                 }
                 rows.append(try await latency(connection, settings, seconds))
                 try await connection.run(
-                    "select mayfly.cancel(id) from mayfly.list('queued', \(kind), limit_rows => 1000000)")
+                    """
+                    select mayfly.cancel(id) from mayfly.list('queued', \(kind),
+                        limit_rows => 1000000)
+                    """
+                )
                 return rows
             }
         }
@@ -39,7 +44,8 @@ package enum Bench {
     ) async throws(PostgresError) -> BenchRow {
         var tally = Tally("enqueue, one per call", batch: 1, seconds)
         while tally.goesOn {
-            try await connection.run("select mayfly.enqueue(\(kind), '{\"n\": 1}', queue => \(kind))")
+            try await connection.run(
+                "select mayfly.enqueue(\(kind), '{\"n\": 1}', queue => \(kind))")
             tally.add(1)
         }
         return tally.row
@@ -59,8 +65,10 @@ package enum Bench {
     private static func fill(_ connection: Connection, _ count: Int) async throws(PostgresError) {
         try await connection.run(
             """
-            select count(*) from mayfly.enqueue_many((select jsonb_agg(jsonb_build_object('kind', \(kind)::text,
-                'queue', \(kind)::text, 'payload', jsonb_build_object('n', n))) from generate_series(1, \(count)) n))
+            select count(*) from mayfly.enqueue_many((
+                select jsonb_agg(jsonb_build_object('kind', \(kind)::text, 'queue', \(kind)::text,
+                    'payload', jsonb_build_object('n', n)))
+                from generate_series(1, \(count)) n))
             """)
     }
 
@@ -91,14 +99,19 @@ package enum Bench {
         return rows.integer(0, "worker") ?? 0
     }
     private static func claim(
-        _ connection: Connection, _ worker: Int64, _ want: Int
+        _ connection: Connection, _ worker: Int64, _ want: Int, from queue: String = kind
     ) async throws(PostgresError) -> Rows {
         try await connection.run(
-            "select id, token, payload from mayfly.claim(\(worker), \([kind]), \([kind]), \(want))")
+            "select id, token, payload from mayfly.claim(\(worker), \([queue]), \([kind]), \(want))"
+        )
     }
     private static func settlement(_ claimed: Rows, _ row: Int, _ worker: Int64) -> Statement {
         let (id, token) = (claimed.integer(row, "id"), claimed.integer(row, "token"))
-        return "select mayfly.settle(\(worker), \(id), \(token), 'succeeded', result => '{\"exit_code\": 0}')"
+        return
+            """
+            select mayfly.settle(\(worker), \(id), \(token), 'succeeded',
+                result => '{"exit_code": 0}')
+            """
     }
 
     /// From the answer to an enqueue until an idle worker, woken by the notification, has the job.
@@ -107,20 +120,18 @@ package enum Bench {
     ) async throws(PostgresError) -> BenchRow {
         let waiter = try await Connection(settings)
         let worker = try await register(waiter)
-        while try await claim(waiter, worker, 1000).count > 0 {}
-        try await waiter.run("select mayfly.give_back(\(worker), '{}')")
-        try await waiter.run("select mayfly.cancel(id) from mayfly.list('queued', \(kind), limit_rows => 1000000)")
         let found = try await waiter.withNotifications(on: ["mayfly_job"]) {
             notes async throws(PostgresError) in
             var tally = Tally("", batch: 1, seconds)
             var found: [Duration] = []
             var arrivals = notes.makeAsyncIterator()
             while tally.goesOn {
-                try await waiter.run("select mayfly.arm_bell(\([kind]), '10 s')")
-                try await producer.run("select mayfly.enqueue(\(kind), '{}', queue => \(kind))")
+                try await waiter.run("select mayfly.arm_bell(\([idleQueue]), '10 s')")
+                try await producer.run(
+                    "select mayfly.enqueue(\(kind), '{}', queue => \(idleQueue))")
                 let committed = ContinuousClock.now
                 guard await arrivals.next() != nil else { break }
-                let claimed = try await claim(waiter, worker, 1)
+                let claimed = try await claim(waiter, worker, 1, from: idleQueue)
                 found.append(ContinuousClock.now - committed)
                 if claimed.count > 0 { try await waiter.run(settlement(claimed, 0, worker)) }
                 tally.add(1)

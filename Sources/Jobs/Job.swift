@@ -1,6 +1,8 @@
 // One job as it was claimed. Made by Queue, read by whoever runs it; it never changes.
 
-/// A row of the queue, and the attempt at it that this worker holds. Times are the database's.
+/// A row of the queue, and the attempt at it that this worker holds.
+///
+/// Times are the database's.
 package struct Job: Sendable, Equatable {
     /// Below 2^53, so that a JavaScript number holds it.
     package let id: Int64
@@ -57,7 +59,8 @@ package struct Claim: ~Copyable {
     }
 }
 
-/// Traps in debug builds when a claim is dropped; in release builds the deadline gives the job back.
+/// Traps in debug builds when a claim is dropped; in release builds the deadline gives the job
+/// back.
 private struct Obligation: ~Copyable {
     let token: Int64
     consuming func fulfil() { discard self }

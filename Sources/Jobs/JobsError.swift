@@ -14,7 +14,9 @@ package enum JobsError: Error, Sendable, Equatable, CustomStringConvertible {
         switch error.sqlstate {
         case "3F000", "42P01", "42883":
             self = .notMigrated(
-                "the database has no schema mayfly, or an old one (\(error.message)); run: mayfly migrate")
+                "the database has no schema mayfly, or an old one (\(error.message)); "
+                    + "run: mayfly migrate"
+            )
         default: self = error.isUnavailable ? .unavailable(error) : .refused(error)
         }
     }

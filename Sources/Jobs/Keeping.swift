@@ -1,4 +1,5 @@
-// What a queue does in the background: the connection, the lease, notifications, upkeep. Part of Queue.
+// What a queue does in the background: the connection, the lease, notifications, upkeep. Part of
+// Queue.
 
 import Logging
 import Postgres
@@ -37,7 +38,8 @@ extension Queue {
             try await connection.run(
                 """
                 select mayfly.register(\(settings.name), \(settings.version), \(settings.kinds),
-                    \(settings.queues), \(settings.slots), \(settings.lease), \(settings.identity)) as worker
+                    \(settings.queues), \(settings.slots), \(settings.lease),
+                    \(settings.identity)) as worker
                 """)
         }
         worker = rows.integer(0, "worker") ?? 0
@@ -88,7 +90,9 @@ extension Queue {
                 continue
             }
             do throws(PostgresError) {
-                if ContinuousClock.now >= lastBeat + settings.lease / 3 { try await beat(connection) }
+                if ContinuousClock.now >= lastBeat + settings.lease / 3 {
+                    try await beat(connection)
+                }
                 if ContinuousClock.now >= nextReap {
                     try await connection.run("select mayfly.reap()")
                     nextReap = .now + .seconds(2) * Double.random(in: 0.75...1.25)
@@ -147,7 +151,8 @@ extension Queue {
     func watchLease() async {
         while !isClosed {
             let age = ContinuousClock.now - lastBeat
-            if age > settings.lease, held.values.contains(where: { !$0.isSettling }), !hasStoppedAll {
+            if age > settings.lease, held.values.contains(where: { !$0.isSettling }), !hasStoppedAll
+            {
                 logger.error("the lease ran out; stopping all work", metadata: ["age": "\(age)"])
                 stopAll()
                 hasStoppedAll = true
@@ -176,7 +181,8 @@ extension Queue {
                 continue
             }
             do throws(PostgresError) {
-                try await connection.withNotifications(on: ["mayfly_job", "mayfly_cancel"]) { notes in
+                try await connection.withNotifications(on: ["mayfly_job", "mayfly_cancel"]) {
+                    notes in
                     for await note in notes { await self.heard(note) }
                 }
                 throw PostgresError(

@@ -123,8 +123,9 @@ package struct Ledger: Sendable {
     package func list(_ filter: Filter) async throws(JobsError) -> [JobRow] {
         let rows = try await run(
             """
-            select id, queue, tenant, kind, state, priority, payload, result, error, attempt, max_attempts,
-                unique_key, replay_of, cancel_requested, worker, mayfly.iso(run_at) as run_at,
+            select id, queue, tenant, kind, state, priority, payload, result, error, attempt,
+                max_attempts, unique_key, replay_of, cancel_requested, worker, mayfly.iso(run_at)
+                    as run_at,
                 mayfly.iso(created_at) as created_at, mayfly.iso(started_at) as started_at,
                 mayfly.iso(finished_at) as finished_at,
                 (extract(epoch from timeout) * 1000)::bigint as timeout_ms
@@ -138,8 +139,9 @@ package struct Ledger: Sendable {
     package func show(_ id: Int64) async throws(JobsError) -> JobRow? {
         let rows = try await run(
             """
-            select id, queue, tenant, kind, state, priority, payload, result, error, attempt, max_attempts,
-                unique_key, replay_of, cancel_requested, worker, mayfly.iso(run_at) as run_at,
+            select id, queue, tenant, kind, state, priority, payload, result, error, attempt,
+                max_attempts, unique_key, replay_of, cancel_requested, worker, mayfly.iso(run_at)
+                    as run_at,
                 mayfly.iso(created_at) as created_at, mayfly.iso(started_at) as started_at,
                 mayfly.iso(finished_at) as finished_at,
                 (extract(epoch from timeout) * 1000)::bigint as timeout_ms
@@ -170,14 +172,16 @@ package struct Ledger: Sendable {
         Sheet(
             try await run(
                 """
-                select w.worker, w.name, w.version, w.kinds, w.queues, w.slots, count(r.token) as running,
-                    mayfly.iso(w.started_at) as started_at, w.lease_until - clock_timestamp() as lease_left
+                select w.worker, w.name, w.version, w.kinds, w.queues, w.slots,
+                    count(r.token) as running, mayfly.iso(w.started_at) as started_at,
+                    w.lease_until - clock_timestamp() as lease_left
                 from mayfly.worker w left join mayfly.running r using (worker)
                 where not w.dead group by w.worker order by w.worker
                 """))
     }
 
-    /// Waits until the job has ended, as long as it takes; `changed` hears of each state on the way.
+    /// Waits until the job has ended, as long as it takes; `changed` hears of each state on the
+    /// way.
     package func wait(
         _ id: Int64, _ changed: (JobRow) -> Void = { _ in }
     ) async throws(JobsError) -> JobRow {
@@ -215,8 +219,9 @@ package struct Ledger: Sendable {
     ) async throws(JobsError) -> [(original: Int64, id: Int64?)] {
         let rows = try await run(
             """
-            select original, id from mayfly.replay_all(coalesce(\(filter.state), 'failed'), \(filter.kind),
-                \(filter.queue), \(filter.tenant), now() - \(filter.since)::interval, null,
+            select original, id from mayfly.replay_all(coalesce(\(filter.state), 'failed'),
+                \(filter.kind), \(filter.queue), \(filter.tenant),
+                    now() - \(filter.since)::interval, null,
                 \(filter.limit), \(pinned), \(isDryRun))
             """)
         return (0..<rows.count).map { (rows.integer($0, "original") ?? 0, rows.integer($0, "id")) }

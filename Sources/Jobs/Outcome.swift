@@ -57,10 +57,13 @@ package enum Reason: String, Sendable, CaseIterable {
     case cancelled
     case poison
 
-    /// Ours, not the task's: tried again by itself. The same as `whose = 'ours'` in `mayfly.reason`.
+    /// Ours, not the task's: tried again by itself.
+    ///
+    /// The same as `whose = 'ours'` in `mayfly.reason`.
     package var isOurs: Bool {
         switch self {
-        case .machineLost, .restoreFailed, .imageMissing, .leaseLost, .deadlineExceeded, .storeFailed,
+        case .machineLost, .restoreFailed, .imageMissing, .leaseLost, .deadlineExceeded,
+            .storeFailed,
             .internal:
             true
         default: false

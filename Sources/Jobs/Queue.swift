@@ -1,6 +1,6 @@
-// A worker's side of the queue: registers it, keeps its lease, hands out claims, stores outcomes. The
-// program calls `withQueue`, then `next()` once per free slot. What goes on in the background is in
-// Keeping.swift, storing in Settling.swift. It knows nothing of machines.
+// A worker's side of the queue: registers it, keeps its lease, hands out claims, stores outcomes.
+// The program calls `withQueue`, then `next()` once per free slot. What goes on in the background
+// is in Keeping.swift, storing in Settling.swift. It knows nothing of machines.
 
 import Events
 import Logging
@@ -15,14 +15,15 @@ package struct QueueSettings: Sendable {
     /// Empty: all queues.
     package var queues: [String] = []
     package var slots: Int
-    /// What only one process can be at a time, because it holds a lock for it: when it comes back after
-    /// a crash, the jobs of its former life are given back at once.
+    /// What only one process can be at a time, because it holds a lock for it: when it comes back
+    /// after a crash, the jobs of its former life are given back at once.
     package var identity: String?
     package var lease: Duration = .seconds(15)
     /// How long an idle worker relies on notifications alone.
     package var poll: Duration = .seconds(2)
-    /// How soon it looks again after it has found nothing; then ever later, up to `poll`. A job may have
-    /// been committed by a transaction that began before the bell was armed.
+    /// How soon it looks again after it has found nothing; then ever later, up to `poll`.
+    ///
+    /// A job may have been committed by a transaction that began before the bell was armed.
     package var firstPause: Duration = .milliseconds(10)
     /// How long settling waits for an absent database.
     package var settlePatience: Duration = .seconds(600)
@@ -42,8 +43,8 @@ package struct QueueSettings: Sendable {
 
 /// Registers a worker for as long as `body` runs, then gives back what it still holds.
 ///
-/// - Throws: ``JobsError`` when the database cannot be reached at the start. Later it is tried again
-///   until it answers.
+/// - Throws: ``JobsError`` when the database cannot be reached at the start. Later it is tried
+///   again until it answers.
 package func withQueue<Value: Sendable>(
     _ settings: QueueSettings, logger: Logger, _ body: (Queue) async -> Value
 ) async throws(JobsError) -> Value {
@@ -73,7 +74,9 @@ package actor Queue {
 
     let settings: QueueSettings
     let logger: Logger
-    /// Attempts on which work must stop now. One reader.
+    /// Attempts on which work must stop now.
+    ///
+    /// One reader.
     nonisolated package let stops: AsyncStream<Stop>
     let stopSink: AsyncStream<Stop>.Continuation
 
@@ -215,7 +218,8 @@ struct Idleness {
 extension Job {
     fileprivate init(_ rows: Rows, _ row: Int, worker: Int64) {
         var pin: Pin?
-        if let generation = rows.text(row, "pin_generation"), let clock = rows.integer(row, "pin_clock"),
+        if let generation = rows.text(row, "pin_generation"),
+            let clock = rows.integer(row, "pin_clock"),
             let seed = rows.text(row, "pin_seed").flatMap(Hex.decode)
         {
             pin = Pin(generation: generation, seed: seed, clock: clock)

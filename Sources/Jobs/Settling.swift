@@ -1,4 +1,5 @@
-// Storing how an attempt ended, once, through outages of the database. Part of Queue; called by Claim.
+// Storing how an attempt ended, once, through outages of the database. Part of Queue; called by
+// Claim.
 
 import Logging
 import Postgres
@@ -40,7 +41,8 @@ extension Queue {
                         "the result cannot be stored",
                         metadata: ["job.id": "\(job.id)", "error": "\(error)"])
                     hasFallenBack = true
-                    let failure = Failure(.storeFailed, "the result cannot be stored: \(error.message)")
+                    let failure = Failure(
+                        .storeFailed, "the result cannot be stored: \(error.message)")
                     statements = Self.statements(job, .lost(failure))
                 } else {
                     throw JobsError(error)
@@ -75,7 +77,9 @@ extension Queue {
         let ending = Ending(outcome)
         var statements: [Statement] = []
         for blob in (ending.report?.blobs ?? []).sorted(by: { $0.sha256 < $1.sha256 }) {
-            for (ordinal, start) in stride(from: 0, to: blob.bytes.count, by: partByteCount).enumerated() {
+            for (ordinal, start) in stride(from: 0, to: blob.bytes.count, by: partByteCount)
+                .enumerated()
+            {
                 let part = blob.bytes[start..<min(start + partByteCount, blob.bytes.count)]
                 statements.append(
                     "select mayfly.put_blob_part(\(blob.sha256), \(ordinal), \(part))")
@@ -86,10 +90,12 @@ extension Queue {
         statements.append(
             """
             select mayfly.settle(\(job.worker), \(job.id), \(job.token), \(ending.how),
-                \(ending.failure?.reason.rawValue), \(ending.failure.map { Storable.text($0.message) }),
+                \(ending.failure?.reason.rawValue),
+                \(ending.failure.map { Storable.text($0.message) }),
                 \(report?.result.map(Storable.json)), \(report?.machine), \(report?.generation),
                 \(report?.seed), \(report?.clock), \(report?.timings.map(Storable.json)),
-                \(report?.usage.map(Storable.json)), \(report?.logTail.map(Storable.text))) as settled
+                \(report?.usage.map(Storable.json)),
+                \(report?.logTail.map(Storable.text))) as settled
             """)
         return statements
     }
@@ -104,8 +110,10 @@ private struct Ending {
     init(_ outcome: Outcome) {
         switch outcome {
         case .succeeded(let report): (how, self.report) = ("succeeded", report)
-        case .failed(let failure, let report): (how, self.failure, self.report) = ("failed", failure, report)
-        case .lost(let failure, let report): (how, self.failure, self.report) = ("lost", failure, report)
+        case .failed(let failure, let report):
+            (how, self.failure, self.report) = ("failed", failure, report)
+        case .lost(let failure, let report):
+            (how, self.failure, self.report) = ("lost", failure, report)
         case .interrupted: how = "interrupted"
         case .cancelled(let report): (how, self.report) = ("cancelled", report)
         }

@@ -1,5 +1,5 @@
-// A doorbell between the tasks of one queue: one waits, others ring. Lives on the event loop's thread
-// with the queue that owns it, and must not be used from elsewhere.
+// A doorbell between the tasks of one queue: one waits, others ring. Lives on the event loop's
+// thread with the queue that owns it, and must not be used from elsewhere.
 
 import Events
 import Synchronization
@@ -22,7 +22,8 @@ final class Wake: Sendable {
         waiter?.resume()
     }
 
-    /// Until the bell rings, at most `duration`; not cut short by cancellation, for the bell is rung then.
+    /// Until the bell rings, at most `duration`; not cut short by cancellation, for the bell is
+    /// rung then.
     func wait(atMost duration: Duration) async {
         let timer = Task {
             guard (try? await Task.sleep(for: duration)) != nil else { return }

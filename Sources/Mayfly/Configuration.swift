@@ -86,9 +86,10 @@ struct Configuration: Sendable {
     private static func strangers(in environment: [String: String]) -> [String] {
         let known = Set(Setting.all.map(\.environmentName)).union(["MAYFLY_CONFIG"])
         return environment.keys.sorted().compactMap { name in
-            guard name.hasPrefix("MAYFLY_"), !known.contains(name),
-                !name.hasPrefix("MAYFLY_TEST_")
-            else { return nil }
+            let isForScripts = name.hasPrefix("MAYFLY_TEST_") || name.hasPrefix("MAYFLY_LAB_")
+            guard name.hasPrefix("MAYFLY_"), !known.contains(name), !isForScripts else {
+                return nil
+            }
             let key = name.dropFirst("MAYFLY_".count).lowercased().split(separator: "_")
                 .joined(separator: ".")
             let hint = Setting.nearest(to: key)
@@ -173,6 +174,8 @@ extension Configuration {
         settings.transport = text(.transport)
         settings.shells = count(.shells)
         settings.qemuBinary = text(.qemuBinary)
+        let agent = text(.agentBinary)
+        settings.agentBinary = agent.isEmpty ? nil : agent
         return settings
     }
 

@@ -13,8 +13,8 @@ struct Mayfly: AsyncParsableCommand {
         commandName: "mayfly",
         abstract: "Agent task queue worker: one disposable microVM per job.",
         discussion: """
-            Backends put jobs into a PostgreSQL table; workers run each one in a microVM of its own,
-            restored from a golden snapshot, and store the result.
+            Backends put jobs into a PostgreSQL table; workers run each one in a microVM
+            of its own, restored from a golden snapshot, and store the result.
 
             Examples:
               mayfly demo                             everything once, on this host

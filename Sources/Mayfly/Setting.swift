@@ -87,6 +87,10 @@ extension Setting {
     static let qemuBinary = Setting(
         "machine.qemu.binary", .text, "\"qemu-system-x86_64\"", "found in PATH, or absolute")
 
+    static let agentBinary = Setting(
+        "machine.agent.binary", .text, "\"\"",
+        "empty: mayfly-agent beside this program; only image build needs it")
+
     static let codeTimeout = Setting(
         "code.timeout", .duration(.milliseconds(100) ... .seconds(604_800)), "60s",
         "wall clock of an attempt that names no timeout itself")
@@ -142,7 +146,7 @@ extension Setting {
     static let all: [Setting] = [
         databaseURL, stateDirectory, runtimeDirectory, workerName, workerSlots, workerQueues,
         workerLease, drainTimeout, hypervisor, accelerator, transport, shells, qemuBinary,
-        codeTimeout, codeTimeoutMax, outputKept, outputPrinted, outputFiles, outputFile,
+        agentBinary,        codeTimeout, codeTimeoutMax, outputKept, outputPrinted, outputFiles, outputFile,
         outputTotal, imagePackages, imageMemory, imageCPUs, imageInterpreters, imageModules,
         imageSuite, logLevel, logFormat, retention,
     ]

@@ -1,6 +1,6 @@
-// One connection to PostgreSQL: an actor on the event loop, always in libpq's pipeline mode, so that
-// concurrent callers share it without waiting for each other. Used by Jobs. It never blocks the loop:
-// connecting, with its name resolution, happens on a thread of its own.
+// One connection to PostgreSQL: an actor on the event loop, always in libpq's pipeline mode, so
+// that concurrent callers share it without waiting for each other. Used by Jobs. It never blocks
+// the loop: connecting, with its name resolution, happens on a thread of its own.
 
 import CLibPQ
 import Events
@@ -11,7 +11,8 @@ import Glibc
         unsafe EventLoop.shared.asUnownedSerialExecutor()
     }
 
-    /// What callers wait for: the results of the statements up to one Sync, which are one transaction.
+    /// What callers wait for: the results of the statements up to one Sync, which are one
+    /// transaction.
     private struct Request {
         let statements: [Statement]
         var sentCount = 0
@@ -33,7 +34,8 @@ import Glibc
     private var failure: PostgresError?
     private var unflushedByteCount = 0
     private var watchesWriting = false
-    private var listeners: [(id: Int, channels: Set<String>, sink: AsyncStream<Notification>.Continuation)] = []
+    private var listeners:
+        [(id: Int, channels: Set<String>, sink: AsyncStream<Notification>.Continuation)] = []
     private var listenerCount = 0
 
     /// Connects by libpq's rules, within its connect_timeout (10 s unless told otherwise).
@@ -54,8 +56,9 @@ import Glibc
 
     /// Ends what is under way with an error, and the connection.
     package func close() {
-        end(PostgresError(
-            sqlstate: "08003", message: "the connection was closed", isConnectionLost: true))
+        end(
+            PostgresError(
+                sqlstate: "08003", message: "the connection was closed", isConnectionLost: true))
     }
 
     package var isOpen: Bool { if case .closed = state { false } else { true } }
@@ -85,8 +88,9 @@ import Glibc
         return try result.get()
     }
 
-    /// A file of statements, as one transaction unless it says otherwise. Only for a connection that
-    /// nobody else is using.
+    /// A file of statements, as one transaction unless it says otherwise.
+    ///
+    /// Only for a connection that nobody else is using.
     package func run(_ script: Script) async throws(PostgresError) {
         let result: Result<[Rows], PostgresError> = await withCheckedContinuation { answer in
             guard case .open = state, unsent.isEmpty, waiting.isEmpty else {
@@ -95,7 +99,8 @@ import Glibc
                 return
             }
             // SAFETY: the bytes end with a zero and libpq copies them before it returns.
-            let isSent = unsafe PQexitPipelineMode(handle) == 1
+            let isSent =
+                unsafe PQexitPipelineMode(handle) == 1
                 && (script.bytes + [0]).withUnsafeBufferPointer { bytes in
                     unsafe bytes.withMemoryRebound(to: CChar.self) { text in
                         unsafe PQsendQuery(handle, text.baseAddress) == 1
@@ -113,7 +118,9 @@ import Glibc
 
     // MARK: Notifications
 
-    /// Listens for as long as `body` runs. The stream ends when the connection does.
+    /// Listens for as long as `body` runs.
+    ///
+    /// The stream ends when the connection does.
     package func withNotifications<Value: Sendable>(
         on channels: [Channel],
         _ body: @Sendable (AsyncStream<Notification>) async throws(PostgresError) -> Value
@@ -132,7 +139,8 @@ import Glibc
 
     // MARK: Sending
 
-    /// Sends as much as the socket takes without hoarding: a result of 100 MB is not copied at once.
+    /// Sends as much as the socket takes without hoarding: a result of 100 MB is not copied at
+    /// once.
     private func pump() {
         while case .open = state, var request = unsent.first {
             while request.sentCount < request.statements.count {
@@ -156,7 +164,9 @@ import Glibc
         flush()
     }
 
-    /// A statement that libpq does not take. Before anything was sent, only its caller has a problem.
+    /// A statement that libpq does not take.
+    ///
+    /// Before anything was sent, only its caller has a problem.
     private func refuse(_ request: Request, _ error: PostgresError) {
         _ = unsent.removeFirst()
         request.answer.resume(returning: .failure(error))
@@ -171,7 +181,8 @@ import Glibc
                 hint: "PostgreSQL cannot store it; replace the byte or use bytea")
         }
         unflushedByteCount += parameters.bytes.count + statement.text.utf8.count
-        // SAFETY: every pointer lies in the parameters' bytes, which live through the call; libpq copies.
+        // SAFETY: every pointer lies in the parameters' bytes, which live through the call; libpq
+        // copies.
         let isSent = unsafe parameters.bytes.withUnsafeBytes { memory in
             let pointers = unsafe parameters.offsets.map { offset in
                 unsafe offset.flatMap { unsafe memory.baseAddress?.advanced(by: $0) }?

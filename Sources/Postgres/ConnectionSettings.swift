@@ -1,5 +1,5 @@
-// Where the database is, by libpq's own rules: a connection string or URI, else DATABASE_URL, else the
-// PG* variables, service files and password file. Used by everything that connects.
+// Where the database is, by libpq's own rules: a connection string or URI, else DATABASE_URL, else
+// the PG* variables, service files and password file. Used by everything that connects.
 
 import CLibPQ
 import Glibc

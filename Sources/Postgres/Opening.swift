@@ -1,4 +1,5 @@
-// Connecting, and the words of libpq. Part of Connection; runs on a thread where blocking is allowed.
+// Connecting, and the words of libpq. Part of Connection; runs on a thread where blocking is
+// allowed.
 
 import CLibPQ
 import Glibc
@@ -98,7 +99,8 @@ extension PostgresError {
     /// The server's last words before it closed the connection.
     var lostWithConnection: PostgresError {
         PostgresError(
-            sqlstate: sqlstate, message: message, detail: detail, hint: hint, isConnectionLost: true)
+            sqlstate: sqlstate, message: message, detail: detail, hint: hint, isConnectionLost: true
+        )
     }
 }
 

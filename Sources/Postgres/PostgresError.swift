@@ -1,9 +1,12 @@
-// What can go wrong between this process and a PostgreSQL server, with the server's own words. Thrown by
-// everything in this module; Jobs translates it. It must never hold a password or a bound value.
+// What can go wrong between this process and a PostgreSQL server, with the server's own words.
+// Thrown by everything in this module; Jobs translates it. It must never hold a password or a bound
+// value.
 
 /// A refusal by the server, or the loss of the connection to it.
 package struct PostgresError: Error, Sendable, Equatable, CustomStringConvertible {
-    /// Five characters; the first two are the class. See PostgreSQL's appendix A, and v1_schema.sql for MF.
+    /// Five characters; the first two are the class.
+    ///
+    /// See PostgreSQL's appendix A, and v1_schema.sql for MF.
     package let sqlstate: String
     package let message: String
     package let detail: String?
@@ -22,7 +25,8 @@ package struct PostgresError: Error, Sendable, Equatable, CustomStringConvertibl
         self.isConnectionLost = isConnectionLost
     }
 
-    /// The server could not be reached, went away, or is starting up or full: worth another try later.
+    /// The server could not be reached, went away, or is starting up or full: worth another try
+    /// later.
     package var isUnavailable: Bool {
         isConnectionLost || sqlstate.hasPrefix("08") || sqlstate.hasPrefix("57P")
             || sqlstate == "53300"

@@ -1,5 +1,5 @@
-// The answer to one statement. Read by Jobs, by column name; a name that the statement does not answer,
-// or a null where none can be, is a mistake of this program and traps.
+// The answer to one statement. Read by Jobs, by column name; a name that the statement does not
+// answer, or a null where none can be, is a mistake of this program and traps.
 
 import CLibPQ
 
@@ -29,7 +29,9 @@ import CLibPQ
     }
     package func integer(_ row: Int, _ column: String) -> Int64? {
         guard let text = text(row, column) else { return nil }
-        guard let value = Int64(text) else { preconditionFailure("\(column) is no integer: \(text)") }
+        guard let value = Int64(text) else {
+            preconditionFailure("\(column) is no integer: \(text)")
+        }
         return value
     }
     package func bool(_ row: Int, _ column: String) -> Bool { string(row, column) == "t" }
@@ -51,9 +53,12 @@ import CLibPQ
         precondition(row >= 0 && row < count, "row \(row) of \(count)")
         let number = unsafe PQfnumber(result, "\"" + column + "\"")
         precondition(number >= 0, "the statement has no column \(column)")
-        // SAFETY: row and column exist; the pointer lives as long as this object, and is copied from.
+        // SAFETY: row and column exist; the pointer lives as long as this object, and is copied
+        // from.
         let isNull = unsafe PQgetisnull(result, CInt(row), number)
-        guard isNull == 0, let value = unsafe PQgetvalue(result, CInt(row), number) else { return nil }
+        guard isNull == 0, let value = unsafe PQgetvalue(result, CInt(row), number) else {
+            return nil
+        }
         return unsafe (UnsafePointer(value), Int(PQgetlength(result, CInt(row), number)))
     }
 }

@@ -1,5 +1,5 @@
-// One SQL statement with its values. Written as a string literal; what is interpolated is bound as a
-// parameter and never becomes text of the statement, so there is no way to splice a value in.
+// One SQL statement with its values. Written as a string literal; what is interpolated is bound as
+// a parameter and never becomes text of the statement, so there is no way to splice a value in.
 
 /// A statement such as `"select mayfly.cancel(\(id))"`: the interpolated id is bound as $1.
 package struct Statement: Sendable, ExpressibleByStringInterpolation {
@@ -28,7 +28,8 @@ package struct Statement: Sendable, ExpressibleByStringInterpolation {
         values = interpolation.values
     }
 
-    /// The same statement with its result in binary form: for bytea, which is twice as long as text.
+    /// The same statement with its result in binary form: for bytea, which is twice as long as
+    /// text.
     package var binary: Statement {
         var copy = self
         copy.wantsBinary = true
@@ -56,7 +57,9 @@ package struct Statement: Sendable, ExpressibleByStringInterpolation {
         package mutating func appendInterpolation(_ value: [UInt8]?) {
             bind(value.map { .bytes($0[...]) } ?? .null)
         }
-        package mutating func appendInterpolation(_ value: ArraySlice<UInt8>) { bind(.bytes(value)) }
+        package mutating func appendInterpolation(_ value: ArraySlice<UInt8>) {
+            bind(.bytes(value))
+        }
         package mutating func appendInterpolation<Number: FixedWidthInteger>(_ value: Number?) {
             bind(value.map { .text(String($0)) } ?? .null)
         }

@@ -16,7 +16,8 @@ struct Database {
     private static let template = Once {
         let cluster = try Cluster.shared.get()
         try await administer(cluster, "create database mayfly_template")
-        _ = try await Migrations.apply(ConnectionSettings(cluster.info(database: "mayfly_template")))
+        _ = try await Migrations.apply(
+            ConnectionSettings(cluster.info(database: "mayfly_template")))
         // The server has just started, and for a while after a start nobody is declared dead.
         try await administer(
             cluster, "update mayfly.setting set restart_grace = '0 s', backoff_first = '1 ms'",
@@ -112,11 +113,16 @@ extension Connection {
             "select mayfly.enqueue('code', \(payload), max_attempts => \(maxAttempts)) as id")
         return try #require(rows.integer(0, "id"))
     }
-    func claim(_ worker: Int64, _ want: Int = 1) async throws -> [(id: Int64, token: Int64, attempt: Int)] {
+    func claim(_ worker: Int64, _ want: Int = 1) async throws -> [(
+        id: Int64, token: Int64, attempt: Int
+    )] {
         let rows = try await run(
             "select id, token, attempt from mayfly.claim(\(worker), '{}', '{code}', \(want))")
         return (0..<rows.count).map {
-            (rows.integer($0, "id") ?? 0, rows.integer($0, "token") ?? 0, Int(rows.integer($0, "attempt") ?? 0))
+            (
+                rows.integer($0, "id") ?? 0, rows.integer($0, "token") ?? 0,
+                Int(rows.integer($0, "attempt") ?? 0)
+            )
         }
     }
     func settle(
@@ -124,7 +130,11 @@ extension Connection {
         _ reason: String? = nil
     ) async throws -> String {
         let rows = try await run(
-            "select mayfly.settle(\(worker), \(held.id), \(held.token), \(how), \(reason), 'as told') as now")
+            """
+            select mayfly.settle(\(worker), \(held.id), \(held.token), \(how), \(reason), 'as told')
+                as now
+            """
+        )
         return rows.string(0, "now")
     }
     func state(_ id: Int64) async throws -> String {
@@ -133,8 +143,9 @@ extension Connection {
     func count(_ statement: Statement) async throws -> Int64 {
         try #require(try await run(statement).integer(0, "count"))
     }
-    /// As if time had passed since the last look: floors rise to now. Transactions of other tests may
-    /// hold them down for a moment.
+    /// As if time had passed since the last look: floors rise to now.
+    ///
+    /// Transactions of other tests may hold them down for a moment.
     func raiseFloors() async throws {
         for _ in 0..<500 {
             try await run("update mayfly.lane set moved_at = '-infinity'")
@@ -148,7 +159,8 @@ extension Connection {
     }
     func lapse(_ worker: Int64) async throws {
         try await run(
-            "update mayfly.worker set lease_until = now() - interval '1 s' where worker = \(worker)")
+            "update mayfly.worker set lease_until = now() - interval '1 s' where worker = \(worker)"
+        )
     }
 }
 

@@ -11,14 +11,20 @@ import Testing
             let id = try await connection.enqueue()
             let worker = try await connection.register()
             let held = try #require(try await connection.claim(worker).first)
-            for _ in 0..<2 { #expect(try await connection.settle(worker, held, "succeeded") == "succeeded") }
+            for _ in 0..<2 {
+                #expect(try await connection.settle(worker, held, "succeeded") == "succeeded")
+            }
             #expect(try await connection.count("select count(*) from mayfly.outcome") == 1)
             #expect(try await connection.count("select count(*) from mayfly.attempt") == 1)
             #expect(try await connection.state(id) == "succeeded")
             #expect(
                 await sqlstate {
                     try await connection.run(
-                        "insert into mayfly.outcome (id, attempt, state) values (\(id), 1, 'succeeded')")
+                        """
+                        insert into mayfly.outcome (id, attempt, state) values (\(id), 1,
+                            'succeeded')
+                        """
+                    )
                 } == "23505")
         }
     }
@@ -51,12 +57,15 @@ import Testing
         }
     }
 
-    @Test func `by a payload that cannot work is final even when more attempts are allowed`() async throws {
+    @Test func `by a payload that cannot work is final even when more attempts are allowed`()
+        async throws
+    {
         try await Database.make().withConnection { connection in
             _ = try await connection.enqueue(maxAttempts: 3)
             let worker = try await connection.register()
             let held = try #require(try await connection.claim(worker).first)
-            #expect(try await connection.settle(worker, held, "failed", "invalid_payload") == "failed")
+            #expect(
+                try await connection.settle(worker, held, "failed", "invalid_payload") == "failed")
         }
     }
 
@@ -87,7 +96,8 @@ import Testing
             try await connection.run("select mayfly.reap()")
             let rows = try await connection.run(
                 """
-                select losses, failures, run_at between now() + interval '4 s' and now() + interval '16 s'
+                select losses, failures, run_at between now() + interval '4 s'
+                    and now() + interval '16 s'
                     as later from mayfly.delayed
                 """)
             #expect(rows.integer(0, "losses") == 1)
@@ -133,9 +143,12 @@ import Testing
             _ = try await connection.enqueue()
             let worker = try await connection.register()
             let held = try #require(try await connection.claim(worker).first)
-            for (how, reason) in [("failed", "bad_luck"), ("failed", nil), ("lost", "poison"), ("won", nil)] {
+            for (how, reason) in [
+                ("failed", "bad_luck"), ("failed", nil), ("lost", "poison"), ("won", nil),
+            ] {
                 #expect(
-                    await sqlstate { _ = try await connection.settle(worker, held, how, reason) } == "MF001")
+                    await sqlstate { _ = try await connection.settle(worker, held, how, reason) }
+                        == "MF001")
             }
             #expect(try await connection.settle(worker, held, "succeeded") == "succeeded")
         }
@@ -143,7 +156,8 @@ import Testing
 
     @Test func `has the same reasons in SQL and in Swift`() async throws {
         try await Database.make().withConnection { connection in
-            let rows = try await connection.run("select reason, whose, retryable from mayfly.reason")
+            let rows = try await connection.run(
+                "select reason, whose, retryable from mayfly.reason")
             let names = (0..<rows.count).map { rows.string($0, "reason") }
             #expect(Set(names) == Set(Reason.allCases.map(\.rawValue)))
             for row in 0..<rows.count {

@@ -9,10 +9,12 @@ import Testing
     @Test func `by function and by INSERT means the same`() async throws {
         try await Database.make().withConnection { connection in
             let called = try await connection.run(
-                "select mayfly.enqueue('code', '{\"a\": 1}', priority => 3, timeout => '5 s') as id")
+                "select mayfly.enqueue('code', '{\"a\": 1}', priority => 3, timeout => '5 s') as id"
+            )
             let inserted = try await connection.run(
                 """
-                insert into mayfly.job (kind, payload, priority, timeout) values ('code', '{"a": 1}', 3, '5 s')
+                insert into mayfly.job (kind, payload, priority, timeout)
+                values ('code', '{"a": 1}', 3, '5 s')
                 returning id, state, queue, tenant, attempt, created_at
                 """)
             #expect(inserted.string(0, "state") == "queued")
@@ -67,15 +69,23 @@ import Testing
         ("no array", #"select mayfly.enqueue_many('{"kind": "code"}')"#, "MF001"),
         ("an element that is a number", "select mayfly.enqueue_many('[1]')", "MF001"),
         (
-            "a misspelt key", #"select mayfly.enqueue_many('[{"kind": "code", "payload": {}, "prio": 1}]')"#,
+            "a misspelt key",
+            #"select mayfly.enqueue_many('[{"kind": "code", "payload": {}, "prio": 1}]')"#,
             "MF001"
         ),
         (
             "a bad second element",
-            #"select mayfly.enqueue_many('[{"kind": "code", "payload": {}}, {"kind": "code"}]')"#, "MF002"
+            #"select mayfly.enqueue_many('[{"kind": "code", "payload": {}}, {"kind": "code"}]')"#,
+            "MF002"
         ),
-        ("an id of one's own", "insert into mayfly.job (id, kind, payload) values (1, 'code', '{}')", "MF001"),
-        ("a result", "insert into mayfly.job (kind, payload, result) values ('code', '{}', '{}')", "MF001"),
+        (
+            "an id of one's own",
+            "insert into mayfly.job (id, kind, payload) values (1, 'code', '{}')", "MF001"
+        ),
+        (
+            "a result",
+            "insert into mayfly.job (kind, payload, result) values ('code', '{}', '{}')", "MF001"
+        ),
         ("an UPDATE", "update mayfly.job set priority = 1", "MF009"),
         ("a DELETE", "delete from mayfly.job where id = 1", "MF009"),
         ("no such job to cancel", "select mayfly.cancel(1)", "MF004"),
@@ -107,7 +117,11 @@ import Testing
         try await database.withConnection { connection in
             func enqueue(_ key: String, _ tenant: String = "") async throws -> Int64 {
                 let rows = try await connection.run(
-                    "select mayfly.enqueue('code', '{}', unique_key => \(key), tenant => \(tenant)) as id")
+                    """
+                    select mayfly.enqueue('code', '{}', unique_key => \(key), tenant => \(tenant))
+                        as id
+                    """
+                )
                 return try #require(rows.integer(0, "id"))
             }
             let first = try await enqueue("a")
@@ -144,7 +158,7 @@ import Testing
         try await Database.make().withConnection { connection in
             let rows = try await connection.run(
                 """
-                select j.priority, j.unique_key, j.run_at > now() as later, j.max_attempts, j.payload ->> 'n' as n
+                select j.priority, j.unique_key, j.max_attempts, j.payload ->> 'n' as n
                 from mayfly.enqueue_many('[
                     {"kind": "code", "payload": {"n": 0}, "priority": 2, "max_attempts": 4},
                     {"kind": "code", "payload": {"n": 1}, "unique_key": "k"},
@@ -156,7 +170,11 @@ import Testing
             // A statement sees what its own functions did only when it began later: look again.
             #expect(rows.count == 0)
             let stored = try await connection.run(
-                "select priority, unique_key, max_attempts, payload ->> 'n' as n from mayfly.job order by id")
+                """
+                select priority, unique_key, max_attempts, payload ->> 'n' as n
+                    from mayfly.job order by id
+                """
+            )
             #expect(stored.count == 3)
             #expect((0..<3).map { stored.string($0, "n") } == ["0", "1", "3"])
             #expect(stored.integer(0, "max_attempts") == 4)
@@ -171,7 +189,12 @@ import Testing
         try await Database.make().withConnection { connection in
             let now = try await connection.enqueue()
             let later = try await connection.run(
-                "select mayfly.enqueue('code', '{}', run_at => now() + interval '1 h', unique_key => 'k') as id")
+                """
+                select mayfly.enqueue('code', '{}', run_at => now() + interval '1 h',
+                    unique_key => 'k')
+                    as id
+                """
+            )
             for id in [now, later.integer(0, "id") ?? 0] {
                 let answer = try await connection.run("select mayfly.cancel(\(id)) as state")
                 #expect(answer.string(0, "state") == "cancelled")
@@ -208,7 +231,9 @@ import Testing
     @Test func `is replayed as a new job that leaves the original as it was`() async throws {
         try await Database.make().withConnection { connection in
             let id = try await connection.enqueue(#"{"source": "x"}"#)
-            #expect(await sqlstate { try await connection.run("select mayfly.replay(\(id))") } == "MF008")
+            #expect(
+                await sqlstate { try await connection.run("select mayfly.replay(\(id))") }
+                    == "MF008")
             let worker = try await connection.register()
             let held = try #require(try await connection.claim(worker).first)
             try await connection.run(
@@ -217,13 +242,19 @@ import Testing
                     generation => 'g1', seed => \([UInt8](repeating: 7, count: 32)), clock => 42)
                 """)
             let before = try await connection.run("select * from mayfly.job where id = \(id)")
-            let plain = try await connection.run("select mayfly.replay(\(id)) as id").integer(0, "id") ?? 0
-            let pinned = try await connection.run("select mayfly.replay(\(id), true) as id").integer(0, "id") ?? 0
+            let plain =
+                try await connection.run("select mayfly.replay(\(id)) as id").integer(0, "id") ?? 0
+            let pinned =
+                try await connection.run("select mayfly.replay(\(id), true) as id").integer(0, "id")
+                ?? 0
             let after = try await connection.run("select * from mayfly.job where id = \(id)")
-            for column in before.columns { #expect(before.text(0, column) == after.text(0, column)) }
+            for column in before.columns {
+                #expect(before.text(0, column) == after.text(0, column))
+            }
             let copies = try await connection.run(
                 """
-                select payload, state, replay_of, (select pin from mayfly.job_data d where d.id = j.id) as pin
+                select payload, state, replay_of,
+                    (select pin from mayfly.job_data d where d.id = j.id) as pin
                 from mayfly.job j where id = any (\([plain, pinned])) order by id
                 """)
             #expect(copies.string(0, "payload") == #"{"source": "x"}"#)
@@ -281,17 +312,20 @@ import Testing
 
     @Test func `that is old goes away with its week, one that is alive stays`() async throws {
         try await Database.make().withConnection { connection in
-            try await connection.run("select mayfly.make_week('2025-03-05'), mayfly.make_week('2025-03-12')")
+            try await connection.run(
+                "select mayfly.make_week('2025-03-05'), mayfly.make_week('2025-03-12')")
             for time in ["2025-03-05", "2025-03-12"] {
                 try await connection.run(
                     """
-                    insert into mayfly.job_data (id, run_at, priority, max_attempts, queue, tenant, kind, payload)
+                    insert into mayfly.job_data
+                    (id, run_at, priority, max_attempts, queue, tenant, kind, payload)
                     values (mayfly.id_at(\(time)), \(time), 0, 1, 'default', '', 'code', '{}')
                     """)
             }
             try await connection.run(
                 """
-                insert into mayfly.outcome (id, attempt, state) values (mayfly.id_at('2025-03-05'), 1, 'succeeded')
+                insert into mayfly.outcome (id, attempt, state)
+                values (mayfly.id_at('2025-03-05'), 1, 'succeeded')
                 """)
             try await connection.run(
                 """
@@ -299,7 +333,10 @@ import Testing
                 values (mayfly.id_at('2025-03-12'), 0, 1, 'default', 'code', '')
                 """)
             let did = try await connection.run("select did from mayfly.maintain('30 days') did")
-            #expect((0..<did.count).map { did.string($0, "did") } == ["dropped the jobs of week 2025w10"])
+            #expect(
+                (0..<did.count).map { did.string($0, "did") } == [
+                    "dropped the jobs of week 2025w10"
+                ])
             #expect(try await connection.count("select count(*) from mayfly.job") == 1)
             #expect(try await connection.count("select count(*) from mayfly.outcome") == 0)
         }
@@ -309,7 +346,8 @@ import Testing
         try await Database.make().withConnection { connection in
             try await connection.run(
                 """
-                insert into mayfly.job_data (id, run_at, priority, max_attempts, queue, tenant, kind, payload)
+                insert into mayfly.job_data
+                    (id, run_at, priority, max_attempts, queue, tenant, kind, payload)
                 values (mayfly.id_at('2025-03-05'), '2025-03-05', 0, 1, 'default', '', 'code', '{}')
                 """)
             #expect(try await connection.count("select count(*) from mayfly.job_data_default") == 1)

@@ -27,7 +27,9 @@ import Testing
             do {
                 try await Ledger.open(database.settings()) { _ throws(JobsError) in }
                 Issue.record("an unmigrated database was accepted")
-            } catch { #expect(error.description.contains("mayfly migrate"), "\(attempt): \(error)") }
+            } catch {
+                #expect(error.description.contains("mayfly migrate"), "\(attempt): \(error)")
+            }
         }
     }
 

@@ -13,9 +13,11 @@ import Testing
             let bytes: [UInt8] = [0, 255, 39, 92, 0]
             let rows = try await connection.run(
                 """
-                select \(text)::text as t, \(words)::text[] = array['', 'a,b', '{}', 'quo"te', E'back\\\\slash',
-                    'NULL', \(text)] as w, \(bytes) = E'\\\\x00ff275c00'::bytea as b, \(nil as String?)::text as n,
-                    \(-7)::int as i, \(true)::boolean as yes, \(.milliseconds(1500) as Duration?)::interval as d,
+                select \(text)::text as t, \(words)::text[] = array['', 'a,b', '{}', 'quo"te',
+                        E'back\\\\slash', 'NULL', \(text)] as w,
+                    \(bytes) = E'\\\\x00ff275c00'::bytea as b, \(nil as String?)::text as n,
+                    \(-7)::int as i, \(true)::boolean as yes,
+                    \(.milliseconds(1500) as Duration?)::interval as d,
                     \([Int64.min, .max])::bigint[] as many
                 """)
             #expect(rows.string(0, "t") == text)
@@ -31,7 +33,8 @@ import Testing
 
     @Test func `refuses a zero byte in text and goes on`() async throws {
         try await Database.make(migrated: false).withConnection { connection in
-            #expect(await sqlstate { try await connection.run("select \("a\0b")::text") } == "22021")
+            #expect(
+                await sqlstate { try await connection.run("select \("a\0b")::text") } == "22021")
             let rows = try await connection.run("select 1 as one")
             #expect(rows.integer(0, "one") == 1)
         }
@@ -95,7 +98,9 @@ import Testing
             try await withThrowingTaskGroup(of: Void.self) { group in
                 group.addTask {
                     let refused = await sqlstate {
-                        let parts = (0..<64).map { _ in "insert into t values (\(part))" as Statement }
+                        let parts = (0..<64).map { _ in
+                            "insert into t values (\(part))" as Statement
+                        }
                         try await connection.run(parts + ["select 1 / 0"])
                     }
                     #expect(refused == "22012")
@@ -121,7 +126,10 @@ import Testing
                 let text = String(number)
                 do throws(PostgresError) {
                     try await speaker.run(
-                        "select pg_notify(case when \(number)::int % 2 = 0 then 'alpha' else 'beta' end, \(text))")
+                        """
+                        select pg_notify((array['alpha', 'beta'])[\(number % 2 + 1)::int], \(text))
+                        """
+                    )
                 } catch { Issue.record("\(error)") }
             }
             var heard: [String] = []
@@ -141,7 +149,8 @@ import Testing
     {
         let database = try await Database.make(migrated: false)
         let victim = try await database.connect()
-        let pid = try #require(try await victim.run("select pg_backend_pid() as pid").integer(0, "pid"))
+        let pid = try #require(
+            try await victim.run("select pg_backend_pid() as pid").integer(0, "pid"))
         let ended = Task {
             try await victim.withNotifications(on: ["alpha"]) { notes in
                 for await _ in notes {}
@@ -152,7 +161,8 @@ import Testing
         try await database.withConnection { killer in
             while try await killer.count(
                 """
-                select count(*) from pg_stat_activity where pid = \(pid) and query ~ 'sleep' and state = 'active'
+                select count(*) from pg_stat_activity
+                where pid = \(pid) and query ~ 'sleep' and state = 'active'
                 """) == 0
             {}
             try await killer.run("select pg_terminate_backend(\(pid)::int)")
@@ -166,7 +176,10 @@ import Testing
     }
 
     @Test func `that cannot be made says why, without the password`() async throws {
-        for info in ["host=/nowhere/at/all", "postgresql://u:secret@[::1/x", "host=/tmp port=x password=secret"] {
+        for info in [
+            "host=/nowhere/at/all", "postgresql://u:secret@[::1/x",
+            "host=/tmp port=x password=secret",
+        ] {
             do {
                 _ = try await Connection(ConnectionSettings(info))
                 Issue.record("connected to \(info)")
@@ -187,7 +200,8 @@ import Testing
                 } == "22012")
             let rows = try await connection.run("select to_regclass('a') is null as gone")
             #expect(rows.bool(0, "gone"))
-            try await connection.run(Script(name: "good", bytes: Array("create table a (i int); ;".utf8)))
+            try await connection.run(
+                Script(name: "good", bytes: Array("create table a (i int); ;".utf8)))
             #expect(try await connection.count("select count(*) from a") == 0)
         }
     }

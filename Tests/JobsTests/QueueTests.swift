@@ -8,13 +8,16 @@ import Testing
 @Suite("A queue", .timeLimit(.minutes(3))) struct QueueTests {
     /// Claims and settles `count` jobs in one slot.
     private func work(
-        _ database: Database, _ count: Int, _ outcome: @Sendable (Job) -> Outcome = { _ in .succeeded(Report()) }
+        _ database: Database, _ count: Int,
+        _ outcome: @Sendable (Job) -> Outcome = { _ in .succeeded(Report()) }
     ) async throws -> [Settlement] {
         try await withQueue(database.queueSettings(), logger: quiet) { queue in
             var settlements: [Settlement] = []
             while settlements.count < count, let claim = await queue.next() {
                 let job = claim.job
-                do { settlements.append(try await claim.settle(outcome(job))) } catch { Issue.record("\(error)") }
+                do { settlements.append(try await claim.settle(outcome(job))) } catch {
+                    Issue.record("\(error)")
+                }
             }
             return settlements
         }
@@ -27,7 +30,9 @@ import Testing
             try await ledger.putBlob(bytes)
         }
         // Away again, so that the settlement has to bring it.
-        try await database.withConnection { try await $0.run("truncate mayfly.blob, mayfly.blob_chunk") }
+        try await database.withConnection {
+            try await $0.run("truncate mayfly.blob, mayfly.blob_chunk")
+        }
         try await Ledger.open(database.settings()) { ledger throws(JobsError) in
             var new = NewJob(kind: "code", payload: #"{"source": "print(\"\u0000\")"}"#)
             new.timeout = .seconds(90)
@@ -70,14 +75,17 @@ import Testing
         let took = try await withQueue(settings, logger: quiet) { queue -> Duration? in
             async let worked: Void = {
                 guard let claim = await queue.next() else { return }
-                do { _ = try await claim.settle(.succeeded(Report())) } catch { Issue.record("\(error)") }
+                do { _ = try await claim.settle(.succeeded(Report())) } catch {
+                    Issue.record("\(error)")
+                }
             }()
             do throws(PostgresError) {
                 return try await backend.withNotifications(on: ["mayfly_done"]) {
                     notes async throws(PostgresError) in
                     while try await backend.run("select from mayfly.bell").count == 0 {}
                     let begun = ContinuousClock.now
-                    let rows = try await backend.run("select mayfly.enqueue('code', '{}')::text as id")
+                    let rows = try await backend.run(
+                        "select mayfly.enqueue('code', '{}')::text as id")
                     for await note in notes where note.payload == rows.string(0, "id") { break }
                     return ContinuousClock.now - begun
                 }
@@ -117,14 +125,17 @@ import Testing
     @Test func `stops a running attempt soon after it was cancelled`() async throws {
         let database = try await Database.make()
         let id = try await database.withConnection { try await $0.enqueue() }
-        let took = try await withQueue(database.queueSettings(), logger: quiet) { queue -> Duration? in
+        let took = try await withQueue(database.queueSettings(), logger: quiet) {
+            queue -> Duration? in
             guard let claim = await queue.next() else { return nil }
             let token = claim.job.token
             let begun = ContinuousClock.now
             async let state = Ledger.open(database.settings()) { ledger throws(JobsError) in
                 try await ledger.cancel(id)
             }
-            for await stop in queue.stops where stop == Stop(token: token, why: .cancelled) { break }
+            for await stop in queue.stops where stop == Stop(token: token, why: .cancelled) {
+                break
+            }
             let took = ContinuousClock.now - begun
             do {
                 #expect(try await state == "cancelling")
@@ -135,7 +146,9 @@ import Testing
         #expect(try #require(took) < .seconds(1))
     }
 
-    @Test func `gives back what it holds when it ends, and answers nil once it drains`() async throws {
+    @Test func `gives back what it holds when it ends, and answers nil once it drains`()
+        async throws
+    {
         let database = try await Database.make()
         let id = try await database.withConnection { try await $0.enqueue() }
         let second = try await withQueue(database.queueSettings(), logger: quiet) { queue in
@@ -166,7 +179,11 @@ import Testing
                             select pg_terminate_backend(pid) from pg_stat_activity
                             where datname = current_database() and pid <> pg_backend_pid()
                             """)
-                        if try await claim.settle(.succeeded(Report())) == .stored(state: "succeeded") { settled += 1 }
+                        if try await claim.settle(.succeeded(Report()))
+                            == .stored(state: "succeeded")
+                        {
+                            settled += 1
+                        }
                     }
                 } catch { Issue.record("\(error)") }
                 return settled
@@ -209,7 +226,9 @@ import Testing
     @Test func `settles a result that the database refuses as our failure`() async throws {
         let database = try await Database.make()
         let id = try await database.withConnection { try await $0.enqueue() }
-        let settled = try await work(database, 1) { _ in .succeeded(Report(result: "this is not JSON")) }
+        let settled = try await work(database, 1) { _ in
+            .succeeded(Report(result: "this is not JSON"))
+        }
         #expect(settled == [.retried])
         let attempts = try await Ledger.open(database.settings()) { ledger throws(JobsError) in
             try await ledger.attempts(id)
@@ -217,14 +236,16 @@ import Testing
         #expect(attempts.first?.reason == "store_failed")
     }
 
-    @Test func `stores each outcome once although the server crashes again and again`() async throws {
+    @Test func `stores each outcome once although the server crashes again and again`() async throws
+    {
         let cluster = try Cluster()
         let database = try await Database.make(on: cluster)
         let count = 60
         try await database.withConnection { connection in
             for _ in 0..<count { _ = try await connection.enqueue() }
         }
-        let settlements = try await withQueue(database.queueSettings(slots: 4), logger: quiet) { queue in
+        let settlements = try await withQueue(database.queueSettings(slots: 4), logger: quiet) {
+            queue in
             await withTaskGroup(of: [Settlement].self) { group in
                 for _ in 0..<4 {
                     group.addTask {
@@ -255,7 +276,8 @@ import Testing
             #expect(outcomes == Int64(count))
             #expect(
                 try await connection.count(
-                    "select count(*) from mayfly.attempt where outcome = 'succeeded'") == Int64(count))
+                    "select count(*) from mayfly.attempt where outcome = 'succeeded'")
+                    == Int64(count))
             #expect(try await connection.count("select count(*) from mayfly.running") == 0)
         }
         withExtendedLifetime(cluster) {}

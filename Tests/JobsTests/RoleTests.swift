@@ -29,25 +29,32 @@ import Testing
             let id = try await connection.enqueue()
             #expect(try await connection.state(id) == "queued")
             try await connection.run("insert into mayfly.job (kind, payload) values ('code', '{}')")
-            try await connection.run("select mayfly.list(), mayfly.cancel(\(id)), mayfly.replay(\(id))")
+            try await connection.run(
+                "select mayfly.list(), mayfly.cancel(\(id)), mayfly.replay(\(id))")
             let forbidden: [Statement] = [
-                "select * from mayfly.job_data", "select * from mayfly.outcome", "select * from mayfly.attempt",
-                "select * from mayfly.ready", "select * from mayfly.worker", "select * from mayfly.setting",
+                "select * from mayfly.job_data", "select * from mayfly.outcome",
+                "select * from mayfly.attempt",
+                "select * from mayfly.ready", "select * from mayfly.worker",
+                "select * from mayfly.setting",
                 "select * from mayfly.blob_chunk", "select * from mayfly.tenant_grant",
                 "select * from mayfly.stats", "select * from mayfly.migration",
-                "insert into mayfly.ready (id) values (1)", "update mayfly.setting set losses_max = 1",
+                "insert into mayfly.ready (id) values (1)",
+                "update mayfly.setting set losses_max = 1",
                 "select mayfly.claim(1, '{}', '{code}', 1)", "select mayfly.reap()",
                 "select mayfly.register('x', 'x', '{code}', '{}', 1, '1 s')",
                 "select mayfly.finish(\(id), 'succeeded', 1::smallint, now(), null, null)",
-                "select mayfly.pause('default')", "select mayfly.grant_tenant('mayfly_producer', '*')",
-                "select mayfly.replay_all()", "select mayfly.maintain()", "select mayfly.make_week(now())",
+                "select mayfly.pause('default')",
+                "select mayfly.grant_tenant('mayfly_producer', '*')",
+                "select mayfly.replay_all()", "select mayfly.maintain()",
+                "select mayfly.make_week(now())",
                 "select mayfly.take_key('', 'k', 1)", "select mayfly.check_job_id(\(id))",
                 "select mayfly.put_blob_part('a', 0, 'a')", "create table mayfly.mine (a int)",
                 "select nextval('mayfly.id_sequence')", "truncate mayfly.job_data",
             ]
             for statement in forbidden {
                 #expect(
-                    await sqlstate { try await connection.run(statement) } == "42501", "\(statement.text)")
+                    await sqlstate { try await connection.run(statement) } == "42501",
+                    "\(statement.text)")
             }
             #expect(
                 await sqlstate { try await connection.run("delete from mayfly.job") } == "MF009")
@@ -58,7 +65,8 @@ import Testing
         let roles = try await make()
         let settings = roles.database
         let theirs = try await settings.withConnection { owner in
-            try await owner.run("select mayfly.enqueue('code', '{}', tenant => 'acme') as id").integer(0, "id") ?? 0
+            try await owner.run("select mayfly.enqueue('code', '{}', tenant => 'acme') as id")
+                .integer(0, "id") ?? 0
         }
         try await settings.withConnection(user: roles.plain) { plain in
             #expect(try await plain.count("select count(*) from mayfly.job") == 0)
@@ -67,16 +75,18 @@ import Testing
             ] { #expect(await sqlstate { try await plain.run(statement) } == "MF004") }
             for statement: Statement in [
                 "select mayfly.enqueue('code', '{}', tenant => 'acme')",
-                #"select mayfly.enqueue_many('[{"kind": "code", "payload": {}, "tenant": "acme"}]')"#,
+                #"select mayfly.enqueue_many('[{"kind":"code","payload":{},"tenant":"acme"}]')"#,
                 "insert into mayfly.job (kind, payload, tenant) values ('code', '{}', 'acme')",
             ] { #expect(await sqlstate { try await plain.run(statement) } == "MF003") }
             // A function of one's own in the query must not see what the view hides.
             try await plain.run(
                 """
-                create function pg_temp.spy(id bigint) returns boolean language plpgsql cost 0.0001 as $$
+                create function pg_temp.spy(id bigint) returns boolean language plpgsql cost 0.0001
+                    as $$
                 begin raise exception 'seen %', id; end $$
                 """)
-            #expect(try await plain.run("select * from mayfly.job where pg_temp.spy(id)").count == 0)
+            #expect(
+                try await plain.run("select * from mayfly.job where pg_temp.spy(id)").count == 0)
         }
         try await settings.withConnection(user: roles.acme) { acme in
             #expect(try await acme.state(theirs) == "queued")
@@ -100,7 +110,8 @@ import Testing
         let roles = try await make()
         let name = "worker_\(roles.database.name)"
         try await Database.administer(
-            roles.database.cluster, "create role \(name) login in role mayfly_worker", database: "postgres")
+            roles.database.cluster, "create role \(name) login in role mayfly_worker",
+            database: "postgres")
         try await roles.database.withConnection { _ = try await $0.enqueue() }
         try await roles.database.withConnection(user: name) { connection in
             let worker = try await connection.register()
@@ -118,20 +129,29 @@ import Testing
         let roles = try await make()
         let name = "operator_\(roles.database.name)"
         try await Database.administer(
-            roles.database.cluster, "create role \(name) login in role mayfly_operator", database: "postgres")
+            roles.database.cluster, "create role \(name) login in role mayfly_operator",
+            database: "postgres")
         try await roles.database.withConnection {
             try await $0.run("select mayfly.enqueue('code', '{}', tenant => 'acme')")
         }
         try await roles.database.withConnection(user: name) { connection in
             for statement: Statement in [
-                "select * from mayfly.job_data", "select * from mayfly.attempt", "select * from mayfly.stats",
-                "select * from mayfly.health", "select mayfly.pause('default')", "select mayfly.resume('default')",
+                "select * from mayfly.job_data", "select * from mayfly.attempt",
+                "select * from mayfly.stats",
+                "select * from mayfly.health", "select mayfly.pause('default')",
+                "select mayfly.resume('default')",
                 "select mayfly.grant_tenant(\(roles.plain), 'acme')", "select mayfly.replay_all()",
                 "select mayfly.maintain('30 days')", "select * from mayfly.list('queued')",
-            ] { #expect(await sqlstate { try await connection.run(statement) } == nil, "\(statement.text)") }
+            ] {
+                #expect(
+                    await sqlstate { try await connection.run(statement) } == nil,
+                    "\(statement.text)")
+            }
             let jobs = try await connection.count("select count(*) from mayfly.job")
             #expect(jobs == 1)
-            #expect(await sqlstate { try await connection.run("delete from mayfly.job_data") } == "42501")
+            #expect(
+                await sqlstate { try await connection.run("delete from mayfly.job_data") }
+                    == "42501")
         }
     }
 }

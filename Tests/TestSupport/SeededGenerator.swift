@@ -9,7 +9,9 @@ package struct SeededGenerator: RandomNumberGenerator {
 
     /// Prints its seed, so that a failing run can be repeated.
     package init(for test: String) {
-        let wanted = unsafe getenv("MAYFLY_TEST_SEED").flatMap { unsafe UInt64(String(cString: $0)) }
+        let wanted = unsafe getenv("MAYFLY_TEST_SEED").flatMap {
+            unsafe UInt64(String(cString: $0))
+        }
         self.init(seed: wanted ?? UInt64.random(in: 0 ... .max))
         print("\(test): MAYFLY_TEST_SEED=\(seed)")
     }

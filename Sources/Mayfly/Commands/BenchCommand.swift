@@ -1,7 +1,6 @@
 // `mayfly bench …`: what this host does, measured by the product's own code.
 
 import ArgumentParser
-import Glibc
 import Jobs
 import Logging
 import Machines
@@ -13,7 +12,7 @@ struct BenchCommand: ParsableCommand {
         discussion: """
             Examples:
               mayfly bench restore --rounds 30
-              mayfly bench queue --jobs 5000
+              mayfly bench queue --seconds 5
               mayfly bench jobs --jobs 100
             """,
         subcommands: [Restore.self, QueueBench.self, JobsBench.self])
@@ -71,79 +70,40 @@ struct BenchCommand: ParsableCommand {
     }
 }
 
-/// `mayfly bench queue`: claim and settle without machines.
+/// `mayfly bench queue`: the database's side alone.
 struct QueueBench: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "queue",
         abstract: "Enqueues, claims and settles jobs that do nothing; no machine is used.",
         discussion: """
-            Uses a queue and a kind of its own, which no worker takes.
+            Works on the real tables, in queues of its own, and cancels what it leaves.
 
             Examples:
               mayfly bench queue
-              mayfly bench queue --jobs 20000 --slots 64 --json
+              mayfly bench queue --seconds 10 --json
             """)
-    @Option(help: "How many jobs.") var jobs = 2000
-    @Option(help: "Slots that claim.") var slots = 16
+    @Option(help: "How long each row is measured.") var seconds = 2.0
     @OptionGroup var options: ConfigurationOptions
     @OptionGroup var database: DatabaseOptions
     @OptionGroup var output: OutputOptions
 
     func validate() throws {
-        if !(1...10_000).contains(jobs) || !(1...1000).contains(slots) {
-            throw ValidationError("--jobs may be 1 to 10000 and --slots 1 to 1000")
-        }
+        if !(0.1...600).contains(seconds) { throw ValidationError("--seconds may be 0.1 to 600") }
     }
 
     func run() async throws {
         let configuration = try options.load([database.assignment])
-        let queueName = "bench-\(getpid())"
-        var settings = configuration.queueSettings(kinds: ["bench"])
-        settings.queues = [queueName]
-        settings.slots = slots
-        let one: JSON = .object([
-            "kind": .string("bench"), "queue": .string(queueName), "payload": .object([]),
-        ])
-        let many = JSON.array(Array(repeating: one, count: jobs)).text
-        let begin = ContinuousClock.now
-        _ = try await Database(configuration).with { ledger throws(JobsError) in
-            try await ledger.enqueueMany(many)
-        }
-        let enqueued = ContinuousClock.now
-        Words.say("enqueued \(jobs) jobs; now claiming and settling them with \(slots) slots")
-        let logger = configuration.makeLogger(isQuiet: true)
-        let total = jobs
-        let slotCount = slots
-        try await withQueue(settings, logger: logger) { queue in
-            let counter = Counter(total)
-            await withDiscardingTaskGroup { group in
-                for _ in 0..<slotCount {
-                    group.addTask {
-                        while let claim = await queue.next() {
-                            _ = try? await claim.settle(.succeeded(Report(result: "{}")))
-                            if await counter.countDown() { await queue.drain() }
-                        }
-                    }
-                }
-            }
-        }
-        let (putting, working) = (enqueued - begin, ContinuousClock.now - enqueued)
-        var table = Table("WHAT", "JOBS", "MS", "PER SECOND")
-        for (name, duration) in [("enqueue_many", putting), ("claim and settle", working)] {
+        var table = Table("WHAT", "BATCH", "JOBS PER SECOND", "P50 MS", "P95 MS", "P99 MS")
+        for row in try await Bench.queue(configuration.connection, seconds: seconds) {
             table.add(
-                .string(name), .number(jobs), .number(Shown.rounded(duration.milliseconds)),
-                .number(Shown.rounded(Double(jobs) / duration.milliseconds * 1000)))
+                .string(row.name), .number(row.batch),
+                row.jobsPerSecond.map { .number(Shown.rounded($0, 0)) } ?? .null,
+                Self.number(row.p50), Self.number(row.p95), Self.number(row.p99))
         }
         table.print(asJSON: output.isJSON, empty: "")
     }
-
-    private actor Counter {
-        private var left: Int
-        init(_ count: Int) { left = count }
-        func countDown() -> Bool {
-            left -= 1
-            return left <= 0
-        }
+    private static func number(_ duration: Duration?) -> JSON {
+        duration.map { .number(Shown.rounded($0.milliseconds, 2)) } ?? .null
     }
 }
 
@@ -153,7 +113,8 @@ struct JobsBench: AsyncParsableCommand {
         commandName: "jobs",
         abstract: "Enqueues small code jobs for the workers that run, and measures each to its end.",
         discussion: """
-            Start workers first. The times are the database's: from created_at to finished_at.
+            Start workers first. The times are the database's: from created_at to
+            finished_at.
 
             Examples:
               mayfly bench jobs --jobs 50

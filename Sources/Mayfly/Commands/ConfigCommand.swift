@@ -7,8 +7,9 @@ struct ConfigCommand: ParsableCommand {
         commandName: "config",
         abstract: "Prints every setting with its value and where it came from.",
         discussion: """
-            A value comes from a flag, else from the environment (MAYFLY_ and the key in capitals),
-            else from worker.conf, else it is the default. Secrets are not printed.
+            A value comes from a flag, else from the environment (MAYFLY_ and the key in
+            capitals), else from worker.conf, else it is the default. Secrets are not
+            printed.
 
             Examples:
               mayfly config

@@ -9,7 +9,8 @@ struct MigrateCommand: AsyncParsableCommand {
         commandName: "migrate",
         abstract: "Brings the database to this program's schema; does nothing when it is there.",
         discussion: """
-            One transaction per step, one process at a time. The same files are in sql/ for psql.
+            One transaction per step, one process at a time. The same files are in sql/
+            for psql.
 
             Examples:
               mayfly migrate
@@ -41,8 +42,8 @@ struct PruneCommand: AsyncParsableCommand {
         commandName: "prune",
         abstract: "Drops old history and the blobs that only it used; makes the coming weeks.",
         discussion: """
-            History goes by whole weeks, so that nothing is deleted row by row. Safe to run at any
-            time, e.g. once a day from cron.
+            History goes by whole weeks, so that nothing is deleted row by row. Safe to
+            run at any time, e.g. once a day from cron.
 
             Examples:
               mayfly prune

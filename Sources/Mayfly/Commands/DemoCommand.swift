@@ -8,10 +8,11 @@ struct DemoCommand: AsyncParsableCommand {
         commandName: "demo",
         abstract: "Runs real jobs of every kind on this host, with a private PostgreSQL.",
         discussion: """
-            Builds the code image if it is missing (minutes, once), starts a PostgreSQL of its own
-            under the state directory, applies the schema, starts a worker, enqueues jobs through
-            psql, shows what comes back, and ends with nothing left running. Needs root for the
-            image; scripts/demo installs what else is missing.
+            Builds the code image if it is missing (minutes, once), starts a PostgreSQL
+            of its own under the state directory, applies the schema, starts a worker,
+            enqueues jobs through psql, shows what comes back, and ends with nothing
+            left running. Needs root for the image; scripts/demo installs what else is
+            missing.
 
             Examples:
               sudo mayfly demo

@@ -11,8 +11,8 @@ struct DoctorCommand: AsyncParsableCommand {
         commandName: "doctor",
         abstract: "Checks this host: hypervisor, acceleration, images, database, tools.",
         discussion: """
-            Every line is active, degraded or off, with what was found and what to do. Nothing is
-            changed. Ends with exit code 1 when a worker cannot run here.
+            Every line is active, degraded or off, with what was found and what to do.
+            Nothing is changed. Ends with exit code 1 when a worker cannot run here.
 
             Examples:
               mayfly doctor

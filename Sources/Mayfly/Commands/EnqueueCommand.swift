@@ -9,13 +9,13 @@ struct EnqueueCommand: AsyncParsableCommand {
         commandName: "enqueue",
         abstract: "Puts a job into the queue; with --wait, waits for its end and shows it.",
         discussion: """
-            Prints the job's id. With --wait the exit code is 0 for a job that succeeded and 1 for
-            any other end.
+            Prints the job's id. With --wait the exit code is 0 for a job that succeeded
+            and 1 for any other end.
 
             Examples:
               mayfly enqueue --language python --source 'print(6*7)' --wait
               mayfly enqueue --payload job.json --timeout 30s --max-attempts 3
-              mayfly enqueue --payload - --queue reports --unique-key report-2025-01 < job.json
+              mayfly enqueue --payload - --unique-key report-2025-01 < job.json
             """)
 
     @Option(help: "The kind of job.") var kind = "code"

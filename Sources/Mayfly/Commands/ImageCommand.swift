@@ -20,8 +20,8 @@ struct ImageCommand: ParsableCommand {
         static let configuration = CommandConfiguration(
             abstract: "Builds an image: packages, kernel, agent, one boot, a snapshot.",
             discussion: """
-                With nothing changed it says so and ends. The definition is image.<name>.… of
-                worker.conf. Needs root (or sudo) for mmdebstrap.
+                With nothing changed it says so and ends. The definition is image.<name>.…
+                of worker.conf. Needs root (or sudo) for mmdebstrap.
 
                 Examples:
                   mayfly image build code

@@ -126,9 +126,9 @@ struct LogsCommand: AsyncParsableCommand {
         commandName: "logs",
         abstract: "Prints what a job printed: its stdout to stdout, its stderr to stderr.",
         discussion: """
-            The exact bytes, as far as they were kept; pipe them through `cat -v` when the job is
-            not trusted and the output goes to a terminal. To a terminal, control characters are
-            replaced.
+            The exact bytes, as far as they were kept; pipe them through `cat -v` when
+            the job is not trusted and the output goes to a terminal. To a terminal,
+            control characters are replaced.
 
             Examples:
               mayfly logs 64466213

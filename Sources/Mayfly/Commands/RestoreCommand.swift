@@ -10,7 +10,8 @@ struct RestoreCommand: AsyncParsableCommand {
         commandName: "restore",
         abstract: "Restores one machine, proves it READY, prints timings and facts, destroys it.",
         discussion: """
-            READY means that the machine's entropy, clock and identity were proven fresh.
+            READY means that the machine's entropy, clock and identity were proven
+            fresh.
 
             Examples:
               mayfly restore code

@@ -11,13 +11,14 @@ struct RunCommand: AsyncParsableCommand {
         commandName: "run",
         abstract: "Runs one task in one machine; no database is used.",
         discussion: """
-            The program's stdout and stderr are passed through as they come, and its exit code
-            becomes this command's: 124 after a timeout, 137 when memory ran out, 125 when it
-            printed or left more than may be kept, 2 for a payload that is refused.
+            The program's stdout and stderr are passed through as they come, and its
+            exit code becomes this command's: 124 after a timeout, 137 when memory ran
+            out, 125 when it printed or left more than may be kept, 2 for a payload that
+            is refused.
 
             Examples:
               mayfly run python script.py
-              mayfly run python script.py --arg 10 --file data.csv --output '*.png' --out results
+              mayfly run python script.py --arg 10 --output '*.png' --out results
               echo 'console.log(6*7)' | mayfly run node -
               mayfly run --language bash --source 'uname -a; id'
               mayfly run --payload job.json --out results --json

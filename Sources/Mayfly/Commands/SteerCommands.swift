@@ -8,12 +8,12 @@ struct CancelCommand: AsyncParsableCommand {
         commandName: "cancel",
         abstract: "Cancels jobs; the machine of a running one is destroyed within a second.",
         discussion: """
-            Prints each job's new state: cancelled, cancelling, or the state in which it had ended
-            before.
+            Prints each job's new state: cancelled, cancelling, or the state in which it
+            had ended before.
 
             Examples:
               mayfly cancel 64466213 64466214
-              mayfly jobs --state queued --queue reports --json | jq .[].id | xargs mayfly cancel
+              mayfly jobs --state queued --json | jq .[].id | xargs mayfly cancel
             """)
 
     @Argument(help: "The jobs' ids.") var ids: [Int64]
@@ -38,9 +38,10 @@ struct ReplayCommand: AsyncParsableCommand {
         commandName: "replay",
         abstract: "Runs ended jobs again, as new jobs that remember the original.",
         discussion: """
-            --pinned gives the new job the image generation, the entropy and the clock of the
-            original's last attempt, so that a program without other sources of chance does the
-            same again. By filter, jobs that were replayed before are left out.
+            --pinned gives the new job the image generation, the entropy and the clock
+            of the original's last attempt, so that a program without other sources of
+            chance does the same again. By filter, jobs that were replayed before are
+            left out.
 
             Examples:
               mayfly replay 64466213

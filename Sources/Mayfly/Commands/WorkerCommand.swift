@@ -13,8 +13,8 @@ struct WorkerCommand: AsyncParsableCommand {
         abstract: "Runs jobs, each in a machine of its own, until it is told to stop.",
         discussion: """
             SIGTERM or SIGINT: takes no new jobs and lets running ones finish, at most
-            worker.drain.timeout; then, or at the second signal, running jobs are given back without
-            consuming an attempt. Logs go to standard error.
+            worker.drain.timeout; then, or at the second signal, running jobs are given
+            back without consuming an attempt. Logs go to standard error.
 
             Examples:
               mayfly worker

@@ -178,7 +178,7 @@ extension Demo {
 
     /// Waits for one job, shows it, and answers what is wrong with it.
     private func finish(_ job: DemoJob, _ id: Int64, _ base: Database) async throws -> [String] {
-        Words.data("\n== \(job.title)")
+        Words.data("\n== \(id): \(job.title)")
         let row = try await base.with { ledger throws(JobsError) in
             try await ledger.wait(id) { say("job \(id) \($0.state)") }
         }

@@ -1,0 +1,231 @@
+// Payloads of the kind `code`: everything that is refused, with its path, and that no payload traps.
+
+import Machines
+import TestSupport
+import Testing
+
+@testable import Mayfly
+
+@Suite("A code payload")
+struct PayloadTests {
+    /// Blobs by name.
+    struct Blobs: BlobSource {
+        var stored: [String: [UInt8]] = [:]
+        var isBroken = false
+        func bytes(of digest: String) async throws -> [UInt8]? {
+            if isBroken { throw FileError("the database went away") }
+            return stored[digest]
+        }
+    }
+    private static let digest = String(repeating: "0123456789abcdef", count: 4)
+
+    private func kind(_ flags: [(key: String, value: String, flag: String)] = []) throws -> CodeKind {
+        CodeKind(try Configuration(flags: flags, file: nil, environment: [:]))
+    }
+    private func problem(
+        _ payload: String, timeout: Duration? = nil, blobs: Blobs = Blobs()
+    ) async throws -> InvalidPayload? {
+        let kind = try kind()
+        do throws(RecipeError) {
+            _ = try await kind.recipe(payload: payload, timeout: timeout, blobs: blobs)
+            return nil
+        } catch {
+            guard case .invalid(let problem) = error else { throw error }
+            return problem
+        }
+    }
+    private static func with(_ members: String) -> String {
+        #"{"language":"python","source":"","# + members + "}"
+    }
+    private static func file(_ members: String) -> String { with(#""files":[{"# + members + "}]") }
+    private static func named(_ name: String) -> String {
+        file(#""text":"","name":"# + JSON.string(name).text)
+    }
+
+    private static let refused: [(payload: String, problem: String)] = [
+        ("", "$: is no JSON"),
+        ("[]", "$: expected an object, found a list"),
+        ("{}", "$: \"language\" is missing"),
+        (#"{"language":"python"}"#, "$: \"source\" is missing"),
+        (#"{"language":"ruby","source":""}"#, "$.language: \"ruby\" is no language here; use python, node or bash"),
+        (#"{"language":null,"source":""}"#, "$.language: expected a text, found null"),
+        (#"{"language":"python","source":1}"#, "$.source: expected a text, found a number"),
+        (#"{"language":"python","source":"\u0000"}"#, "$.source: contains a zero byte"),
+        (with(#""sauce":1"#), "$: unknown key \"sauce\"; the keys are language, source"),
+        (with(#""source":"""#), "$: is no JSON: the name \"source\" stands twice"),
+        (with(#""args":"a""#), "$.args: expected a list, found a text"),
+        (with(#""args":["a",1]"#), "$.args[1]: expected a text, found a number"),
+        (with(#""args":["a\u0000"]"#), "$.args[0]: contains a zero byte"),
+        (with(#""stdin":{}"#), "$.stdin: expected a text, found an object"),
+        (with(#""env":[]"#), "$.env: expected an object, found a list"),
+        (with(#""env":{"A":1}"#), "$.env.A: expected a text, found a number"),
+        (with(#""env":{"A=B":""}"#), "$.env.A=B: is no variable's name"),
+        (with(#""env":{"":""}"#), "$.env.: is no variable's name"),
+        (with(#""env":{"1A":""}"#), "$.env.1A: is no variable's name"),
+        (with(#""files":{}"#), "$.files: expected a list, found an object"),
+        (with(#""files":["a"]"#), "$.files[0]: expected an object, found a text"),
+        (file(#""text":"""#), "$.files[0]: \"name\" is missing"),
+        (file(#""name":"a""#), "$.files[0]: has no content; give text, base64 or blob"),
+        (file(#""name":"a","text":"","base64":"""#), "$.files[0]: has text and base64; give one of them"),
+        (file(#""name":"a","text":"","mode":7"#), "$.files[0]: unknown key \"mode\""),
+        (file(#""name":"a","base64":"AA=""#), "$.files[0].base64: is not base64"),
+        (file(#""name":"a","blob":"12""#), "$.files[0].blob: is no blob's name"),
+        (file(#""name":"a","blob":"\#(digest.uppercased())""#), "$.files[0].blob: is no blob's name"),
+        (named("../x"), "$.files[0].name: \"../x\" leaves the job's directory; use a plain relative name"),
+        (named("/etc/passwd"), "$.files[0].name: \"/etc/passwd\" leaves the job's directory"),
+        (named("a/../../x"), "$.files[0].name: \"a/../../x\" leaves the job's directory"),
+        (named(".."), "$.files[0].name: \"..\" leaves the job's directory"),
+        (named("."), "$.files[0].name:"), (named(""), "$.files[0].name:"),
+        (named("a//b"), "$.files[0].name:"), (named("a/"), "$.files[0].name:"),
+        (named("a\\b"), "$.files[0].name:"), (named("a\nb"), "$.files[0].name:"),
+        (named("a\u{202E}b"), "$.files[0].name:"),
+        (named(String(repeating: "a", count: 256)), "$.files[0].name:"),
+        (named("main.py"), "$.files[0].name: \"main.py\" is taken by the program itself"),
+        (with(#""files":[{"name":"a","text":""},{"name":"a","text":""}]"#), "$.files[1].name: \"a\" is taken by $.files[0]"),
+        (with(#""files":[{"name":"a/b","text":""},{"name":"a","text":""}]"#), "$.files[0].name: \"a/b\" needs a directory where $.files[1] is a file"),
+        (with(#""outputs":"*""#), "$.outputs: expected a list, found a text"),
+        (with(#""outputs":["/etc/*"]"#), "$.outputs[0]: \"/etc/*\" is no pattern"),
+        (with(#""outputs":["../*"]"#), "$.outputs[0]: \"../*\" is no pattern"),
+        (with(#""outputs":[""]"#), "$.outputs[0]: \"\" is no pattern"),
+        (with(#""network":true"#), "$.network: expected an object, found a boolean"),
+        (with(#""network":{"deny":[]}"#), "$.network: unknown key \"deny\""),
+        (with(#""network":{"allow":["a.example:443"]}"#), "$.network.allow: egress is not available in this version"),
+    ]
+
+    @Test("is refused with the place and the reason", arguments: refused)
+    func refuses(_ payload: String, _ expected: String) async throws {
+        let found = try await problem(payload)?.description ?? "accepted"
+        #expect(found.hasPrefix(expected), "\(found)")
+        #expect(!found.contains("\n"))
+    }
+
+    @Test func `too much of anything is refused where it stands`() async throws {
+        func big(_ count: Int) -> String { String(repeating: "x", count: count) }
+        let source = #"{"language":"python","source":""# + big(9 << 20) + "\"}"
+        #expect(try await problem(source)?.path == "$.source")
+        #expect(try await problem(Self.with(#""args":["\#(big(60_000))"]"#))?.path == "$.args[0]")
+        let arguments = Array(repeating: "\"\(big(1000))\"", count: 100).joined(separator: ",")
+        #expect(try await problem(Self.with("\"args\":[\(arguments)]"))?.path == "$.args")
+        let many = Array(repeating: "\"\"", count: 300).joined(separator: ",")
+        #expect(try await problem(Self.with("\"args\":[\(many)]"))?.path == "$.args")
+        #expect(try await problem(Self.with("\"outputs\":[\(many)]"))?.path == "$.outputs")
+        let files = (0..<300).map { #"{"name":"\#($0)","text":""}"# }.joined(separator: ",")
+        #expect(try await problem(Self.with("\"files\":[\(files)]"))?.path == "$.files")
+        let stdin = Self.with(#""stdin":"\#(big(40 << 20))","files":[{"name":"a","text":"\#(big(40 << 20))"}]"#)
+        #expect(try await problem(stdin)?.path == "$")
+        #expect(try await problem(big(129 << 20))?.path == "$")
+    }
+
+    @Test func `a timeout beyond the worker's limit is refused`() async throws {
+        let payload = Self.with(#""args":[]"#)
+        #expect(try await problem(payload, timeout: .seconds(3600)) == nil)
+        #expect(try await problem(payload, timeout: .seconds(3601))?.path == "timeout")
+        #expect(try await problem(payload, timeout: .zero)?.path == "timeout")
+    }
+
+    @Test func `becomes a recipe with everything in its place`() async throws {
+        let payload = """
+            {"language":"node","source":"1","args":["a b"],"stdin":"in","env":{"A_1":"é"},
+             "files":[{"name":"d/t.txt","text":"T"},{"name":"b","base64":"AAH/"},
+                      {"name":"c","blob":"\(Self.digest)"}],
+             "outputs":["*.png","out/**"],"network":{"allow":[]}}
+            """
+        let recipe = try await kind([("code.output.files", "7", "--set")]).recipe(
+            payload: payload, timeout: .seconds(5),
+            blobs: Blobs(stored: [Self.digest: [7, 8, 9]]))
+        #expect(recipe.image == "code")
+        #expect(recipe.programName == "node")
+        guard case .node("1") = recipe.job.program else {
+            Issue.record("another program: \(recipe.job.program)")
+            return
+        }
+        #expect(recipe.job.arguments == ["a b"])
+        #expect(recipe.job.standardInput == Array("in".utf8))
+        #expect(recipe.job.environment.map(\.name) == ["A_1"])
+        #expect(recipe.job.environment.map(\.value) == ["é"])
+        #expect(recipe.job.files.map(\.name) == ["d/t.txt", "b", "c"])
+        #expect(recipe.job.files.map(\.bytes) == [[0x54], [0, 1, 255], [7, 8, 9]])
+        #expect(recipe.job.outputs == ["*.png", "out/**"])
+        #expect(recipe.job.timeout == .seconds(5))
+        #expect(recipe.job.limits.fileCount == 7)
+        let standard = try await kind().recipe(
+            payload: Self.with(#""args":[]"#), timeout: nil, blobs: Blobs())
+        #expect(standard.job.timeout == .seconds(60))
+    }
+
+    @Test func `a blob that is missing is the job's failure, a database that is away is ours`() async throws {
+        let payload = Self.file(#""name":"a","blob":"\#(Self.digest)""#)
+        let missing = try await problem(payload)
+        #expect(missing?.path == "$.files[0].blob")
+        #expect(missing?.reason == "blob_missing")
+        await #expect {
+            try await problem(payload, blobs: Blobs(isBroken: true))
+        } throws: { error in
+            if case .unavailable(let sentence) = error as? RecipeError {
+                sentence.contains("went away")
+            } else {
+                false
+            }
+        }
+        let large = Blobs(stored: [Self.digest: [UInt8](repeating: 0, count: 65 << 20)])
+        #expect(try await problem(payload, blobs: large)?.path == "$.files[0]")
+    }
+
+    @Test func `no payload makes the validation trap, and what it accepts stays inside`() async throws {
+        var random = SeededGenerator(for: "payload fuzz")
+        let kind = try kind()
+        for _ in 0..<20_000 {
+            let value = Self.randomPayload(&random)
+            do throws(RecipeError) {
+                let recipe = try await kind.recipe(
+                    payload: value.text, timeout: nil, blobs: Blobs())
+                for file in recipe.job.files {
+                    #expect(!file.name.hasPrefix("/") && !file.name.split(separator: "/").contains(".."))
+                }
+                #expect(recipe.job.arguments.allSatisfy { !$0.utf8.contains(0) })
+            } catch {
+                guard case .invalid(let problem) = error else { continue }
+                #expect(problem.path.hasPrefix("$"))
+            }
+        }
+    }
+
+    /// Mostly shaped like a payload, with anything anywhere.
+    private static func randomPayload(_ random: inout SeededGenerator) -> JSON {
+        var members: [JSON.Member] = []
+        for key in CodePayload.keys + ["extra"] where Int.random(in: 0..<3, using: &random) > 0 {
+            members.append(.init(name: key, value: randomValue(key, &random, depth: 0)))
+        }
+        if Bool.random(using: &random) {
+            members.removeAll { $0.name == "extra" || $0.name == "language" }
+            members.append(.init(name: "language", value: .string("bash")))
+        }
+        return .object(members)
+    }
+    private static func randomValue(
+        _ key: String, _ random: inout SeededGenerator, depth: Int
+    ) -> JSON {
+        let texts = [
+            "python", "", "a", "../x", "a/b", "*.png", "AAAA", "\0", "é", digest, "/", "main.sh",
+            "[", "**", "A",
+        ]
+        let text = texts.randomElement(using: &random) ?? ""
+        switch Int.random(in: 0..<(depth > 3 ? 4 : 7), using: &random) {
+        case 0: return .null
+        case 1: return .number(Int.random(in: -5...5, using: &random))
+        case 2, 3: return .string(text)
+        case 4:
+            return .array(
+                (0..<Int.random(in: 0...3, using: &random)).map { _ in
+                    randomValue(key, &random, depth: depth + 1)
+                })
+        default:
+            var names = ["name", "text", "base64", "blob", "allow", "A", ""]
+            names.shuffle(using: &random)
+            return .object(
+                names.prefix(Int.random(in: 0...3, using: &random)).map {
+                    .init(name: $0, value: randomValue(key, &random, depth: depth + 1))
+                })
+        }
+    }
+}
