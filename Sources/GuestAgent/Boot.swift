@@ -9,8 +9,10 @@ enum Boot {
     static let work = "/work"
     /// The agent's own files: readable by tasks, writable by none.
     static let run = "/run/mayfly"
-    /// Sizes of the file systems in RAM. Together they may exceed it: what tasks write there counts
-    /// against their cgroup's memory, which cannot.
+    /// Sizes of the file systems in RAM.
+    ///
+    /// Together they may exceed it: what tasks write there counts against their cgroup's memory,
+    /// which cannot.
     private static let rootOptions = "size=40%,mode=755"
     private static let temporaryOptions = "size=25%,mode=1777"
 

@@ -72,7 +72,9 @@ struct Channel: ~Copyable {
 
     enum Arrival { case nothing, bytes(Int), opened, lost }
 
-    /// What `set` says has come; called until it answers `.nothing`. `.bytes(n)` waits for `feed`.
+    /// What `set` says has come; called until it answers `.nothing`.
+    ///
+    /// `.bytes(n)` waits for `feed`.
     mutating func arrival(_ set: inout PollSet, mayReplace: Bool) -> Arrival {
         if set.take(listener), accept(mayReplace: mayReplace) { return .opened }
         if socket >= 0, set.has(socket) {
@@ -112,8 +114,10 @@ struct Channel: ~Copyable {
         return count < 0 && (errno == EAGAIN || errno == EINTR) ? .nothing : .lost
     }
 
-    /// One connection at a time. Before a job a new one takes the place of the old: after a
-    /// restore the first may be dead without anybody having told us.
+    /// One connection at a time.
+    ///
+    /// Before a job a new one takes the place of the old: after a restore the first may be dead
+    /// without anybody having told us.
     private mutating func accept(mayReplace: Bool) -> Bool {
         var contextID: UInt32 = 0
         let file = unsafe mayfly_vsock_accept(listener, &contextID)

@@ -12,7 +12,9 @@ struct Interpreters: ~Copyable {
     private var seed: [UInt8] = []
 
     /// Gives the generators in parked interpreters a state that no other clone has, and waits until
-    /// they say so. Node takes its seed with its job: until then it does not run at all.
+    /// they say so.
+    ///
+    /// Node takes its seed with its job: until then it does not run at all.
     mutating func seed(_ bytes: [UInt8]) throws(SystemError) {
         node.seed = bytes
         if python.wasStarted { try python.seed(bytes) }

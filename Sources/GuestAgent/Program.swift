@@ -38,7 +38,9 @@ struct Program: ~Copyable {
     private var isCleared = false
     private var buffer = [UInt8](repeating: 0, count: Limits.payloadByteCount)
 
-    /// `pid` 0: the fork server will say it. The descriptors are ours from now on.
+    /// `pid` 0: the fork server will say it.
+    ///
+    /// The descriptors are ours from now on.
     init(
         stream: UInt32, pid: pid_t, isParked: Bool, pipes: consuming Pipes, timeout: UInt32,
         asked: Int64

@@ -103,8 +103,9 @@ enum Environment {
     }
 
     /// Variables that an interpreter reads only while it starts, or libraries while they are
-    /// loaded: with one of them a parked interpreter would not do what a fresh one does. A name
-    /// that ends in a star stands for all that begin so.
+    /// loaded: with one of them a parked interpreter would not do what a fresh one does.
+    ///
+    /// A name that ends in a star stands for all that begin so.
     private static let early = [
         "LD_*", "LC_*", "LANG", "LANGUAGE", "GLIBC_*", "MALLOC_*", "OPENSSL_*",
     ]

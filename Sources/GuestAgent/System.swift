@@ -117,7 +117,7 @@ func withCStrings<Value>(
 ) -> Value {
     var pointers = unsafe strings.map { unsafe strdup($0) }
     unsafe pointers.append(nil)
-    defer { for unsafepointer in unsafe pointers { unsafe free(pointer) } }
+    defer { unsafe pointers.forEach { unsafe free($0) } }
     // SAFETY: the copies live until the `defer` above.
     return unsafe pointers.withUnsafeMutableBufferPointer { (buffer) -> Value in
         guard let base = buffer.baseAddress else { powerOff("no memory for a program") }

@@ -43,8 +43,10 @@ struct Warming {
 
 extension Agent {
     /// OpenSSL inside Node keeps a generator of its own, whose state would be the same in every
-    /// clone. It seeds itself anew when the clock stands before its last seeding; so Node starts
-    /// under a clock far ahead, and every clock that PREPARE sets is before that.
+    /// clone.
+    ///
+    /// It seeds itself anew when the clock stands before its last seeding; so Node starts under a
+    /// clock far ahead, and every clock that PREPARE sets is before that.
     private static let yearsAhead: Int64 = 10 * 366 * 86_400 * 1_000_000_000
 
     mutating func warm() throws(WireError) {

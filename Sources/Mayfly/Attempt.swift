@@ -1,5 +1,5 @@
-// One attempt at one job, from claim to outcome. READ THIS FIRST: it is the way of every job. Called
-// by Supervisor, once per claim; it never leaves a claim unsettled or a machine alive.
+// One attempt at one job, from claim to outcome. READ THIS FIRST: it is the way of every job.
+// Called by Supervisor, once per claim; it never leaves a claim unsettled or a machine alive.
 
 import Jobs
 import Logging

@@ -92,7 +92,8 @@ struct Configuration: Sendable {
             }
             let key = name.dropFirst("MAYFLY_".count).lowercased().split(separator: "_")
                 .joined(separator: ".")
-            let hint = Setting.nearest(to: key)
+            let hint =
+                Setting.nearest(to: key)
                 .flatMap { Setting.named($0)?.environmentName }
                 .map { "; did you mean \($0)?" } ?? ""
             return "environment variable \(name) sets nothing\(hint)"

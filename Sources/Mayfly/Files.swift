@@ -1,5 +1,5 @@
-// The few files that commands read and write: a source, a payload, output files into a directory that
-// the caller chose. A name that came from a guest never leaves that directory.
+// The few files that commands read and write: a source, a payload, output files into a directory
+// that the caller chose. A name that came from a guest never leaves that directory.
 
 import Glibc
 import Machines
@@ -58,7 +58,8 @@ enum Files {
         _ bytes: [UInt8], name: String, below directory: String
     ) throws(FileError) {
         guard GuestPath.isValid(name) else {
-            throw FileError("an output file has a name that leaves its directory; it was not written")
+            throw FileError(
+                "an output file has a name that leaves its directory; it was not written")
         }
         var parts = name.split(separator: "/").map(String.init)
         let last = parts.removeLast()

@@ -1,5 +1,5 @@
-// One job for people: state, output, files, timings. Called by the commands that show jobs; prints to
-// standard output, and whatever a guest wrote is made harmless first.
+// One job for people: state, output, files, timings. Called by the commands that show jobs; prints
+// to standard output, and whatever a guest wrote is made harmless first.
 
 import Jobs
 
@@ -41,7 +41,8 @@ enum JobText {
     private static func output(_ name: String, _ text: String?) {
         guard let text, !text.isEmpty else { return }
         let lines = Words.harmless(text).split(separator: "\n", omittingEmptySubsequences: false)
-        for (index, text) in lines.prefix(40).enumerated() where index < lines.count - 1 || !text.isEmpty {
+        for (index, text) in lines.prefix(40).enumerated()
+        where index < lines.count - 1 || !text.isEmpty {
             let pad = String(repeating: " ", count: 12 - (index == 0 ? name.count : 0))
             Words.data("\(index == 0 ? name : "")\(pad)\(text)")
         }

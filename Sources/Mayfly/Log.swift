@@ -1,5 +1,6 @@
-// Log lines on standard error: facts with metadata, as text for people or JSON for collectors. Set up
-// once by a command; everything else logs through `Logger.current`. Never writes to standard output.
+// Log lines on standard error: facts with metadata, as text for people or JSON for collectors. Set
+// up once by a command; everything else logs through `Logger.current`. Never writes to standard
+// output.
 
 import Foundation
 import Logging
@@ -61,7 +62,8 @@ struct LineLog: LogHandler {
         let (year, month, day) = unsafe (parts.tm_year + 1900, parts.tm_mon + 1, parts.tm_mday)
         let (hour, minute, second) = unsafe (parts.tm_hour, parts.tm_min, parts.tm_sec)
         let milliseconds = Int(now * 1000) % 1000
-        let fraction = String(repeating: "0", count: 3 - "\(milliseconds)".count) + "\(milliseconds)"
+        let fraction =
+            String(repeating: "0", count: 3 - "\(milliseconds)".count) + "\(milliseconds)"
         return "\(year)-\(two(month))-\(two(day))T"
             + "\(two(hour)):\(two(minute)):\(two(second)).\(fraction)Z"
     }

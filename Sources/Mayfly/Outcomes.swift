@@ -1,5 +1,5 @@
-// From machines' words to the queue's: the only place where a report of Machines becomes an outcome of
-// Jobs. Called by Attempt; pure.
+// From machines' words to the queue's: the only place where a report of Machines becomes an outcome
+// of Jobs. Called by Attempt; pure.
 
 import Jobs
 import Machines
@@ -24,7 +24,8 @@ extension Outcome {
             self = .succeeded(report)
             return
         }
-        self = .failed(Failure(Reason(rawValue: failure.reason) ?? .internal, failure.message), report)
+        self = .failed(
+            Failure(Reason(rawValue: failure.reason) ?? .internal, failure.message), report)
     }
 
     /// For the log.

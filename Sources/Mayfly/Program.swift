@@ -1,5 +1,5 @@
-// Other programs that commands start: psql and initdb for the demo, workers for the demo and for tests
-// of it. Every child is waited for; none outlives the command that started it.
+// Other programs that commands start: psql and initdb for the demo, workers for the demo and for
+// tests of it. Every child is waited for; none outlives the command that started it.
 
 import Glibc
 import Machines
@@ -137,7 +137,7 @@ func withCStrings<Value>(
     var pointers = unsafe texts.map { unsafe strdup($0) }
     unsafe pointers.append(nil)
     // SAFETY: strdup's memory lives until the loop below; the array lives for the call.
-    defer { for unsafe pointer in unsafe pointers { unsafe free(pointer) } }
+    defer { for unsafepointer in unsafe pointers { unsafe free(pointer) } }
     return unsafe pointers.withUnsafeBufferPointer { buffer in
         guard let base = buffer.baseAddress else { preconditionFailure("an empty C array") }
         return unsafe body(base)

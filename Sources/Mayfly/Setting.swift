@@ -146,7 +146,8 @@ extension Setting {
     static let all: [Setting] = [
         databaseURL, stateDirectory, runtimeDirectory, workerName, workerSlots, workerQueues,
         workerLease, drainTimeout, hypervisor, accelerator, transport, shells, qemuBinary,
-        agentBinary,        codeTimeout, codeTimeoutMax, outputKept, outputPrinted, outputFiles, outputFile,
+        agentBinary, codeTimeout, codeTimeoutMax, outputKept, outputPrinted, outputFiles,
+        outputFile,
         outputTotal, imagePackages, imageMemory, imageCPUs, imageInterpreters, imageModules,
         imageSuite, logLevel, logFormat, retention,
     ]

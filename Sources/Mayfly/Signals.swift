@@ -1,5 +1,5 @@
-// SIGTERM and SIGINT as a stream: the first asks for a graceful end, the second for one at once. Used
-// by the worker, by `mayfly run` and by the demo; nothing else in the program handles signals.
+// SIGTERM and SIGINT as a stream: the first asks for a graceful end, the second for one at once.
+// Used by the worker, by `mayfly run` and by the demo; nothing else in the program handles signals.
 
 import Dispatch
 import Glibc

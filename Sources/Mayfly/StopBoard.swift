@@ -1,5 +1,5 @@
-// Who must stop and why: a cancelled job, a lost lease, a worker that shuts down. Supervisor writes on
-// the board, each attempt watches its own line. Knows neither queue nor machine.
+// Who must stop and why: a cancelled job, a lost lease, a worker that shuts down. Supervisor writes
+// on the board, each attempt watches its own line. Knows neither queue nor machine.
 
 import Synchronization
 

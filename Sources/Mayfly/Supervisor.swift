@@ -1,5 +1,6 @@
-// A worker's life: slots that claim and attempt until the queue drains, and beside them the signals,
-// the stops and the sweep. Called by `mayfly worker`; every part is a child task of one scope.
+// A worker's life: slots that claim and attempt until the queue drains, and beside them the
+// signals, the stops and the sweep. Called by `mayfly worker`; every part is a child task of one
+// scope.
 
 import Jobs
 import Logging
@@ -78,7 +79,9 @@ struct Supervisor: Sendable {
         guard await signals.first(where: { _ in true }) != nil else { return }
         Logger.current.notice(
             "draining: no new jobs; a second signal gives running ones back",
-            metadata: ["running": "\(workshop.stops.count)", "timeout": "\(drainTimeout.settingText)"])
+            metadata: [
+                "running": "\(workshop.stops.count)", "timeout": "\(drainTimeout.settingText)",
+            ])
         await queue.drain()
         await withTaskGroup(of: Void.self) { group in
             group.addTask { _ = await signals.first { _ in true } }

@@ -63,14 +63,16 @@ struct Table {
 
     mutating func add(_ cells: JSON...) { add(row: cells) }
     mutating func add(row: [JSON]) {
-        precondition(row.count == columns.count, "a row of \(row.count) in \(columns.count) columns")
+        precondition(
+            row.count == columns.count, "a row of \(row.count) in \(columns.count) columns")
         rows.append(row)
     }
 
     var json: JSON {
-        .array(rows.map { row in
-            .object(zip(columns, row).map { .init(name: $0.name, value: $1) })
-        })
+        .array(
+            rows.map { row in
+                .object(zip(columns, row).map { .init(name: $0.name, value: $1) })
+            })
     }
 
     var text: String {

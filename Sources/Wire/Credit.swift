@@ -34,8 +34,10 @@ package struct ReceiveWindow: Equatable, Sendable {
         guard count <= allowed else { throw .creditExceeded(stream: stream) }
         allowed -= count
     }
-    /// Data was used up. Answers what to grant now: nothing until a quarter of the window has
-    /// gathered, so that CREDIT frames stay rare.
+    /// Data was used up.
+    ///
+    /// Answers what to grant now: nothing until a quarter of the window has gathered, so that
+    /// CREDIT frames stay rare.
     package mutating func release(_ count: Int) -> UInt32? {
         released += count
         guard released >= initial / 4 else { return nil }

@@ -1,7 +1,9 @@
 // Frames: the 12-byte header and the incremental decoder that both connections feed. Payload bytes
 // are moved in bulk; nothing here looks at them.
 
-/// What a frame is. The number is the wire's; 0x01… come from the host, 0x41… from the guest.
+/// What a frame is.
+///
+/// The number is the wire's; 0x01… come from the host, 0x41… from the guest.
 package enum FrameType: UInt8, Sendable, CaseIterable {
     case prepare = 0x01, put, exec, stdin, signal, kill, list, get, ping, warm, park, shutdown
     case credit = 0x20, file
@@ -87,8 +89,10 @@ package struct Frame: Equatable, Sendable {
     }
 }
 
-/// Bytes in, frames out, in any chunks. Holds what was fed and not yet taken: the caller bounds
-/// that by reading no more than a few frames at a time.
+/// Bytes in, frames out, in any chunks.
+///
+/// Holds what was fed and not yet taken: the caller bounds that by reading no more than a few
+/// frames at a time.
 package struct FrameDecoder: Sendable {
     private let side: Side
     private var buffer: [UInt8] = []
@@ -123,7 +127,9 @@ package struct FrameDecoder: Sendable {
         return bytes
     }
 
-    /// The next whole frame, or `nil` until more bytes are fed. After a throw it is of no use.
+    /// The next whole frame, or `nil` until more bytes are fed.
+    ///
+    /// After a throw it is of no use.
     package mutating func next() throws(WireError) -> Frame? {
         let current: FrameHeader
         if let header {

@@ -124,7 +124,9 @@ package struct GuestConnection: Sendable {
     /// How many bytes of STDOUT, STDERR or FILE may go out on a stream now.
     package func sendCapacity(of stream: UInt32) -> Int { streams.sendCapacity(stream) }
 
-    /// Sends data, at most `sendCapacity` bytes. The last FILE frame closes its stream.
+    /// Sends data, at most `sendCapacity` bytes.
+    ///
+    /// The last FILE frame closes its stream.
     package mutating func sendData(
         _ type: FrameType, _ bytes: Span<UInt8>, on stream: UInt32, isFinal: Bool
     ) throws(WireError) {

@@ -23,8 +23,10 @@ package struct HostConnection: Sendable {
     /// What is to be written; take it with `takeOutput()`.
     package private(set) var output: [UInt8]
 
-    /// `nonce`: 32 fresh random bytes. The preamble is the first output; messages may be queued
-    /// behind it before the guest has answered.
+    /// `nonce`: 32 fresh random bytes.
+    ///
+    /// The preamble is the first output; messages may be queued behind it before the guest has
+    /// answered.
     package init(nonce: [UInt8]) throws(WireError) {
         self.nonce = nonce
         output = try HostPreamble(nonce: nonce).encode()
@@ -85,8 +87,9 @@ package struct HostConnection: Sendable {
     /// How many bytes of FILE or STDIN may go out on a stream now; 0 also when it is closed.
     package func sendCapacity(of stream: UInt32) -> Int { streams.sendCapacity(stream) }
 
-    /// Sends FILE (put) or STDIN (exec) data: at most `sendCapacity` bytes. Data for a stream that
-    /// the guest has closed is dropped, as nobody reads it any more.
+    /// Sends FILE (put) or STDIN (exec) data: at most `sendCapacity` bytes.
+    ///
+    /// Data for a stream that the guest has closed is dropped, as nobody reads it any more.
     package mutating func sendData(
         _ bytes: ArraySlice<UInt8>, on stream: UInt32, isFinal: Bool
     ) throws(WireError) {
@@ -110,7 +113,9 @@ package struct HostConnection: Sendable {
     }
 
     /// Tells the guest that `count` data bytes of a stream have been used up, so that it may send
-    /// more. Until then a guest can have no more than its credit on its way.
+    /// more.
+    ///
+    /// Until then a guest can have no more than its credit on its way.
     package mutating func release(_ count: Int, of stream: UInt32) throws(WireError) {
         let grant = streams.release(count, of: stream)
         if let bytes = grant.stream {

@@ -51,7 +51,9 @@ package struct ExecRequest: Equatable, Sendable {
     package var sourceName: String
     /// Added to, or replacing, the agent's small default environment.
     package var environment: [EnvironmentVariable]
-    /// Wall clock inside the guest; 0: none. The host keeps its own.
+    /// Wall clock inside the guest; 0: none.
+    ///
+    /// The host keeps its own.
     package var timeoutMilliseconds: UInt32
     /// Bytes; 0: what the machine has to give.
     package var memoryMaximum: UInt64

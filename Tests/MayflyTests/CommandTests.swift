@@ -1,5 +1,5 @@
-// The command line: every command explains itself with examples that parse, and refuses the rest with
-// exit code 2; tables and files keep a guest's bytes harmless.
+// The command line: every command explains itself with examples that parse, and refuses the rest
+// with exit code 2; tables and files keep a guest's bytes harmless.
 
 import ArgumentParser
 import Foundation
@@ -97,12 +97,15 @@ struct CommandTests {
         }
     }
 
-    @Test("refuses wrong usage", arguments: [
-        ["bogus"], ["jobs", "--state", "lost"], ["jobs", "--since", "yesterday"], ["show"],
-        ["show", "abc"], ["replay"], ["replay", "1", "--state", "failed"], ["enqueue"],
-        ["enqueue", "--language", "python"], ["run", "--payload", "a", "python", "b"],
-        ["image", "prune", "--keep", "0"], ["bench", "queue", "--seconds", "0"], ["worker", "extra"],
-    ])
+    @Test(
+        "refuses wrong usage",
+        arguments: [
+            ["bogus"], ["jobs", "--state", "lost"], ["jobs", "--since", "yesterday"], ["show"],
+            ["show", "abc"], ["replay"], ["replay", "1", "--state", "failed"], ["enqueue"],
+            ["enqueue", "--language", "python"], ["run", "--payload", "a", "python", "b"],
+            ["image", "prune", "--keep", "0"], ["bench", "queue", "--seconds", "0"],
+            ["worker", "extra"],
+        ])
     func usage(_ arguments: [String]) {
         do {
             _ = try Mayfly.parseAsRoot(arguments)

@@ -1,4 +1,5 @@
-// worker.conf: what is refused and where, what wins over what, and that the shipped file is the manual.
+// worker.conf: what is refused and where, what wins over what, and that the shipped file is the
+// manual.
 
 import Foundation
 import Machines
@@ -29,36 +30,66 @@ struct ConfigurationTests {
     // One line each: the text, and how the refusal must begin.
     private static let refused: [(String, String)] = [
         ("worker.slot = 3", "worker.conf:1:1: unknown key worker.slot; did you mean worker.slots?"),
-        ("\n  machin.shells = 1", "worker.conf:2:3: unknown key machin.shells; did you mean machine.shells?"),
+        (
+            "\n  machin.shells = 1",
+            "worker.conf:2:3: unknown key machin.shells; did you mean machine.shells?"
+        ),
         ("quite.another.thing.altogether = 1", "worker.conf:1:1: unknown key"),
-        ("worker.slots = 1\nworker.slots = 2", "worker.conf:2:1: worker.slots is set a second time (first in line 1)"),
+        (
+            "worker.slots = 1\nworker.slots = 2",
+            "worker.conf:2:1: worker.slots is set a second time (first in line 1)"
+        ),
         ("worker.slots", "worker.conf:1:13: expected `key = value`, found the end of the line"),
         ("worker.slots 3", "worker.conf:1:14: expected `key = value`, found `3`"),
         ("= 3", "worker.conf:1:1: expected `key = value`, found `=`"),
         ("[worker]", "worker.conf:1:1: expected `key = value`, found `[`"),
         ("worker.slots =", "worker.conf:1:15: worker.slots has no value"),
         ("worker.slots = # none", "worker.conf:1:16: worker.slots has no value"),
-        ("worker.slots = many", "worker.conf:1:16: worker.slots expects a whole number, not \"many\""),
+        (
+            "worker.slots = many",
+            "worker.conf:1:16: worker.slots expects a whole number, not \"many\""
+        ),
         ("worker.slots = 0", "worker.conf:1:16: worker.slots is 0; it may be 1 to 1024"),
         ("worker.slots = 1025", "worker.conf:1:16: worker.slots is 1025; it may be 1 to 1024"),
-        ("worker.slots = \"4\"", "worker.conf:1:16: worker.slots expects a whole number without quotes"),
+        (
+            "worker.slots = \"4\"",
+            "worker.conf:1:16: worker.slots expects a whole number without quotes"
+        ),
         ("worker.slots = 4 5", "worker.conf:1:18: `5` after the value of worker.slots"),
-        ("worker.slots = 99999999999999999999", "worker.conf:1:16: worker.slots expects a whole number"),
+        (
+            "worker.slots = 99999999999999999999",
+            "worker.conf:1:16: worker.slots expects a whole number"
+        ),
         ("worker.lease = 30", "worker.conf:1:16: worker.lease expects a duration"),
         ("worker.lease = 30 s", "worker.conf:1:19: `s` after the value of worker.lease"),
         ("worker.lease = 1ms", "worker.conf:1:16: worker.lease is 1ms; it may be 5s to"),
         ("worker.lease = 99999999999999999d", "worker.conf:1:16: worker.lease expects a duration"),
         ("image.code.memory = 512", "worker.conf:1:21: image.code.memory expects a size"),
         ("image.code.memory = 512MB", "worker.conf:1:21: image.code.memory expects a size"),
-        ("image.code.memory = 1MiB", "worker.conf:1:21: image.code.memory is 1MiB; it may be 128MiB to 64GiB"),
-        ("machine.accelerator = hvf", "worker.conf:1:23: machine.accelerator expects one of auto, kvm, tcg"),
-        ("machine.accelerator = \"kvm\"", "worker.conf:1:23: machine.accelerator expects one of auto, kvm, tcg without quotes"),
+        (
+            "image.code.memory = 1MiB",
+            "worker.conf:1:21: image.code.memory is 1MiB; it may be 128MiB to 64GiB"
+        ),
+        (
+            "machine.accelerator = hvf",
+            "worker.conf:1:23: machine.accelerator expects one of auto, kvm, tcg"
+        ),
+        (
+            "machine.accelerator = \"kvm\"",
+            "worker.conf:1:23: machine.accelerator expects one of auto, kvm, tcg without quotes"
+        ),
         ("worker.name = me", "worker.conf:1:15: worker.name expects a text in double quotes"),
         ("worker.name = \"me", "worker.conf:1:15: the text of worker.name has no closing quote"),
         ("worker.name = \"a\\n\"", "worker.conf:1:17: only \\\" and \\\\ are escapes"),
         ("worker.name = \"a\" b", "worker.conf:1:19: `b` after the value of worker.name"),
-        ("state.directory = \"var\"", "worker.conf:1:19: state.directory is \"var\"; use an absolute path"),
-        ("code.timeout = 2h", "worker.conf:1:16: code.timeout is longer than code.timeout.max (1h)"),
+        (
+            "state.directory = \"var\"",
+            "worker.conf:1:19: state.directory is \"var\"; use an absolute path"
+        ),
+        (
+            "code.timeout = 2h",
+            "worker.conf:1:16: code.timeout is longer than code.timeout.max (1h)"
+        ),
         ("worker.slots = 4\u{1}", "worker.conf:1:16: worker.slots expects a whole number"),
     ]
 
@@ -71,13 +102,16 @@ struct ConfigurationTests {
 
     @Test func `takes comments, blank lines, blanks and carriage returns`() throws {
         let configuration = try load(
-            "# a comment\r\n\r\n\t worker.slots\t=  7   # seven\r\nworker.name = \"a \\\"b\\\" # c\"")
+            "# a comment\r\n\r\n\t worker.slots\t=  7   # seven\r\nworker.name = \"a \\\"b\\\" # c\""
+        )
         #expect(configuration.count(.workerSlots) == 7)
         #expect(configuration.text(.workerName) == "a \"b\" # c")
         #expect(configuration[.workerSlots].origin == .file("worker.conf:3:19"))
     }
 
-    @Test func `a flag wins over the environment, that over the file, that over the default`() throws {
+    @Test func `a flag wins over the environment, that over the file, that over the default`()
+        throws
+    {
         let text = "worker.slots = 2\nmachine.shells = 2\nlog.level = debug"
         let environment = ["MAYFLY_WORKER_SLOTS": "3", "MAYFLY_MACHINE_SHELLS": "3"]
         let configuration = try load(
@@ -137,7 +171,9 @@ struct ConfigurationTests {
         }
     }
 
-    @Test func `every default is a value of its setting, and what is printed can be read again`() throws {
+    @Test func `every default is a value of its setting, and what is printed can be read again`()
+        throws
+    {
         for item in try load(nil).resolved {
             let written = item.value.written(as: item.setting.form)
             let raw: ConfFile.Raw =

@@ -1,4 +1,5 @@
-// The strict JSON reader and base64: what they take, what they refuse, and that nothing makes them trap.
+// The strict JSON reader and base64: what they take, what they refuse, and that nothing makes them
+// trap.
 
 import Foundation
 import TestSupport
@@ -24,7 +25,8 @@ struct JSONTests {
     private static let refused = [
         "", " ", "{", "[", "\"", "{\"a\"}", "{\"a\":}", "{a:1}", "{'a':1}", "[1,]", "{\"a\":1,}",
         "01", "-", "1.", ".5", "+1", "1e", "tru", "nul", "NaN", "Infinity", "\"\\x\"", "\"\\u12\"",
-        "\"\\ud800\"", "\"\\ud800\\u0041\"", "\"\\udc00\"", "\"\n\"", "1 2", "[1]]", "{\"a\":1,\"a\":2}",
+        "\"\\ud800\"", "\"\\ud800\\u0041\"", "\"\\udc00\"", "\"\n\"", "1 2", "[1]]",
+        "{\"a\":1,\"a\":2}",
         "{\"\\u0061\":1,\"a\":2}", "\u{FEFF}1", "/**/1",
     ]
     @Test("refuses what is no strict JSON", arguments: refused)
@@ -37,7 +39,9 @@ struct JSONTests {
         #expect(throws: JSONError.self) { try JSON(parsing: deep) }
         let wide = "[" + String(repeating: "0,", count: 300_000) + "0]"
         #expect(throws: JSONError.self) { try JSON(parsing: wide) }
-        #expect(throws: JSONError.self) { try JSON(parsing: [UInt8](repeating: 0x20, count: 129 << 20)) }
+        #expect(throws: JSONError.self) {
+            try JSON(parsing: [UInt8](repeating: 0x20, count: 129 << 20))
+        }
         #expect(throws: JSONError.self) { try JSON(parsing: [0x22, 0xFF, 0x22]) }
     }
 
@@ -53,7 +57,8 @@ struct JSONTests {
                 switch Int.random(in: 0..<3, using: &random) {
                 case 0: bytes[place] = UInt8.random(in: 0...255, using: &random)
                 case 1: bytes.remove(at: place)
-                default: bytes.insert(bytes[Int.random(in: 0..<bytes.count, using: &random)], at: place)
+                default:
+                    bytes.insert(bytes[Int.random(in: 0..<bytes.count, using: &random)], at: place)
                 }
             }
             guard let value = try? JSON(parsing: bytes) else { continue }
@@ -77,9 +82,12 @@ struct Base64Tests {
             #expect(Base64.decode(text) == bytes)
         }
     }
-    @Test("refuses what is not strict", arguments: [
-        "A", "AA", "AAA", "AA=", "A===", "====", "AB==", "AAB=", "AA=A", "AA\n=", "AAA_", "AAA-",
-        " AAA", "AAA ", "AAAA=", "=AAA", "AAAA\n", "é===",
-    ])
+    @Test(
+        "refuses what is not strict",
+        arguments: [
+            "A", "AA", "AAA", "AA=", "A===", "====", "AB==", "AAB=", "AA=A", "AA\n=", "AAA_",
+            "AAA-",
+            " AAA", "AAA ", "AAAA=", "=AAA", "AAAA\n", "é===",
+        ])
     func refuses(_ text: String) { #expect(Base64.decode(text) == nil) }
 }

@@ -1,4 +1,5 @@
-// Payloads of the kind `code`: everything that is refused, with its path, and that no payload traps.
+// Payloads of the kind `code`: everything that is refused, with its path, and that no payload
+// traps.
 
 import Machines
 import TestSupport
@@ -19,7 +20,8 @@ struct PayloadTests {
     }
     private static let digest = String(repeating: "0123456789abcdef", count: 4)
 
-    private func kind(_ flags: [(key: String, value: String, flag: String)] = []) throws -> CodeKind {
+    private func kind(_ flags: [(key: String, value: String, flag: String)] = []) throws -> CodeKind
+    {
         CodeKind(try Configuration(flags: flags, file: nil, environment: [:]))
     }
     private func problem(
@@ -47,7 +49,10 @@ struct PayloadTests {
         ("[]", "$: expected an object, found a list"),
         ("{}", "$: \"language\" is missing"),
         (#"{"language":"python"}"#, "$: \"source\" is missing"),
-        (#"{"language":"ruby","source":""}"#, "$.language: \"ruby\" is no language here; use python, node or bash"),
+        (
+            #"{"language":"ruby","source":""}"#,
+            "$.language: \"ruby\" is no language here; use python, node or bash"
+        ),
         (#"{"language":null,"source":""}"#, "$.language: expected a text, found null"),
         (#"{"language":"python","source":1}"#, "$.source: expected a text, found a number"),
         (#"{"language":"python","source":"\u0000"}"#, "$.source: contains a zero byte"),
@@ -66,12 +71,21 @@ struct PayloadTests {
         (with(#""files":["a"]"#), "$.files[0]: expected an object, found a text"),
         (file(#""text":"""#), "$.files[0]: \"name\" is missing"),
         (file(#""name":"a""#), "$.files[0]: has no content; give text, base64 or blob"),
-        (file(#""name":"a","text":"","base64":"""#), "$.files[0]: has text and base64; give one of them"),
+        (
+            file(#""name":"a","text":"","base64":"""#),
+            "$.files[0]: has text and base64; give one of them"
+        ),
         (file(#""name":"a","text":"","mode":7"#), "$.files[0]: unknown key \"mode\""),
         (file(#""name":"a","base64":"AA=""#), "$.files[0].base64: is not base64"),
         (file(#""name":"a","blob":"12""#), "$.files[0].blob: is no blob's name"),
-        (file(#""name":"a","blob":"\#(digest.uppercased())""#), "$.files[0].blob: is no blob's name"),
-        (named("../x"), "$.files[0].name: \"../x\" leaves the job's directory; use a plain relative name"),
+        (
+            file(#""name":"a","blob":"\#(digest.uppercased())""#),
+            "$.files[0].blob: is no blob's name"
+        ),
+        (
+            named("../x"),
+            "$.files[0].name: \"../x\" leaves the job's directory; use a plain relative name"
+        ),
         (named("/etc/passwd"), "$.files[0].name: \"/etc/passwd\" leaves the job's directory"),
         (named("a/../../x"), "$.files[0].name: \"a/../../x\" leaves the job's directory"),
         (named(".."), "$.files[0].name: \"..\" leaves the job's directory"),
@@ -81,15 +95,24 @@ struct PayloadTests {
         (named("a\u{202E}b"), "$.files[0].name:"),
         (named(String(repeating: "a", count: 256)), "$.files[0].name:"),
         (named("main.py"), "$.files[0].name: \"main.py\" is taken by the program itself"),
-        (with(#""files":[{"name":"a","text":""},{"name":"a","text":""}]"#), "$.files[1].name: \"a\" is taken by $.files[0]"),
-        (with(#""files":[{"name":"a/b","text":""},{"name":"a","text":""}]"#), "$.files[0].name: \"a/b\" needs a directory where $.files[1] is a file"),
+        (
+            with(#""files":[{"name":"a","text":""},{"name":"a","text":""}]"#),
+            "$.files[1].name: \"a\" is taken by $.files[0]"
+        ),
+        (
+            with(#""files":[{"name":"a/b","text":""},{"name":"a","text":""}]"#),
+            "$.files[0].name: \"a/b\" needs a directory where $.files[1] is a file"
+        ),
         (with(#""outputs":"*""#), "$.outputs: expected a list, found a text"),
         (with(#""outputs":["/etc/*"]"#), "$.outputs[0]: \"/etc/*\" is no pattern"),
         (with(#""outputs":["../*"]"#), "$.outputs[0]: \"../*\" is no pattern"),
         (with(#""outputs":[""]"#), "$.outputs[0]: \"\" is no pattern"),
         (with(#""network":true"#), "$.network: expected an object, found a boolean"),
         (with(#""network":{"deny":[]}"#), "$.network: unknown key \"deny\""),
-        (with(#""network":{"allow":["a.example:443"]}"#), "$.network.allow: egress is not available in this version"),
+        (
+            with(#""network":{"allow":["a.example:443"]}"#),
+            "$.network.allow: egress is not available in this version"
+        ),
     ]
 
     @Test("is refused with the place and the reason", arguments: refused)
@@ -111,7 +134,8 @@ struct PayloadTests {
         #expect(try await problem(Self.with("\"outputs\":[\(many)]"))?.path == "$.outputs")
         let files = (0..<300).map { #"{"name":"\#($0)","text":""}"# }.joined(separator: ",")
         #expect(try await problem(Self.with("\"files\":[\(files)]"))?.path == "$.files")
-        let stdin = Self.with(#""stdin":"\#(big(40 << 20))","files":[{"name":"a","text":"\#(big(40 << 20))"}]"#)
+        let stdin = Self.with(
+            #""stdin":"\#(big(40 << 20))","files":[{"name":"a","text":"\#(big(40 << 20))"}]"#)
         #expect(try await problem(stdin)?.path == "$")
         #expect(try await problem(big(129 << 20))?.path == "$")
     }
@@ -153,7 +177,9 @@ struct PayloadTests {
         #expect(standard.job.timeout == .seconds(60))
     }
 
-    @Test func `a blob that is missing is the job's failure, a database that is away is ours`() async throws {
+    @Test func `a blob that is missing is the job's failure, a database that is away is ours`()
+        async throws
+    {
         let payload = Self.file(#""name":"a","blob":"\#(Self.digest)""#)
         let missing = try await problem(payload)
         #expect(missing?.path == "$.files[0].blob")
@@ -171,7 +197,9 @@ struct PayloadTests {
         #expect(try await problem(payload, blobs: large)?.path == "$.files[0]")
     }
 
-    @Test func `no payload makes the validation trap, and what it accepts stays inside`() async throws {
+    @Test func `no payload makes the validation trap, and what it accepts stays inside`()
+        async throws
+    {
         var random = SeededGenerator(for: "payload fuzz")
         let kind = try kind()
         for _ in 0..<20_000 {
@@ -180,7 +208,9 @@ struct PayloadTests {
                 let recipe = try await kind.recipe(
                     payload: value.text, timeout: nil, blobs: Blobs())
                 for file in recipe.job.files {
-                    #expect(!file.name.hasPrefix("/") && !file.name.split(separator: "/").contains(".."))
+                    #expect(
+                        !file.name.hasPrefix("/") && !file.name.split(separator: "/").contains("..")
+                    )
                 }
                 #expect(recipe.job.arguments.allSatisfy { !$0.utf8.contains(0) })
             } catch {

@@ -1,4 +1,5 @@
-// What a machine's report becomes in `mayfly.job`: result, error, outcome. Reports are made by hand.
+// What a machine's report becomes in `mayfly.job`: result, error, outcome. Reports are made by
+// hand.
 
 import Jobs
 import TestSupport
@@ -30,7 +31,8 @@ struct ResultTests {
                 collect: .milliseconds(4), destroy: .milliseconds(5), startedFrom: "shell"))
     }
     private func result(_ run: MachineRun) -> CodeResult {
-        CodeResult(run: run, programName: "python", timeout: .seconds(5), queueDelay: .milliseconds(9))
+        CodeResult(
+            run: run, programName: "python", timeout: .seconds(5), queueDelay: .milliseconds(9))
     }
 
     @Test func `has exactly the members of the contract`() throws {
@@ -51,7 +53,8 @@ struct ResultTests {
         #expect(json["files"]?.text == #"[{"name":"a.png","size":3,"sha256":"ab"}]"#)
         #expect(
             json["machine"]?.text
-                == #"{"image":"code","generation":"g1","hypervisor":"qemu","accelerator":"tcg","transport":"virtio-serial"}"#)
+                == #"{"image":"code","generation":"g1","hypervisor":"qemu","accelerator":"tcg","transport":"virtio-serial"}"#
+        )
         let timings = json["timings"]
         #expect(timings?["queue_ms"] == .number(9.0))
         #expect(timings?["restore_ms"] == .number(1.0))
@@ -90,7 +93,9 @@ struct ResultTests {
         #expect(!json.text.contains("\\u0000"))
     }
 
-    @Test func `holds nothing that PostgreSQL or a terminal chokes on, whatever was printed`() throws {
+    @Test func `holds nothing that PostgreSQL or a terminal chokes on, whatever was printed`()
+        throws
+    {
         var random = SeededGenerator(for: "result fuzz")
         for _ in 0..<2000 {
             let bytes = (0..<Int.random(in: 0...64, using: &random)).map { _ in
@@ -115,10 +120,13 @@ struct ResultTests {
         #expect(json["truncated"] == .bool(true))
     }
 
-    @Test("every machine error has a reason that SQL knows and that is not the job's fault", arguments: [
-        MachineError.Reason.machineLost, .restoreFailed, .imageMissing, .imageRefused, .hostUnfit,
-        .buildFailed, .cancelled,
-    ])
+    @Test(
+        "every machine error has a reason that SQL knows and that is not the job's fault",
+        arguments: [
+            MachineError.Reason.machineLost, .restoreFailed, .imageMissing, .imageRefused,
+            .hostUnfit,
+            .buildFailed, .cancelled,
+        ])
     func machineErrors(_ reason: MachineError.Reason) {
         #expect(Reason(MachineError(reason, "x")).isOurs)
     }

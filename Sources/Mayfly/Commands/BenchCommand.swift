@@ -64,7 +64,8 @@ struct BenchCommand: ParsableCommand {
             table.print(asJSON: false, empty: "")
             Words.say("host: \(result.host)")
             Words.say(
-                "cold boot / restore: \(Shown.rounded(result.bootToRestoreRatio)). \(result.remark)")
+                "cold boot / restore: \(Shown.rounded(result.bootToRestoreRatio)). \(result.remark)"
+            )
         }
         private static func number(_ value: Double) -> JSON { .number(Shown.rounded(value, 2)) }
     }
@@ -111,7 +112,8 @@ struct QueueBench: AsyncParsableCommand {
 struct JobsBench: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "jobs",
-        abstract: "Enqueues small code jobs for the workers that run, and measures each to its end.",
+        abstract:
+            "Enqueues small code jobs for the workers that run, and measures each to its end.",
         discussion: """
             Start workers first. The times are the database's: from created_at to
             finished_at.
@@ -152,7 +154,9 @@ struct JobsBench: AsyncParsableCommand {
         let took = ContinuousClock.now - begin
         let succeeded = ended.filter { $0.state == "succeeded" }
         var table = Table("WHAT", "N", "P50", "P95", "P99")
-        for name in ["queue_ms", "restore_ms", "prepare_ms", "first_byte_ms", "run_ms", "destroy_ms"] {
+        for name in [
+            "queue_ms", "restore_ms", "prepare_ms", "first_byte_ms", "run_ms", "destroy_ms",
+        ] {
             let samples = succeeded.compactMap {
                 JSON.stored($0.result)["timings"]?[name].flatMap { Double($0.text) }
             }.sorted()

@@ -1,5 +1,5 @@
-// The options that every command shares: where the configuration comes from. Absent flags stay nil, so
-// that environment, file and default keep their turn.
+// The options that every command shares: where the configuration comes from. Absent flags stay nil,
+// so that environment, file and default keep their turn.
 
 import ArgumentParser
 import Glibc
@@ -8,13 +8,15 @@ import Machines
 struct ConfigurationOptions: ParsableArguments {
     @Option(
         name: .customLong("config"),
-        help: ArgumentHelp("The worker.conf to read. (default: /etc/mayfly/worker.conf, if there)",
+        help: ArgumentHelp(
+            "The worker.conf to read. (default: /etc/mayfly/worker.conf, if there)",
             valueName: "file"))
     var file: String?
 
     @Option(
         name: .customLong("set"), parsing: .singleValue,
-        help: ArgumentHelp("Sets any key of worker.conf, e.g. --set worker.slots=8. Repeatable.",
+        help: ArgumentHelp(
+            "Sets any key of worker.conf, e.g. --set worker.slots=8. Repeatable.",
             valueName: "key=value"))
     var assignments: [String] = []
 
@@ -32,7 +34,8 @@ struct ConfigurationOptions: ParsableArguments {
             }
             flags.append(
                 (
-                    String(assignment[..<place]), String(assignment[assignment.index(after: place)...]),
+                    String(assignment[..<place]),
+                    String(assignment[assignment.index(after: place)...]),
                     "--set \(assignment[..<place])"
                 ))
         }

@@ -1,5 +1,5 @@
-// `mayfly doctor`: every prerequisite of this host, whether it is active, degraded or off, and what to
-// do about it. Exit code 1 when no worker could run here.
+// `mayfly doctor`: every prerequisite of this host, whether it is active, degraded or off, and what
+// to do about it. Exit code 1 when no worker could run here.
 
 import ArgumentParser
 import Glibc

@@ -164,10 +164,12 @@ struct LogsCommand: AsyncParsableCommand {
 extension Ledger {
     /// The job, or a sentence that says that there is none.
     func found(_ id: Int64) async throws(JobsError) -> JobRow {
-        guard let job = try await show(id) else { throw .refused(
+        guard let job = try await show(id) else {
+            throw .refused(
                 PostgresError(
                     sqlstate: "MF004", message: "there is no job \(id)",
-                    hint: "Look for it with: mayfly jobs")) }
+                    hint: "Look for it with: mayfly jobs"))
+        }
         return job
     }
 }

@@ -1,5 +1,6 @@
-// `mayfly run`: one task in one machine, without a database. Output streams as it comes; the exit code
-// is the program's own, 124 for a timeout, 137 for memory, 1 for our failure, 2 for a bad payload.
+// `mayfly run`: one task in one machine, without a database. Output streams as it comes; the exit
+// code is the program's own, 124 for a timeout, 137 for memory, 1 for our failure, 2 for a bad
+// payload.
 
 import ArgumentParser
 import Glibc
@@ -40,7 +41,8 @@ struct RunCommand: AsyncParsableCommand {
         name: .customLong("output"), parsing: .singleValue,
         help: ArgumentHelp("A pattern of output files. Repeatable.", valueName: "pattern"))
     var outputs: [String] = []
-    @Option(name: .customLong("stdin"), help: ArgumentHelp("Its standard input.", valueName: "file"))
+    @Option(
+        name: .customLong("stdin"), help: ArgumentHelp("Its standard input.", valueName: "file"))
     var standardInput: String?
     @Option(help: "Where output files are written.") var out: String?
     @Option(help: "Wall clock, e.g. 30s. (default: code.timeout)") var timeout: String?
@@ -99,7 +101,9 @@ struct RunCommand: AsyncParsableCommand {
         }
         if output.isJSON {
             var members: [JSON.Member] = [.init(name: "result", value: result.json)]
-            if let failure = result.failure { members.append(.init(name: "error", value: failure.json)) }
+            if let failure = result.failure {
+                members.append(.init(name: "error", value: failure.json))
+            }
             Words.data(JSON.object(members).text)
         }
         guard let failure = result.failure else { return }

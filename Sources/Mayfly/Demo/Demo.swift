@@ -1,5 +1,5 @@
-// The demo: a private PostgreSQL, one worker, real jobs put in through psql, results as they come, and
-// nothing left running. Called by `mayfly demo`; it says every SQL statement that it sends.
+// The demo: a private PostgreSQL, one worker, real jobs put in through psql, results as they come,
+// and nothing left running. Called by `mayfly demo`; it says every SQL statement that it sends.
 
 import Glibc
 import Jobs

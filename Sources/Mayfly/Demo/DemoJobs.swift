@@ -1,5 +1,5 @@
-// The jobs that `mayfly demo` enqueues, as the SQL that a backend would write, and what must come of
-// each. Data only.
+// The jobs that `mayfly demo` enqueues, as the SQL that a backend would write, and what must come
+// of each. Data only.
 
 /// One job of the demo.
 struct DemoJob: Sendable {
@@ -109,6 +109,9 @@ extension DemoJob {
             state: "failed", reason: "invalid_payload"),
     ]
 
+    /// Different in each run: blobs outlive the demo, and this one must not be there yet.
+    private static let mark = String(UInt64.random(in: 1...UInt64.max))
+
     /// Fails at first: its input is not stored yet.
     static let early = DemoJob(
         title: "a job whose input is not there yet fails; stored and replayed, it succeeds",
@@ -117,13 +120,13 @@ extension DemoJob {
                 'language', 'bash', 'source', 'wc -l < late.txt',
                 'files', jsonb_build_array(jsonb_build_object('name', 'late.txt',
                     'blob', encode(sha256($$one
-            two
+            \#(mark)
             $$), 'hex')))))
             """#,
         state: "failed", reason: "blob_missing")
     static let repair = #"""
         select mayfly.put_blob($$one
-        two
+        \#(mark)
         $$)
         """#
     static func replay(of id: Int64) -> DemoJob {

@@ -1,5 +1,6 @@
-// A PostgreSQL of the demo's own: a cluster under the state directory, reached by a Unix socket only,
-// run by an unprivileged user, stopped when the demo ends. The system's clusters are never touched.
+// A PostgreSQL of the demo's own: a cluster under the state directory, reached by a Unix socket
+// only, run by an unprivileged user, stopped when the demo ends. The system's clusters are never
+// touched.
 
 import Glibc
 import Machines
@@ -50,7 +51,8 @@ struct PrivatePostgres {
 
     private func launch() throws(FileError) {
         if isRunning { try stop() }  // left by a demo that was killed
-        let options = "-c listen_addresses='' -c unix_socket_directories='\(socketDirectory)' "
+        let options =
+            "-c listen_addresses='' -c unix_socket_directories='\(socketDirectory)' "
             + "-c unix_socket_permissions=0700 -c fsync=off"
         try run([
             "\(binaries)/pg_ctl", "--pgdata", dataDirectory, "--wait", "--silent",

@@ -100,7 +100,8 @@ extension CodePayload {
                 throw .invalid(
                     InvalidPayload(
                         path: file.path,
-                        sentence: "source, stdin and files are over \(Bounds.input) with this file"))
+                        sentence: "source, stdin and files are over \(Bounds.input) with this file")
+                )
             }
             result.append(GuestFile(name: file.name, bytes: bytes))
         }

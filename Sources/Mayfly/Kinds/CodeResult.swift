@@ -110,7 +110,8 @@ struct CodeResult: Sendable {
         let text = lossyText(output.bytes)
         var members = [JSON.Member(name: name, value: .string(text.text))]
         if !text.isExact {
-            members.append(.init(name: "\(name)_base64", value: .string(Base64.encode(output.bytes))))
+            members.append(
+                .init(name: "\(name)_base64", value: .string(Base64.encode(output.bytes))))
         }
         return members
     }
