@@ -137,7 +137,7 @@ func withCStrings<Value>(
     var pointers = unsafe texts.map { unsafe strdup($0) }
     unsafe pointers.append(nil)
     // SAFETY: strdup's memory lives until the loop below; the array lives for the call.
-    defer { for unsafepointer in unsafe pointers { unsafe free(pointer) } }
+    defer { unsafe pointers.forEach { unsafe free($0) } }
     return unsafe pointers.withUnsafeBufferPointer { buffer in
         guard let base = buffer.baseAddress else { preconditionFailure("an empty C array") }
         return unsafe body(base)
