@@ -67,12 +67,16 @@ let package = Package(
             swiftSettings: strict
         ),
 
-        .target(name: "TestSupport", dependencies: ["CLinux"], path: "Tests/TestSupport", swiftSettings: strict),
+        .target(
+            name: "TestSupport", dependencies: ["CLinux"], path: "Tests/TestSupport",
+            swiftSettings: strict),
         .testTarget(name: "WireTests", dependencies: ["Wire"], swiftSettings: strict),
         .testTarget(
-            name: "JobsTests", dependencies: ["Jobs", "Postgres", "Events", "TestSupport"], swiftSettings: strict),
+            name: "JobsTests", dependencies: ["Jobs", "Postgres", "Events", "TestSupport"],
+            swiftSettings: strict),
         .testTarget(
-            name: "MachinesTests", dependencies: ["Machines", "Wire", "TestSupport"], swiftSettings: strict),
+            name: "MachinesTests", dependencies: ["Machines", "Wire", "TestSupport"],
+            swiftSettings: strict),
         .testTarget(
             name: "MayflyTests", dependencies: ["Mayfly", "Jobs", "Machines", "TestSupport"],
             swiftSettings: strict),

@@ -68,7 +68,7 @@ begin
     from (select distinct n.queue, n.kind, n.priority from n
           where not exists (select from mayfly.lane l
               where (l.queue, l.kind, l.priority) = (n.queue, n.kind, n.priority))) x;
-    perform x.queue
+    perform pg_notify('mayfly_job', x.queue)
     from (select distinct n.queue from n) x
     where exists (select from mayfly.bell b
         where b.queue in (x.queue, '*') and b.armed_until > clock_timestamp());

@@ -1,5 +1,5 @@
 // Waiting for descriptors from an actor that lives on the loop: one suspension, one deadline, and
-// cancellation that is noticed at once. Called by machines; each descriptor has one waiter at a time.
+// cancellation that is noticed at once. Called by machines; a descriptor has one waiter at a time.
 
 /// Why a wait ended.
 package enum Readiness: Sendable, Equatable {

@@ -1,5 +1,5 @@
 // The job's directory and the files that go into it and come out of it. A task may have made
-// anything in there: every open stays beneath /work, follows no link and accepts regular files only.
+// anything in there: each open stays beneath /work, follows no link, and takes regular files only.
 
 import CLinux
 import Glibc

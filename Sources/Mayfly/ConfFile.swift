@@ -1,7 +1,9 @@
 // Reads worker.conf: one `dotted.key = value` a line, `#` comments, nothing else. Called by
 // Configuration; it knows the form of a line, never which keys exist or what they mean.
 
-/// A configuration that cannot be used: where, what, and what to write instead. Exit code 2.
+/// A configuration that cannot be used: where, what, and what to write instead.
+///
+/// Exit code 2.
 struct ConfigurationError: Error, CustomStringConvertible {
     let description: String
     init(_ description: String) { self.description = description }
@@ -29,7 +31,7 @@ struct ConfFile: Sendable {
 
     static let byteCountMax = 1 << 20  // a manual with every key is 10 KiB; more is another file
 
-    /// - Throws: ``ConfigurationError`` with `name:line:column` at the first line that is no setting.
+    /// - Throws: ``ConfigurationError`` with `name:line:column` at the first line that is none.
     init(_ text: String, name: String) throws(ConfigurationError) {
         guard text.utf8.count <= Self.byteCountMax else {
             throw ConfigurationError("\(name): larger than 1 MiB; this is not a worker.conf")

@@ -72,7 +72,7 @@ struct LineLog: LogHandler {
 extension Configuration {
     /// The logger that this run binds; level and form as configured.
     ///
-    /// - Parameter isQuiet: for commands that say themselves what they do: only warnings, unless the
+    /// - Parameter isQuiet: for commands that say themselves what they do: warnings only unless the
     ///   operator has set a level.
     func makeLogger(isQuiet: Bool = false) -> Logger {
         var level = Logger.Level(rawValue: text(.logLevel)) ?? .info

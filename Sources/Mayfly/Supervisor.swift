@@ -74,7 +74,9 @@ struct Supervisor: Sendable {
         }
     }
 
-    /// First signal: no new jobs, running ones may finish. Second, or the deadline: give them back.
+    /// First signal: no new jobs, running ones may finish.
+    ///
+    /// Second, or the deadline: give them back.
     private func obey(_ signals: AsyncStream<Int32>, _ queue: Queue) async {
         guard await signals.first(where: { _ in true }) != nil else { return }
         Logger.current.notice(

@@ -1,5 +1,5 @@
 // The host's end of a connection, without a descriptor: bytes in, events out, bytes to write.
-// AgentSession owns one and does the reading, writing and deadlines. Everything that a hostile guest
+// AgentSession owns one and does the reading, writing and deadlines. All that a hostile guest
 // may send ends here in an event or in a WireError; after a WireError the machine must be ended.
 
 /// A protocol session as the host sees it.

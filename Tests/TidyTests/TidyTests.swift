@@ -132,7 +132,9 @@ struct TidyTests {
         #expect(later == [])
     }
 
-    /// design.md, section 5: arrows point one way. `Mayfly` may name Postgres' connection settings and
+    /// Arrows point one way.
+    ///
+    /// `Mayfly` may name Postgres' connection settings and
     /// Wire's rule for file names, and nothing else of those two.
     private static let arrows: [String: Set<String>] = [
         "Events": ["CLinux"],

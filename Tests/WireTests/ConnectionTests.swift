@@ -111,7 +111,8 @@ struct ConnectionTests {
             var bytes: [UInt8] = []
             for (stream, message) in frames { try message.encode(stream: stream, into: &bytes) }
             guest.receive(bytes)
-            #expect(isViolation { () throws(WireError) in while try guest.next() != nil {} }, "\(name)")
+            #expect(
+                isViolation { () throws(WireError) in while try guest.next() != nil {} }, "\(name)")
         }
         let put = HostMessage.put(PutRequest(name: "a", byteCount: 1))
         let exec = HostMessage.exec(Samples.exec)
@@ -123,8 +124,11 @@ struct ConnectionTests {
         try refused("two programs at once", [(1, exec), (3, exec)])
         try refused("file data for a program", [(1, exec), (1, .file([1], isFinal: true))])
         try refused("input for a file", [(1, put), (1, .stdin([1], isFinal: true))])
-        try refused("data after the last", [(1, put), (1, .file([1], isFinal: true)), (1, .file([1], isFinal: true))])
-        try refused("input that was not announced", [(1, noInput), (1, .stdin([1], isFinal: true))])
+        try refused(
+            "data after the last",
+            [(1, put), (1, .file([1], isFinal: true)), (1, .file([1], isFinal: true))])
+        try refused(
+            "input that was not announced", [(1, noInput), (1, .stdin([1], isFinal: true))])
         try refused("a signal to nobody", [(1, .signal(9))])
         try refused("killing a file", [(1, put), (1, .kill)])
         try refused("prepare on a stream", [(1, .prepare(Samples.preparation))])
@@ -143,13 +147,18 @@ struct ConnectionTests {
         ) throws {
             var (host, guest) = try greeted()
             for message in opening {
-                if case .prepare = message { try host.send(message) } else { _ = try host.open(message) }
+                if case .prepare = message {
+                    try host.send(message)
+                } else {
+                    _ = try host.open(message)
+                }
             }
             try deliver(&host, &guest)
             var bytes: [UInt8] = []
             for (stream, message) in frames { try message.encode(stream: stream, into: &bytes) }
             host.receive(bytes)
-            #expect(isViolation { () throws(WireError) in while try host.next() != nil {} }, "\(name)")
+            #expect(
+                isViolation { () throws(WireError) in while try host.next() != nil {} }, "\(name)")
         }
         let exec = HostMessage.exec(ExecRequest(program: .command, arguments: ["a"]))
         let put = HostMessage.put(PutRequest(name: "a", byteCount: 1))
@@ -157,7 +166,8 @@ struct ConnectionTests {
         let list = HostMessage.list(ListRequest(patterns: ["*"], maximumEntries: 1))
         let started = GuestMessage.started(isParked: false, startMicroseconds: 0)
         let exit = GuestMessage.exit(ExitReport(ending: .code(0)))
-        let ready = GuestMessage.ready(ReadyReport(steps: [], realtime: 0, sample: Samples.bytes(32)))
+        let ready = GuestMessage.ready(
+            ReadyReport(steps: [], realtime: 0, sample: Samples.bytes(32)))
         let out = GuestMessage.stdout([], isFinal: true)
         let errors = GuestMessage.stderr([], isFinal: true)
         try refused("ready unasked", [], [(0, ready)])
@@ -171,17 +181,23 @@ struct ConnectionTests {
         try refused("two starts", [exec], [(1, started), (1, started)])
         try refused("an end before the output's", [exec], [(1, started), (1, exit)])
         try refused("output after its end", [exec], [(1, started), (1, out), (1, out)])
-        try refused("two ends", [exec], [(1, started), (1, out), (1, errors), (1, exit), (1, exit)])
+        try refused(
+            "two ends", [exec], [(1, started), (1, out), (1, errors), (1, exit), (1, exit)])
         try refused("success instead of a start", [exec], [(1, .ack(.ok, message: ""))])
-        try refused("a refusal after the start", [exec], [(1, started), (1, .ack(.failed, message: ""))])
+        try refused(
+            "a refusal after the start", [exec], [(1, started), (1, .ack(.failed, message: ""))])
         try refused("a file's answer before its end", [put], [(1, .ack(.ok, message: ""))])
         try refused("output for a file", [put], [(1, out)])
         try refused("a program's end for a file", [get], [(1, exit)])
-        try refused("data after the file's end", [get], [(1, .file([], isFinal: true)), (1, .file([], isFinal: true))])
+        try refused(
+            "data after the file's end", [get],
+            [(1, .file([], isFinal: true)), (1, .file([], isFinal: true))])
         try refused("success of a get without data", [get], [(1, .ack(.ok, message: ""))])
         try refused("a list for a file", [get], [(1, .listed([], isTruncated: false))])
         try refused("a file for a list", [list], [(1, .file([], isFinal: true))])
-        try refused("two lists", [list], [(1, .listed([], isTruncated: false)), (1, .listed([], isTruncated: false))])
+        try refused(
+            "two lists", [list],
+            [(1, .listed([], isTruncated: false)), (1, .listed([], isTruncated: false))])
         try refused("credit for nothing", [], [(0, .credit(stream: 1, 1))])
         try refused("credit beyond the ceiling", [], [(0, .credit(stream: 0, .max))])
         try refused("ready on a stream", [exec], [(1, ready)])
@@ -206,7 +222,9 @@ struct ConnectionTests {
         #expect(throws: WireError.self) {
             _ = try host.open(.exec(ExecRequest(program: .command, arguments: [long, long])))
         }
-        #expect(throws: WireError.self) { _ = try host.open(.put(PutRequest(name: "../x", byteCount: 0))) }
+        #expect(throws: WireError.self) {
+            _ = try host.open(.put(PutRequest(name: "../x", byteCount: 0)))
+        }
         #expect(throws: WireError.self) { _ = try host.open(.kill) }
         #expect(throws: WireError.self) { try host.send(.signal(9), on: 1) }
         #expect(host.output.isEmpty)

@@ -53,7 +53,9 @@ struct CreditTests {
     }
 
     @Test func `is given back before the sender must wait`() throws {
-        var (sender, receiver) = (SendWindow(Limits.streamCredit), ReceiveWindow(Limits.streamCredit))
+        var (sender, receiver) = (
+            SendWindow(Limits.streamCredit), ReceiveWindow(Limits.streamCredit)
+        )
         var total = 0
         while total < 8 << 20 {
             let count = min(sender.available, 4096)

@@ -9,14 +9,19 @@ import Testing
 @Suite("Random bytes")
 struct FuzzTests {
     /// Damages a copy of `bytes` in one to three places; sometimes cuts it.
-    private static func damage(_ bytes: [UInt8], from start: Int, _ random: inout SeededGenerator) -> [UInt8] {
+    private static func damage(_ bytes: [UInt8], from start: Int, _ random: inout SeededGenerator)
+        -> [UInt8]
+    {
         var bytes = bytes
         guard bytes.count > start else { return bytes }
         let draw = random.next()
         for shift in 0...(draw & 1) {
             let bits = Int(truncatingIfNeeded: draw >> (8 + shift * 24))
             let index = start + (bits & 0xFFFF) % (bytes.count - start)
-            bytes[index] = draw & 6 == 0 ? [0, 1, 0x7F, 0x80, 0xFF, 0x2F, 0x2E, 0x41][bits >> 16 & 7] : UInt8(bits >> 16 & 0xFF)
+            bytes[index] =
+                draw & 6 == 0
+                ? [0, 1, 0x7F, 0x80, 0xFF, 0x2F, 0x2E, 0x41][bits >> 16 & 7]
+                : UInt8(bits >> 16 & 0xFF)
         }
         return bytes
     }
@@ -47,8 +52,10 @@ struct FuzzTests {
                 refused += 1
                 continue
             }
-            if again.count != frame.payload.count + 12 || !again[12...].elementsEqual(frame.payload) {
-                Issue.record("\(frame.type): \(Golden.hex(frame.payload)) became \(Golden.hex(again))")
+            if again.count != frame.payload.count + 12 || !again[12...].elementsEqual(frame.payload)
+            {
+                Issue.record(
+                    "\(frame.type): \(Golden.hex(frame.payload)) became \(Golden.hex(again))")
             }
         }
         #expect(accepted > Fuzzing.cases / 50)
@@ -57,7 +64,9 @@ struct FuzzTests {
 
     @Test func `as headers and preambles are refused or mean exactly those bytes`() throws {
         var random = Fuzzing.generator("headers", 11)
-        let headers = try Samples.all.map { (side: $0.side, bytes: Array(try $0.encoded().prefix(12))) }
+        let headers = try Samples.all.map {
+            (side: $0.side, bytes: Array(try $0.encoded().prefix(12)))
+        }
         let preamble = try GuestPreamble(nonce: Samples.nonce, agent: Samples.bytes(32)).encode()
         for number in 0..<Fuzzing.cases / 4 {
             if number % 4 == 0 {
@@ -95,7 +104,10 @@ struct FuzzTests {
             var (host, guest) = conversation
             let isHost = random.below(2) == 0
             if isHost {
-                for message in [HostMessage.exec(Samples.exec), .get(GetRequest(name: "a", maximumByteCount: 9))] {
+                for message in [
+                    HostMessage.exec(Samples.exec),
+                    .get(GetRequest(name: "a", maximumByteCount: 9)),
+                ] {
                     _ = try host.open(message)
                 }
                 try host.send(.ping(0x0102_0304_0506_0708))
@@ -128,10 +140,14 @@ struct FuzzTests {
 
     @Test func `as names and patterns never trap`() throws {
         var random = Fuzzing.generator("names", 13)
-        let pieces = ["a", "é", "/", ".", "..", "*", "**", "?", "[", "]", "-", "!", "\\", "\u{0}", "\u{202E}", "😀", "a-z"]
+        let pieces = [
+            "a", "é", "/", ".", "..", "*", "**", "?", "[", "]", "-", "!", "\\", "\u{0}", "\u{202E}",
+            "😀", "a-z",
+        ]
         var (names, patterns) = (0, 0)
         for _ in 0..<Fuzzing.cases / 50 {
-            let text = (0...random.below(8)).map { _ in pieces[random.below(pieces.count)] }.joined()
+            let text = (0...random.below(8)).map { _ in pieces[random.below(pieces.count)] }
+                .joined()
             if GuestPath.isValid(text) { names += 1 }
             guard let glob = try? GuestGlob(text) else { continue }
             patterns += 1

@@ -52,7 +52,6 @@ struct GoldenTests {
             #expect(try decoder.next() == nil)
             #expect(decoder.bufferedByteCount == 0)
         }
-        #expect(Set(Samples.all.map { "\($0.message)".prefix { $0 != "(" } }).count >= 20)
     }
 
     @Test func `of every type are among the samples`() throws {
@@ -113,7 +112,9 @@ struct GoldenTests {
                 var damaged = bytes
                 damaged[bit / 8] ^= 1 << (bit % 8)
                 do throws(WireError) {
-                    guard let again = try Self.reencode(damaged, from: sample.side) else { continue }
+                    guard let again = try Self.reencode(damaged, from: sample.side) else {
+                        continue
+                    }
                     accepted += 1
                     // A longer length leaves a frame waiting, a shorter one leaves a rest.
                     #expect(again == Array(damaged.prefix(again.count)), "\(sample.name) \(bit)")
@@ -149,7 +150,7 @@ struct GoldenTests {
         }
     }
 
-    @Test func `of credit by the million cost no time per byte`() throws {
+    @Test func `of data in bulk cost no time per byte`() throws {
         // 64 MiB in whole frames: only copies in bulk pass in this time without optimization.
         var decoder = FrameDecoder(from: .guest)
         var frame: [UInt8] = []

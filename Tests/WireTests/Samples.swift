@@ -41,7 +41,8 @@ enum Samples {
     static let nonce = bytes(32, from: 0xC0)
     static let preparation = Preparation(
         entropy: bytes(64), interpreterSeed: bytes(32, from: 0x80),
-        realtime: 1_700_000_000_123_456_789, hostname: "job-7f", machineID: "0123456789abcdef0123456789abcdef",
+        realtime: 1_700_000_000_123_456_789, hostname: "job-7f",
+        machineID: "0123456789abcdef0123456789abcdef",
         generation: "code-91c58718df53")
     static let exec = ExecRequest(
         program: .python, arguments: ["--level", "ä€😀", ""], sourceName: "src/main.py",
@@ -52,18 +53,25 @@ enum Samples {
     static let all: [Sample] = [
         .host("prepare", 0, .prepare(preparation)),
         .host("put", 1, .put(PutRequest(name: "data/in put-1.csv", byteCount: 70_000))),
-        .host("put executable", 3, .put(PutRequest(name: "run.sh", byteCount: 0, isExecutable: true))),
+        .host(
+            "put executable", 3, .put(PutRequest(name: "run.sh", byteCount: 0, isExecutable: true))),
         .host("exec python", 5, .exec(exec)),
         .host(
             "exec command", 7,
-            .exec(ExecRequest(program: .command, arguments: ["/bin/bash", "main.sh"], allowsParked: false))),
-        .host("exec node", 9, .exec(ExecRequest(program: .node, arguments: [], sourceName: "main.js"))),
+            .exec(
+                ExecRequest(
+                    program: .command, arguments: ["/bin/bash", "main.sh"], allowsParked: false))),
+        .host(
+            "exec node", 9, .exec(ExecRequest(program: .node, arguments: [], sourceName: "main.js"))
+        ),
         .host("stdin", 5, .stdin(Array("hello\n".utf8), isFinal: false)),
         .host("stdin end", 5, .stdin([], isFinal: true)),
         .host("file", 1, .file([0, 1, 2, 0xFF], isFinal: true)),
         .host("signal", 5, .signal(15)),
         .host("kill", 5, .kill),
-        .host("list", 11, .list(ListRequest(patterns: ["**/*.csv", "out/[a-z]?.png"], maximumEntries: 100))),
+        .host(
+            "list", 11,
+            .list(ListRequest(patterns: ["**/*.csv", "out/[a-z]?.png"], maximumEntries: 100))),
         .host("get", 13, .get(GetRequest(name: "out/a.png", maximumByteCount: 64 << 20))),
         .host("ping", 0, .ping(0x0102_0304_0506_0708)),
         .host("credit", 0, .credit(stream: 5, 65_536)),
@@ -76,7 +84,9 @@ enum Samples {
                 ReadyReport(
                     steps: [
                         .init(name: "entropy", isDone: true),
-                        .init(name: "clock", isDone: false, message: "set the clock: Operation not permitted"),
+                        .init(
+                            name: "clock", isDone: false,
+                            message: "set the clock: Operation not permitted"),
                     ], realtime: 1_700_000_000_123_456_789, sample: bytes(32, from: 0x40)))),
         .guest("started", 5, .started(isParked: true, startMicroseconds: 1234)),
         .guest("stdout", 5, .stdout(Array("42\n".utf8), isFinal: false)),
@@ -93,7 +103,10 @@ enum Samples {
         .guest(
             "listed", 11,
             .listed(
-                [ListedFile(name: "a.csv", byteCount: 1), ListedFile(name: "b/ü.txt", byteCount: 1 << 40)],
+                [
+                    ListedFile(name: "a.csv", byteCount: 1),
+                    ListedFile(name: "b/ü.txt", byteCount: 1 << 40),
+                ],
                 isTruncated: true)),
         .guest("file", 13, .file([9, 8, 7], isFinal: false)),
         .guest("ack", 1, .ack(.ok, message: "")),
@@ -150,7 +163,8 @@ struct SeededGenerator: RandomNumberGenerator {
 /// How much to fuzz, and from which seed; both can be set from outside.
 enum Fuzzing {
     static let cases = number("MAYFLY_FUZZ_CASES") ?? 1_000_000
-    static let seed = number("MAYFLY_FUZZ_SEED").map(UInt64.init) ?? UInt64.random(in: 0...UInt64(Int.max))
+    static let seed =
+        number("MAYFLY_FUZZ_SEED").map(UInt64.init) ?? UInt64.random(in: 0...UInt64(Int.max))
     static func number(_ name: String) -> Int? {
         ProcessInfo.processInfo.environment[name].flatMap(Int.init)
     }

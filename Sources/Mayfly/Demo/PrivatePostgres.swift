@@ -80,7 +80,7 @@ struct PrivatePostgres {
         }
     }
 
-    /// PostgreSQL refuses to run as root: root gives the directories to another user and becomes it.
+    /// PostgreSQL refuses to run as root: root gives the directories to another user.
     private static func becomeUnprivileged(
         owning directories: [String]
     ) throws(FileError) -> [String] {

@@ -8,8 +8,8 @@ protocol Kind: Sendable {
     var name: String { get }
     /// Checks everything about a payload that can be checked without a machine.
     ///
-    /// - Throws: ``RecipeError/invalid(_:)`` for the job's own fault, ``RecipeError/unavailable(_:)``
-    ///   for ours.
+    /// - Throws: ``RecipeError/invalid(_:)`` for the job's own fault,
+    ///   ``RecipeError/unavailable(_:)`` for ours.
     func recipe(
         payload: String, timeout: Duration?, blobs: any BlobSource
     ) async throws(RecipeError) -> Recipe
