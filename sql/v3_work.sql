@@ -197,11 +197,12 @@ declare
     why mayfly.reason;
     losses_max int;
 begin
-    select x.* into why from mayfly.reason x where x.reason = end_attempt.reason;
     if how = 'succeeded' then
         perform mayfly.finish(r.id, 'succeeded', r.attempt, r.started_at, result, null);
         return 'succeeded';
-    elsif how = 'failed' and (r.failures + 1 >= r.max_attempts or not why.retryable or r.cancel)
+    end if;
+    select x.* into why from mayfly.reason x where x.reason = end_attempt.reason;
+    if how = 'failed' and (r.failures + 1 >= r.max_attempts or not why.retryable or r.cancel)
         then
         perform mayfly.finish(r.id, 'failed', r.attempt, r.started_at, result,
             mayfly.error_of(reason, message));
@@ -251,7 +252,7 @@ create function mayfly.settle(
 ) returns text language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
     held mayfly.running;
-    whose text := (select x.whose from mayfly.reason x where x.reason = settle.reason);
+    whose text;
     stored text;
 begin
     if how is null or how not in ('succeeded', 'failed', 'lost', 'interrupted', 'cancelled') then
@@ -259,6 +260,7 @@ begin
             coalesce(quote_literal(how), 'null')),
             'Use succeeded, failed, lost, interrupted or cancelled.');
     elsif how in ('failed', 'lost') then
+        select x.whose into whose from mayfly.reason x where x.reason = settle.reason;
         if coalesce(whose, 'decision') = 'decision' then
             perform mayfly.refuse('MF001', format('an attempt cannot end %s with the reason %s',
                 how,

@@ -71,7 +71,7 @@ final class AgentSession {
             [(processDescriptor, .read)], before: .now + .milliseconds(5))
         switch probe {
         case .timedOut: return
-        case .ready: throw MachineError(.cancelled, "the hypervisor ended")
+        case .ready: throw MachineError(.machineLost, "the hypervisor ended")
         case .cancelled: throw MachineError(.cancelled, "stopped while connecting")
         }
     }
@@ -108,8 +108,8 @@ final class AgentSession {
         before deadline: ContinuousClock.Instant
     ) async throws(MachineError) -> Int64 {
         // The time in PREPARE ages on its way; a slow answer is asked again, when the guest's code
-        // is warm, until the clock is provably close.
-        for _ in 0..<8 {
+        // is warm, until the clock is provably close or time is up.
+        while .now < deadline {
             let clock = freshness.pinnedClock ?? realtimeNow()
             let sent = ContinuousClock.now
             try send(

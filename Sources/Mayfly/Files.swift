@@ -54,7 +54,8 @@ enum Files {
 
     /// Writes an output file below `directory`.
     ///
-    /// Every step is opened relative to the one before and without following links, so that neither the name nor what stands there can lead elsewhere.
+    /// Every step is opened relative to the one before and without following links, so that
+    /// neither the name nor what stands there can lead elsewhere.
     static func write(
         _ bytes: [UInt8], name: String, below directory: String
     ) throws(FileError) {

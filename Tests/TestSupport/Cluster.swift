@@ -14,17 +14,17 @@ package final class Cluster: Sendable {
     package static let shared = Result { try Cluster() }
 
     package let directory: String
-    private let commands: CInt
-    private let answers: CInt
+    /// Commands go to the shell, its answers come back.
+    private let shell: CInt
 
     package init() throws {
         let binaries = try Self.binaries()
         directory = try Self.makeDirectory()
-        (commands, answers) = try Self.start(binaries, directory)
-        try Self.expectReady(answers, directory)
+        shell = try Self.start(binaries, directory)
+        try Self.expectReady(shell, directory)
     }
 
-    deinit { _ = Glibc.close(commands) }
+    deinit { _ = Glibc.close(shell) }
 
     /// A connection string for one of its databases.
     package func info(database: String = "postgres", user: String = "postgres") -> String {
@@ -38,10 +38,10 @@ package final class Cluster: Sendable {
 
     private func command(_ word: String) async throws {
         try await withCheckedThrowingContinuation { (done: CheckedContinuation<Void, any Error>) in
-            DispatchQueue.global().async { [commands, answers, directory] in
+            DispatchQueue.global().async { [shell, directory] in
                 let line = Array((word + "\n").utf8)
-                _ = unsafe write(commands, line, line.count)
-                done.resume(with: Result { try Cluster.expectReady(answers, directory) })
+                _ = unsafe write(shell, line, line.count)
+                done.resume(with: Result { try Cluster.expectReady(shell, directory) })
             }
         }
     }
@@ -103,19 +103,19 @@ package final class Cluster: Sendable {
         """
 
     /// Starts the shell in a session of its own, so that an interrupt from a keyboard spares it.
-    private static func start(_ binaries: String, _ directory: String) throws -> (CInt, CInt) {
-        var toShell: [CInt] = [0, 0]
-        var fromShell: [CInt] = [0, 0]
-        guard unsafe pipe(&toShell) == 0, unsafe pipe(&fromShell) == 0 else {
+    private static func start(_ binaries: String, _ directory: String) throws -> CInt {
+        // Close-on-exec: what stays here must not live on in other children, for then the shell would
+        // never see the end of this process.
+        var pair: [CInt] = [0, 0]
+        let kind = CInt(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue)
+        guard unsafe socketpair(AF_UNIX, kind, 0, &pair) == 0 else {
             throw Failure(description: "no descriptors left: errno \(errno)")
         }
-        // What stays here must not live on in other children: then the pipe would never close.
-        for descriptor in toShell + fromShell { _ = fcntl(descriptor, F_SETFD, FD_CLOEXEC) }
         var actions = unsafe posix_spawn_file_actions_t()
         unsafe posix_spawn_file_actions_init(&actions)
         defer { unsafe posix_spawn_file_actions_destroy(&actions) }
-        unsafe posix_spawn_file_actions_adddup2(&actions, toShell[0], 0)
-        unsafe posix_spawn_file_actions_adddup2(&actions, fromShell[1], 1)
+        unsafe posix_spawn_file_actions_adddup2(&actions, pair[1], 0)
+        unsafe posix_spawn_file_actions_adddup2(&actions, pair[1], 1)
         var attributes = posix_spawnattr_t()
         unsafe posix_spawnattr_init(&attributes)
         defer { unsafe posix_spawnattr_destroy(&attributes) }
@@ -128,15 +128,14 @@ package final class Cluster: Sendable {
         let status = unsafe posix_spawn(
             &child, "/bin/sh", &actions, &attributes, arguments + [nil], environ)
         guard status == 0 else { throw Failure(description: "no shell: errno \(status)") }
-        _ = close(toShell[0])
-        _ = close(fromShell[1])
-        return (toShell[1], fromShell[0])
+        _ = close(pair[1])
+        return pair[0]
     }
 
-    private static func expectReady(_ answers: CInt, _ directory: String) throws {
+    private static func expectReady(_ shell: CInt, _ directory: String) throws {
         var line: [UInt8] = []
         var byte: UInt8 = 0
-        while unsafe read(answers, &byte, 1) == 1, byte != UInt8(ascii: "\n") { line.append(byte) }
+        while unsafe read(shell, &byte, 1) == 1, byte != UInt8(ascii: "\n") { line.append(byte) }
         guard line == Array("ready".utf8) else {
             throw Failure(description: "PostgreSQL did not start; see \(directory)/server.log")
         }
