@@ -1,6 +1,6 @@
 // A throw-away PostgreSQL server for tests: its own data directory under the temporary directory, a
-// Unix socket in it, no TCP. A small shell owns it and waits on a pipe: when this process ends,
-// however it ends, the pipe closes, and the shell stops the server and removes the directory.
+// Unix socket in it, no TCP. A small shell owns it and waits on a socket: when this process ends,
+// however it ends, the socket closes, and the shell stops the server and removes the directory.
 
 import Dispatch
 import Glibc
