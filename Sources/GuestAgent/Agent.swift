@@ -136,6 +136,9 @@ struct Agent: ~Copyable {
     }
     private mutating func startSession() {
         connection = GuestConnection(agent: options.agent)
+        forgetSession()
+    }
+    private mutating func forgetSession() {
         transfers.removeAll()
         isPrepared = false
         session += 1
@@ -155,7 +158,11 @@ struct Agent: ~Copyable {
     }
 
     private mutating func handle(_ event: GuestConnection.Event) throws(WireError) {
-        guard case .message(let stream, let message) = event else { return }
+        guard case .message(let stream, let message) = event else {
+            // What was on its way to another host must not reach this one.
+            channel.dropBacklog()
+            return forgetSession()
+        }
         switch message {
         case .prepare(let preparation):
             guard !hasExecuted else { throw .unexpected("'prepare' after 'exec'") }

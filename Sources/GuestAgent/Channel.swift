@@ -172,8 +172,9 @@ struct Channel: ~Copyable {
         if socket >= 0 { close(socket) }
         socket = -1
         active = .none
-        (pending, pendingStart) = ([], 0)
+        dropBacklog()
     }
+    mutating func dropBacklog() { (pending, pendingStart) = ([], 0) }
 }
 
 /// The descriptors of one poll(2), rebuilt for each: there are few.

@@ -127,6 +127,12 @@ package struct FrameDecoder: Sendable {
         return bytes
     }
 
+    /// Whether what comes next, where a frame should begin, is `bytes`.
+    func isNext(_ bytes: [UInt8]) -> Bool {
+        header == nil && bufferedByteCount >= bytes.count
+            && buffer[start..<start + bytes.count].elementsEqual(bytes)
+    }
+
     /// The next whole frame, or `nil` until more bytes are fed.
     ///
     /// After a throw it is of no use.

@@ -4,7 +4,8 @@
 /// A protocol session as the guest sees it.
 package struct GuestConnection: Sendable {
     package enum Event: Equatable, Sendable {
-        /// The host's preamble was accepted; the answer is in the output.
+        /// The host's preamble was accepted; the answer is in the output. Whatever an earlier
+        /// session on the same byte stream had left is gone.
         case greeted(HostPreamble)
         case message(stream: UInt32, HostMessage)
     }
@@ -34,22 +35,29 @@ package struct GuestConnection: Sendable {
 
     /// The next event, or `nil` until more bytes arrive.
     package mutating func next() throws(WireError) -> Event? {
-        guard isGreeted else {
-            guard let bytes = decoder.take(Limits.hostPreambleByteCount) else { return nil }
-            let preamble = try HostPreamble(decoding: bytes)
-            // Answered even when no version fits: the host can then say which one this is.
-            output += try GuestPreamble(nonce: preamble.nonce, agent: agent).encode()
-            isGreeted = true
-            return .greeted(preamble)
-        }
-        while let frame = try decoder.next() {
+        while true {
+            if !isGreeted || isGreetedAgain { return try greet() }
+            guard let frame = try decoder.next() else { return nil }
             let message = try HostMessage(decoding: frame)
             if try check(message, on: frame.stream) {
                 return .message(stream: frame.stream, message)
             }
         }
-        return nil
     }
+    private mutating func greet() throws(WireError) -> Event? {
+        guard let bytes = decoder.take(Limits.hostPreambleByteCount) else { return nil }
+        let preamble = try HostPreamble(decoding: bytes)
+        streams = StreamTable()
+        // Answered even when no version fits: the host can then say which one this is.
+        output = try GuestPreamble(nonce: preamble.nonce, agent: agent).encode()
+        isGreeted = true
+        return .greeted(preamble)
+    }
+
+    /// A host that took the place of another where nobody tells us: on a virtio-serial port the end
+    /// of a connection can pass unseen. Read as a frame's length the magic is over the limit, so the
+    /// two cannot be confused. Once there was a program this is a violation as any other.
+    private var isGreetedAgain: Bool { lastExec == 0 && decoder.isNext(HostPreamble.magic) }
 
     /// `false` when the message was for this connection alone, or came too late to matter.
     private mutating func check(

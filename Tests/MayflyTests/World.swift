@@ -4,6 +4,7 @@
 import Dispatch
 import Foundation
 import Jobs
+import Machines
 import Postgres
 import Synchronization
 import TestSupport
@@ -104,9 +105,9 @@ final class World: Sendable {
     static func run(_ request: Program.Request, _ input: String) async throws -> Ended {
         let final = request
         return try await onThread {
-            let (fed, output, errors) = (
-                try TemporaryFile(), try TemporaryFile(), try TemporaryFile()
-            )
+            let fed = try TemporaryFile()
+            let output = try TemporaryFile()
+            let errors = try TemporaryFile()
             Words.write(input, to: fed.descriptor)
             lseek(fed.descriptor, 0, SEEK_SET)
             var request = final
@@ -126,8 +127,7 @@ final class World: Sendable {
             ["worker", "--set", "machine.shells=1", "--set", "worker.lease=5s"] + flags
         let before = try number("select count(*) from mayfly.worker")
         let log = "\(runtime)-\(before).log"
-        FileManager.default.createFile(atPath: log, contents: nil)
-        let descriptor = open(log, O_WRONLY | O_APPEND | O_CLOEXEC)
+        let descriptor = unsafe open(log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0o600)
         defer { close(descriptor) }
         var request = request(arguments)
         request.output = descriptor

@@ -205,6 +205,35 @@ struct ConnectionTests {
         try refused("more than its credit", [get], Array(repeating: (1, chunk), count: 5))
     }
 
+    @Test func `begins anew when another host greets on the same bytes`() throws {
+        var (first, guest) = try greeted()
+        _ = try first.open(.put(PutRequest(name: "half", byteCount: 9)))
+        try deliver(&first, &guest)
+        for size in [1, 7, 64, 200] {
+            var second = try HostConnection(nonce: Samples.bytes(32, from: UInt8(size)))
+            try second.send(.ping(5))
+            let bytes = second.takeOutput()
+            var messages: [GuestConnection.Event] = []
+            for start in stride(from: 0, to: bytes.count, by: size) {
+                guest.receive(Array(bytes[start..<min(start + size, bytes.count)]))
+                while let event = try guest.next() { messages.append(event) }
+            }
+            #expect(messages.count == 2)
+            second.receive(guest.takeOutput())
+            guard case .greeted = try second.next() else {
+                Issue.record("no greeting")
+                continue
+            }
+        }
+        // Its streams begin anew as well.
+        var third = try HostConnection(nonce: Samples.nonce)
+        #expect(try third.open(.exec(Samples.exec)) == 1)
+        #expect(try deliver(&third, &guest) == [.exec(Samples.exec)])
+        // With a program here it is too late for another host.
+        var fourth = try HostConnection(nonce: Samples.nonce)
+        #expect(throws: WireError.self) { try deliver(&fourth, &guest) }
+    }
+
     @Test func `ends with parked, and nothing comes after it`() throws {
         var (host, guest) = try greeted()
         try host.send(.park)
