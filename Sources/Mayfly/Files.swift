@@ -8,7 +8,15 @@ import Wire
 /// A file that could not be read or written, as a sentence.
 struct FileError: Error, CustomStringConvertible {
     let description: String
+    /// The file was longer than the reader may hold.
+    private(set) var isTooLarge = false
+
     init(_ description: String) { self.description = description }
+    static func tooLarge(_ path: String, _ limit: ByteCount) -> FileError {
+        var error = FileError("\(path) is larger than \(limit)")
+        error.isTooLarge = true
+        return error
+    }
     init(_ what: String, _ path: String) {
         let reason = unsafe String(cString: strerror(errno))
         description = "cannot \(what) \(path): \(reason)"
@@ -31,7 +39,7 @@ enum Files {
             if count == 0 { return bytes }
             bytes += buffer[..<count]
             guard bytes.count <= limit.bytes else {
-                throw FileError("\(path) is larger than \(limit)")
+                throw .tooLarge(path, limit)
             }
         }
     }

@@ -94,7 +94,7 @@ extension EndToEndTests {
             try await World.with { world in
                 let worker = try await world.worker(["--slots", "1"])
                 let id = try world.enqueue(
-                    "bash", "[ -e /tmp/x ] || sleep 20; echo done", ", timeout => '5 min'")
+                    "bash", "sleep 8; echo done", ", timeout => '5 min'")
                 _ = try await world.until(id) { $0.state == "running" }
                 worker.program.signal(SIGINT)
                 while !worker.words.contains("draining") {

@@ -168,7 +168,12 @@ struct RunCommand: AsyncParsableCommand {
         guard let path = words.first ?? source else {
             throw ConfigurationError("say what to run: a script, --source TEXT, or - to read it")
         }
-        return (language, try Files.text(path, atMost: .mebibytes(512)))
+        do throws(FileError) {
+            return (language, try Files.text(path, atMost: CodePayload.Bounds.source))
+        } catch {
+            guard error.isTooLarge else { throw error }
+            throw ConfigurationError("invalid_payload: $.source: \(error)")
+        }
     }
 
     /// `path` or `path=name`; without a name the last part of the path.
