@@ -54,9 +54,10 @@ package struct GuestConnection: Sendable {
         return .greeted(preamble)
     }
 
-    /// A host that took the place of another where nobody tells us: on a virtio-serial port the end
-    /// of a connection can pass unseen. Read as a frame's length the magic is over the limit, so the
-    /// two cannot be confused. Once there was a program this is a violation as any other.
+    /// A host that took the place of another unseen, as it can be on a virtio-serial port.
+    ///
+    /// Read as a frame's length the magic is over the limit, so the two cannot be confused. Once
+    /// there was a program this is a violation as any other.
     private var isGreetedAgain: Bool { lastExec == 0 && decoder.isNext(HostPreamble.magic) }
 
     /// `false` when the message was for this connection alone, or came too late to matter.

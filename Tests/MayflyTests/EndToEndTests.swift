@@ -134,10 +134,9 @@ extension EndToEndTests {
                     #expect(attempts.first?.machine == nil)
                 }
                 // 300 MB: PostgreSQL's jsonb takes no such text, and the program refuses it by itself.
-                let path = world.runtime + ".py"
+                let path = world.directory + "/large.py"
                 try String(repeating: "#", count: 300_000_000)
                     .write(toFile: path, atomically: false, encoding: .utf8)
-                defer { try? FileManager.default.removeItem(atPath: path) }
                 let ended = try await world.mayfly(["run", "python", path])
                 #expect(ended.status == 2)
                 #expect(ended.errors.contains("invalid_payload: $"), "\(ended.errors)")

@@ -78,8 +78,7 @@ extension EndToEndTests {
             async throws
         {
             try await World.with { world in
-                let out = world.runtime + "-out"
-                defer { try? FileManager.default.removeItem(atPath: out) }
+                let out = world.directory + "/out"
                 let source = "mkdir d; echo data > d/f.txt; echo out; echo err >&2; exit 7"
                 let ended = try await world.mayfly([
                     "run", "--language", "bash", "--source", source, "--output", "d/*",

@@ -40,7 +40,9 @@ struct Ended: Sendable {
 final class World: Sendable {
     let settings: ConnectionSettings
     let url: String
-    let runtime: String
+    /// Everything that the test writes.
+    let directory: String
+    var runtime: String { "\(directory)/run" }
     private let workers = Mutex<[Worker]>([])
     private static let count = Atomic<Int>(0)
 
@@ -70,7 +72,9 @@ final class World: Sendable {
         try #require(made.status == 0, "\(made.output)")
         url = cluster.info(database: "program_\(number)")
         settings = ConnectionSettings(url)
-        runtime = NSTemporaryDirectory() + "mayfly-world-\(getpid())-\(number)"
+        directory = NSTemporaryDirectory() + "mayfly-world-\(getpid())-\(number)"
+        try FileManager.default.createDirectory(
+            atPath: directory, withIntermediateDirectories: true)
         let migrated = try await mayfly(["migrate"])
         try #require(migrated.status == 0, "\(migrated.errors)")
         // The server has just started, and for a while after a start nobody is declared dead.
@@ -79,7 +83,7 @@ final class World: Sendable {
 
     private func end() async {
         for worker in workers.withLock({ $0 }) { await worker.kill() }
-        try? FileManager.default.removeItem(atPath: runtime)
+        try? FileManager.default.removeItem(atPath: directory)
     }
 
     // MARK: The program
@@ -126,7 +130,7 @@ final class World: Sendable {
         let arguments =
             ["worker", "--set", "machine.shells=1", "--set", "worker.lease=5s"] + flags
         let before = try number("select count(*) from mayfly.worker")
-        let log = "\(runtime)-\(before).log"
+        let log = "\(directory)/worker-\(before).log"
         let descriptor = unsafe open(log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0o600)
         defer { close(descriptor) }
         var request = request(arguments)
