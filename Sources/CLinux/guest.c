@@ -146,7 +146,16 @@ static int empty_directory(int fd, int depth) {
 }
 int mayfly_guest_empty_directory(const char *path) {
     int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    return fd < 0 ? -errno : empty_directory(fd, 0);
+    if (fd < 0) return -errno;
+    /* The usual case first, by the shortest way: "." and ".." take 48 bytes, and nothing follows. */
+    char entries[256];
+    long count = syscall(SYS_getdents64, fd, entries, sizeof entries);
+    if (count == 48) {
+        close(fd);
+        return 0;
+    }
+    lseek(fd, 0, SEEK_SET);
+    return empty_directory(fd, 0);
 }
 
 /* The filter every program runs under. It refuses what would reach the host's channel around the

@@ -15,7 +15,7 @@ struct Agent: ~Copyable {
     var connection: GuestConnection
     /// Counts connections, so that an answer never goes to another than the one that asked.
     var session = 0
-    let identity: Identity
+    var identity: Identity
     var interpreters = Interpreters()
     var program: Program?
     var transfers = Transfers()

@@ -14,6 +14,7 @@ enum Boot {
     /// Together they may exceed it: what tasks write there counts against their cgroup's memory,
     /// which cannot.
     private static let rootOptions = "size=40%,mode=755"
+    private static let workOptions = "size=40%,mode=755,uid=1000,gid=1000"
     private static let temporaryOptions = "size=25%,mode=1777"
 
     static func start() -> Options {
@@ -86,6 +87,9 @@ enum Boot {
         try mount("tmpfs", "/dev/shm", "tmpfs", plain, temporaryOptions)
         try mount("tmpfs", "/run", "tmpfs", plain, "size=16m,mode=755")
         try mount("tmpfs", "/tmp", "tmpfs", plain, temporaryOptions)
+        try mount("/tmp", "/var/tmp", "", mayfly_mount_bind)
+        // A file system of its own: shorter ways than through the overlay, for every job's files.
+        try mount("tmpfs", work, "tmpfs", plain, workOptions)
         try mount("cgroup2", "/sys/fs/cgroup", "cgroup2", locked, "nsdelegate")
         // Tasks see their own processes only: not the agent, not the parked interpreters.
         try mount("proc", "/proc", "proc", mayfly_mount_remount_proc, "hidepid=invisible")
@@ -95,9 +99,6 @@ enum Boot {
             _ = unsafe symlink("/proc/self/\(target)", "/dev/\(link)")
         }
         _ = unsafe mkdir(run, 0o755)
-        _ = unsafe mkdir(work, 0o755)
-        _ = unsafe chown(work, Account.user, Account.user)
-        _ = unsafe chmod(work, 0o755)
         // Tells a task nothing that it may know; only the agent needs it.
         _ = unsafe chmod("/dev/vsock", 0o600)
     }
@@ -110,7 +111,6 @@ enum Boot {
         try writeFile("/proc/sys/fs/suid_dumpable", "1")
         try writeFile("/sys/fs/cgroup/cgroup.subtree_control", "+memory +pids +cpu")
         try writeFile("/etc/resolv.conf", "")
-        try writeFile("/etc/hostname", "mayfly\n")
         try check("host name", unsafe mayfly_guest_set_hostname("mayfly", 6))
     }
 }

@@ -5,28 +5,51 @@ import CLinux
 import Glibc
 import Wire
 
+/// A small file of this machine, open since boot: in RAM, and shown where programs look for it.
+struct IdentityFile {
+    private let file: CInt
+    private let name: String
+    private var byteCount = 0
+
+    init(_ name: String, shownAt path: String? = nil) throws(SystemError) {
+        self.name = name
+        let source = "\(Boot.run)/\(name)"
+        file = try openFile(source, O_RDWR | O_CREAT | O_TRUNC, mode: 0o444)
+        fchmod(file, 0o444)
+        guard let path else { return }
+        if unsafe access(path, F_OK) != 0 { try writeFile(path, "") }
+        try check(
+            "mount \(path)", unsafe mayfly_guest_mount(source, path, "", mayfly_mount_bind, nil))
+    }
+    mutating func set(_ text: String) throws(SystemError) {
+        let bytes = Array((text + "\n").utf8)
+        let count = unsafe pwrite(file, bytes, bytes.count, 0)
+        guard count == bytes.count else {
+            throw SystemError(what: "write \(name)", code: count < 0 ? errno : EIO)
+        }
+        if byteCount > bytes.count { try checkErrno("cut \(name)", ftruncate(file, count)) }
+        byteCount = count
+    }
+}
+
 /// The open files that hold this machine's identity.
 struct Identity {
     let random: CInt
-    let machineID: CInt
-    let bootID: CInt
-    let hostName: CInt
-    let hosts: CInt
-    let generation: CInt
+    var machineID: IdentityFile
+    /// The kernel makes its own once and keeps it: every clone would show the same.
+    var bootID: IdentityFile
+    var hostName: IdentityFile
+    var hosts: IdentityFile
+    var generation: IdentityFile
 
     init() throws(SystemError) {
-        let flags = O_RDWR | O_CREAT | O_TRUNC
         random = try openFile("/dev/urandom", O_RDWR)
-        machineID = try openFile("/etc/machine-id", flags, mode: 0o444)
-        hostName = try openFile("/etc/hostname", flags)
-        hosts = try openFile("/etc/hosts", flags)
-        generation = try openFile(Boot.run + "/generation", flags, mode: 0o444)
-        bootID = try openFile(Boot.run + "/boot-id", flags, mode: 0o444)
-        // The kernel makes its own once and keeps it: every clone would show the same.
-        let shown = "/proc/sys/kernel/random/boot_id"
-        try check(
-            "mount a fresh \(shown)",
-            unsafe mayfly_guest_mount(Boot.run + "/boot-id", shown, "", mayfly_mount_bind, nil))
+        machineID = try IdentityFile("machine-id", shownAt: "/etc/machine-id")
+        hostName = try IdentityFile("hostname", shownAt: "/etc/hostname")
+        hosts = try IdentityFile("hosts", shownAt: "/etc/hosts")
+        bootID = try IdentityFile("boot-id", shownAt: "/proc/sys/kernel/random/boot_id")
+        generation = try IdentityFile("generation")
+        try hosts.set("127.0.0.1 localhost")
     }
 }
 
@@ -54,16 +77,15 @@ extension Agent {
         step("hostname") { () throws(SystemError) in
             let name = preparation.hostname
             try check("name", unsafe mayfly_guest_set_hostname(name, name.utf8.count))
-            try rewrite(identity.hostName, name + "\n", "/etc/hostname")
-            try rewrite(
-                identity.hosts, "127.0.0.1 localhost \(name)\n::1 localhost\n", "/etc/hosts")
+            try identity.hostName.set(name)
+            try identity.hosts.set("127.0.0.1 localhost \(name)\n::1 localhost")
         }
         step("machine-id") { () throws(SystemError) in
-            try rewrite(identity.machineID, preparation.machineID + "\n", "/etc/machine-id")
-            try rewrite(identity.generation, preparation.generation + "\n", "generation")
+            try identity.machineID.set(preparation.machineID)
+            try identity.generation.set(preparation.generation)
         }
         step("boot-id") { () throws(SystemError) in
-            try rewrite(identity.bootID, Self.uuid() + "\n", "boot-id")
+            try identity.bootID.set(Self.uuid())
         }
         step("workdir") { () throws(SystemError) in try JobDirectory.clear() }
         step("interpreters") { () throws(SystemError) in

@@ -9,15 +9,17 @@ import Wire
 struct Interpreters: ~Copyable {
     var python = Python()
     var node = Node()
-    private var seed: [UInt8] = []
 
-    /// Gives the generators in parked interpreters a state that no other clone has, and waits until
-    /// they say so.
+    /// Gives the generators in parked interpreters a state that no other clone has: both take the
+    /// seed with their program and use it before its first line.
     ///
-    /// Node takes its seed with its job: until then it does not run at all.
+    /// Until then neither runs at all, so none of their numbers can be in a snapshot or a clone.
     mutating func seed(_ bytes: [UInt8]) throws(SystemError) {
+        python.seed = bytes
         node.seed = bytes
-        if python.wasStarted { try python.seed(bytes) }
+        if python.wasStarted, !python.isReady {
+            throw SystemError(what: "the parked python", code: ESRCH)
+        }
         if node.wasStarted, !node.isReady {
             throw SystemError(what: "the parked node", code: ESRCH)
         }
@@ -28,13 +30,13 @@ struct Interpreters: ~Copyable {
 struct Python: ~Copyable {
     enum Packet {
         case ready
-        case seeded
         case started(pid_t)
         case ended(ExitReport.Ending)
     }
     static let path = "/usr/bin/python3"
 
     private(set) var socket: CInt = -1
+    var seed: [UInt8] = []
     private var pid: pid_t = -1
     private var programs = 0
     private(set) var wasStarted = false
@@ -79,23 +81,10 @@ struct Python: ~Copyable {
         case UInt8(ascii: "W"):
             isReady = true
             return .ready
-        case UInt8(ascii: "S"): return .seeded
         case UInt8(ascii: "P"): return .started(words.first ?? 0)
         case UInt8(ascii: "E") where words.count == 2:
             return .ended(words[0] == 0 ? .code(words[1] & 0xFF) : .signal(words[0]))
         default: return nil
-        }
-    }
-
-    mutating func seed(_ bytes: [UInt8]) throws(SystemError) {
-        guard isReady else { throw SystemError(what: "the parked python", code: ESRCH) }
-        let packet = [UInt8(ascii: "S")] + bytes
-        guard unsafe Glibc.send(socket, packet, packet.count, CInt(MSG_NOSIGNAL)) > 0
-        else { throw SystemError(what: "reseed the parked python", code: errno) }
-        // Nothing else runs meanwhile; an answer takes milliseconds, emulated ones included.
-        var waiting = pollfd(fd: socket, events: Int16(POLLIN), revents: 0)
-        guard unsafe poll(&waiting, 1, 5000) == 1, case .seeded? = receive() else {
-            throw SystemError(what: "reseed the parked python", code: ETIMEDOUT)
         }
     }
 
@@ -105,7 +94,8 @@ struct Python: ~Copyable {
     ) throws(SystemError) {
         programs += 1
         let fields =
-            ["R\(programs)", source, String(arguments.count)] + arguments + environment
+            [hexadecimal(seed) + "\(programs)", source, String(arguments.count)] + arguments
+            + environment
         let packet = Array(fields.joined(separator: "\0").utf8)
         let sent = unsafe mayfly_send_fds(socket, packet, packet.count, files, files.count)
         try check("use the parked python", sent)
@@ -162,7 +152,7 @@ struct Node: ~Copyable {
     mutating func run(
         source: String, arguments: [String], environment: [String]
     ) throws(SystemError) {
-        let fields = [Self.hex(seed), source, String(arguments.count)] + arguments + environment
+        let fields = [hexadecimal(seed), source, String(arguments.count)] + arguments + environment
         let packet = Array(fields.joined(separator: "\0").utf8)
         let sent = unsafe Glibc.send(
             control, packet, packet.count, CInt(MSG_NOSIGNAL))
@@ -173,8 +163,14 @@ struct Node: ~Copyable {
         (control, isReady) = (-1, false)
     }
     mutating func takePipes() -> Pipes? { pipes.take() }
+}
 
-    private static func hex(_ bytes: [UInt8]) -> String {
-        bytes.map { ($0 < 16 ? "0" : "") + String($0, radix: 16) }.joined()
+private func hexadecimal(_ bytes: [UInt8]) -> String {
+    let digits = Array("0123456789abcdef".utf8)
+    var text: [UInt8] = []
+    for byte in bytes {
+        text.append(digits[Int(byte >> 4)])
+        text.append(digits[Int(byte & 15)])
     }
+    return String(decoding: text, as: UTF8.self)
 }

@@ -9,9 +9,9 @@ enum JobDirectory {
     /// How much of a hostile tree LIST looks at.
     private static let visitLimit = 50_000
 
-    /// Empties what tasks can write, /work itself included.
+    /// Empties what tasks can write; /var/tmp is /tmp.
     static func clear() throws(SystemError) {
-        for path in [Boot.work, "/tmp", "/dev/shm", "/var/tmp"] {
+        for path in [Boot.work, "/tmp", "/dev/shm"] {
             try check("empty \(path)", unsafe mayfly_guest_empty_directory(path))
         }
     }

@@ -52,13 +52,6 @@ func writeWhole(_ file: CInt, _ bytes: [UInt8], _ what: String) throws(SystemErr
         throw SystemError(what: "write \(what)", code: count < 0 ? errno : EIO)
     }
 }
-/// Replaces the content of an open file.
-func rewrite(_ file: CInt, _ text: String, _ what: String) throws(SystemError) {
-    let bytes = Array(text.utf8)
-    try checkErrno("truncate \(what)", ftruncate(file, 0))
-    let count = unsafe pwrite(file, bytes, bytes.count, 0)
-    guard count == bytes.count else { throw SystemError(what: "write \(what)", code: errno) }
-}
 /// At most 4 KiB of a file, as text; empty when it cannot be read.
 func readFile(_ path: String, in directory: CInt = AT_FDCWD) -> String {
     let file = unsafe openat(directory, path, O_RDONLY | O_CLOEXEC)

@@ -3,10 +3,9 @@
 # only way to talk to it. A child joins the job's cgroup and becomes the unprivileged user before it
 # reads the first byte of a job. What a program sees is what `python3 main.py` would show it.
 #
-# Packets in:   S + 32 bytes: seed the generators -> S
-#               R + fields separated by NUL: program number, source, count, arguments, environment;
-#               with descriptors stdin, stdout, stderr, cgroup.procs -> P <pid>, then E <signal> <code>
-# Packet out, once: W (waiting)
+# Packet in: fields separated by NUL: seed and number of the program, source, count, arguments,
+# environment; with descriptors stdin, stdout, stderr and cgroup.procs.
+# Packets out: W (waiting), once; for each program P <pid>, then E <signal> <code>.
 import gc
 import os
 import socket
@@ -27,7 +26,6 @@ xml.etree.ElementTree zipfile zlib zoneinfo
 
 USER = 1000
 control = socket.socket(fileno=3)
-seed = os.urandom(32)
 
 
 def warm(modules):
@@ -118,7 +116,6 @@ def reseed(material):
 
 
 def serve():
-    global seed
     import array
 
     status_line = b"E %d %d"
@@ -127,11 +124,6 @@ def serve():
         packet, ancillary, _, _ = control.recvmsg(1 << 17, socket.CMSG_SPACE(4 * size))
         if not packet:
             os._exit(0)
-        if packet[:1] == b"S":
-            seed = packet[1:]
-            reseed(seed)
-            control.send(b"S")
-            continue
         files = array.array("i")
         for _, _, data in ancillary:
             files.frombytes(data)
@@ -156,7 +148,7 @@ def become(packet, files):
     os.setresgid(USER, USER, USER)
     os.setresuid(USER, USER, USER)
     os.chdir("/work")
-    number, source, count, *rest = packet[1:].split(b"\0")
+    seed, source, count, *rest = packet.split(b"\0")
     arguments = [os.fsdecode(field) for field in rest[: int(count)]]
     environment = dict(field.split(b"=", 1) for field in rest[int(count) :])
     for name in list(os.environb):
@@ -168,7 +160,7 @@ def become(packet, files):
     source = os.fsdecode(source)
     sys.argv = [source] + arguments
     sys.orig_argv = [sys.executable] + sys.argv
-    reseed(seed + number)
+    reseed(seed)
     if b"TZ" in environment:
         sys.modules["time"].tzset()
     standard_streams()
@@ -299,7 +291,6 @@ def flush(code):
 def main():
     sys.path[0] = "/work"
     warm(sys.argv[1:])
-    reseed(seed)
     gc.collect()
     gc.freeze()
     loaded = frozenset(sys.modules)

@@ -80,8 +80,14 @@ struct Demo: Sendable {
         if let worker {
             say("stopping the worker, then PostgreSQL")
             worker.signal(SIGTERM)
-            let deadline = ContinuousClock.now + .seconds(20)
+            let begin = ContinuousClock.now
+            let (insistence, deadline) = (begin + .seconds(5), begin + .seconds(20))
+            var hasInsisted = false
             while worker.poll() == nil {
+                if .now > insistence, !hasInsisted {  // after an error jobs may still run
+                    hasInsisted = true
+                    worker.signal(SIGTERM)
+                }
                 if .now > deadline {
                     worker.signal(SIGKILL)
                     _ = worker.wait()
