@@ -138,8 +138,11 @@ package struct ImageBuilder {
             "console=ttyS0", "quiet", "reboot=t", "panic=-1", "no_timer_check",
             "mayfly.agent=\(agent)",
         ]
-        // Emulation cannot calibrate the time stamp counter; hardware must.
-        if hardware.accelerator == "tcg" { line.append("tsc_early_khz=2300000") }
+        // Emulation shows the host's time stamp counter, but a guest cannot calibrate it: told a
+        // wrong rate its clock runs away, told none it falls back to a clock of 4 ms steps.
+        if hardware.accelerator == "tcg" {
+            line += ["tsc=reliable", "tsc_early_khz=\(mayfly_tsc_khz())"]
+        }
         if !definition.interpreters.isEmpty {
             line.append("mayfly.warm=\(definition.interpreters.joined(separator: ","))")
         }

@@ -18,6 +18,9 @@ int mayfly_epoll_remove(int epoll, int fd);
 int mayfly_epoll_wait(int epoll, int timeout_ms, uint64_t *ready, int capacity);
 
 /* --- threads.c --- */
+/* The rate of this processor's time stamp counter in kHz, measured for 100 ms against the kernel's
+   monotonic clock; 0 where it cannot be read. Blocks. */
+uint32_t mayfly_tsc_khz(void);
 void mayfly_name_thread(const char *name);
 
 /* --- files.c --- */
