@@ -41,7 +41,7 @@ let package = Package(
             resources: [.embedInCode("sql")],
             swiftSettings: strict
         ),
-        .target(name: "Wire", swiftSettings: strict),
+        .target(name: "Wire", exclude: ["README.md"], swiftSettings: strict),
         .target(
             name: "Machines",
             dependencies: [

@@ -19,6 +19,8 @@ final class AgentSession {
     private var outgoing: [UInt8] = []
     private var outgoingStart = 0
     private var pings: UInt64 = 0
+    /// How many connections it took until one was greeted.
+    private(set) var tries = 1
 
     private init(
         channel: Channel, processDescriptor: CInt, connection: HostConnection
@@ -43,32 +45,32 @@ final class AgentSession {
             return session
         }
         // Right after a resume a connection may hang on a stale context id, or be accepted and
-        // then reset: short tries until one is greeted. HELLO changes nothing in the guest.
+        // then reset: short tries until one is greeted. HELLO changes nothing in the guest. The
+        // first are so short that hardware loses no time; a slow guest gets ever longer ones.
+        var tries = 0
+        var patience = VsockPort.firstTry
         while .now < deadline {
-            if let channel = try await VsockPort.connect(contextID) {
+            tries += 1
+            if let channel = try await VsockPort.connect(contextID, within: patience) {
                 let session = try AgentSession(channel, qemu.pidDescriptor)
                 do throws(MachineError) {
                     try await session.greet(
                         agent: agent, before: min(deadline, .now + .seconds(2)))
+                    session.tries = tries
                     return session
                 } catch  where error.reason == .machineLost || error.reason == .restoreFailed {
-                    try await session.pauseBetweenTries()
-                }
-            } else {
-                let probe = await EventLoop.shared.ready(
-                    [(qemu.pidDescriptor, .read)], before: .now + .milliseconds(5))
-                switch probe {
-                case .timedOut: continue
-                case .ready: throw MachineError(.machineLost, "the hypervisor ended")
-                case .cancelled: throw MachineError(.cancelled, "stopped while connecting")
+                    // The next try decides.
                 }
             }
+            patience = min(patience * 2, VsockPort.longestTry)
+            try await pauseBetweenTries(qemu)
         }
-        throw MachineError(.restoreFailed, "the guest agent did not answer on vsock in time")
+        throw MachineError(
+            .restoreFailed, "the guest agent did not answer on vsock in time (\(tries) tries)")
     }
-    private func pauseBetweenTries() async throws(MachineError) {
+    private static func pauseBetweenTries(_ qemu: QEMU) async throws(MachineError) {
         let probe = await EventLoop.shared.ready(
-            [(processDescriptor, .read)], before: .now + .milliseconds(5))
+            [(qemu.pidDescriptor, .read)], before: .now + .milliseconds(5))
         switch probe {
         case .timedOut: return
         case .ready: throw MachineError(.machineLost, "the hypervisor ended")
@@ -289,7 +291,8 @@ final class AgentSession {
         return false
     }
 
-    private func flush() throws(MachineError) {
+    /// Writes what can be written now; the driver calls it whenever it waits.
+    func flush() throws(MachineError) {
         if outgoingStart == outgoing.count {
             outgoing = connection.takeOutput()
             outgoingStart = 0

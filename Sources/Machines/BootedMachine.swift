@@ -21,7 +21,7 @@ struct BootedMachine {
             "\(directory)/\(manifest.kernel.path)", "\(directory)/\(manifest.initramfs.path)",
             manifest.commandLine
         )
-        if let vsock { parts.vsock = (vsock.device.number, vsock.id) }
+        if let vsock { parts.vsock = (vsock.descriptor.number, vsock.id) }
         qemu = try QEMU(
             binary: settings.qemuBinary, hardware: manifest.hardware, parts: parts)
     }

@@ -57,8 +57,8 @@ struct SpawnRequest {
     var standardError: CInt = -1
     var kept: [CInt] = []
     var namespaces: UInt64 = 0
-    /// Dropped to when we are root.
-    var userID: uid_t?
+    /// Dropped to; only root can.
+    var user: HypervisorUser?
     var diesWithParent = true
     var fileLimit: UInt64 = 256
     var fileSizeLimit = UInt64.max
@@ -97,10 +97,10 @@ struct Child: ~Copyable {
                     unsafe spec.keep = kept.baseAddress
                     unsafe spec.keep_count = kept.count
                     unsafe spec.namespaces = request.namespaces
-                    if let user = request.userID {
+                    if let user = request.user {
                         unsafe spec.set_ids = 1
-                        unsafe spec.uid = user
-                        unsafe spec.gid = user
+                        unsafe spec.uid = user.user
+                        unsafe spec.gid = user.group
                     }
                     unsafe spec.limit_core = 0
                     unsafe spec.limit_files = request.fileLimit

@@ -3,6 +3,7 @@
 
 import Events
 import Glibc
+import Logging
 import Wire
 
 /// Which output stream a chunk belongs to.
@@ -109,6 +110,7 @@ extension AgentSession {
         switch message {
         case .started(let isParked, _):
             run.isWarm = isParked
+            Logger.current.debug("program started")
         case .stdout(let bytes, _):
             run.take(bytes, .stdout)
             try release(bytes.count, of: stream)

@@ -44,15 +44,37 @@ package struct ImageBuilder {
     package func build(force: Bool, refresh: Bool) async throws(MachineError) -> BuiltImage {
         let begin = ContinuousClock.now
         if let problem = definition.problem { throw MachineError(.buildFailed, problem) }
-        let probe = try await HostProbe.run(settings)
-        progress("host: \(probe.host.accelerator), \(probe.host.transport)")
+        let probe = try await HostProbe.run(settings, retryingKVM: force)
         let agent = try agentBytes()
         let base = try await BaseBuilder(store: store, definition: definition, progress: progress)
             .base(fresh: refresh)
+        var built: BuiltImage
+        do throws(MachineError) {
+            built = try await build(on: probe, base, agent, force: force)
+        } catch  where error.reason == .bootFailed && probe.host.accelerator == "kvm" {
+            if settings.accelerator == "kvm" {
+                throw MachineError(
+                    .hostUnfit, "machine.accelerator = kvm, but \(error.description)")
+            }
+            let refusal = KVMRefusal(error.firstLine, probe.host.facts)
+            try refusal.record(settings)
+            // Sees the refusal, and takes emulation if this QEMU has it.
+            built = try await build(
+                on: try await HostProbe.run(settings), base, agent, force: force)
+        }
+        built.seconds = (ContinuousClock.now - begin).milliseconds / 1000
+        return built
+    }
+
+    private func build(
+        on probe: HostProbe, _ base: ImageBase, _ agent: [UInt8], force: Bool
+    ) async throws(MachineError) -> BuiltImage {
+        let facts = probe.host.facts
+        progress("host: \(facts.accelerator), \(facts.transport)")
+        for fallback in probe.fallbacks { progress(fallback) }
         let hardware = VirtualHardware(
             vCPUCount: definition.vCPUCount, memory: definition.memory,
-            accelerator: probe.host.accelerator, transport: probe.host.transport)
-        let facts = probe.host.facts
+            accelerator: facts.accelerator, transport: facts.transport)
         let agentDigest = SHA256.hex(of: agent)
         let generation = Manifest.generation(
             definition: definition, packages: base.packages, agent: agentDigest,
@@ -68,7 +90,7 @@ package struct ImageBuilder {
                 try switchCurrent(images, to: generation)
                 return BuiltImage(
                     name: definition.name, generation: generation, directory: directory,
-                    isNew: false, seconds: (ContinuousClock.now - begin).milliseconds / 1000)
+                    isNew: false, seconds: 0)
             }
             progress("generation \(generation) is damaged; building it again")
         }
@@ -87,7 +109,7 @@ package struct ImageBuilder {
         try switchCurrent(images, to: generation)
         return BuiltImage(
             name: definition.name, generation: generation, directory: directory, isNew: true,
-            seconds: (ContinuousClock.now - begin).milliseconds / 1000)
+            seconds: 0)
     }
 
     // MARK: Parts
@@ -185,7 +207,7 @@ package struct ImageBuilder {
         do throws(MachineError) {
             let deadline = ContinuousClock.now + Self.bootTimeout
             let begin = ContinuousClock.now
-            let session = try await boot.session(agent: manifest.agent, before: deadline)
+            let session = try await firstAnswer(of: boot, manifest, before: deadline)
             progress("the agent answers after \((ContinuousClock.now - begin).shown)")
             progress("starting \(definition.interpreters.joined(separator: " and ")) to be parked")
             try await session.warm(before: deadline)
@@ -210,6 +232,28 @@ package struct ImageBuilder {
         manifest.memory = try describe("memory", in: work)
         manifest.state = try describe("state", in: work)
         for name in ["memory", "state"] { unsafe chmod("\(work)/\(name)", 0o444) }
+    }
+
+    /// The session once the agent has answered, which under KVM is the proof that KVM works.
+    private func firstAnswer(
+        of boot: BootedMachine, _ manifest: Manifest, before deadline: ContinuousClock.Instant
+    ) async throws(MachineError) -> AgentSession {
+        let isKVM = manifest.hardware.accelerator == "kvm"
+        let limit = isKVM ? min(deadline, .now + settings.probeTimeout) : deadline
+        do throws(MachineError) {
+            let session = try await boot.session(agent: manifest.agent, before: limit)
+            if isKVM { KVMRefusal.forget(settings) }
+            return session
+        } catch {
+            if error.reason == .cancelled { throw error }
+            let within =
+                .now >= limit && isKVM
+                ? " within \(settings.probeTimeout.shown) (machine.probe.timeout)" : ""
+            throw MachineError(
+                .bootFailed,
+                "the guest did not come up under \(manifest.hardware.accelerator)\(within): "
+                    + error.description)
+        }
     }
 
     private func sign(_ manifest: Manifest, in work: String) throws(MachineError) {

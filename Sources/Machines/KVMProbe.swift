@@ -1,8 +1,7 @@
-// Whether KVM really runs a guest: a few bytes of real-mode code that must reach an exit port.
-// QEMU with `isa-debug-exit` ends with a status that only that code can cause.
+// Whether KVM really runs a guest: a few bytes of real-mode code that must reach an exit port. QEMU
+// with `isa-debug-exit` ends with a status that only that code can cause.
 
 import Events
-import Foundation
 import Glibc
 
 enum KVMProbe {
@@ -10,9 +9,39 @@ enum KVMProbe {
     private static let code: [UInt8] = [0xBA, 0x01, 0x05, 0xB0, 0x10, 0xEE, 0xF4]
     private static let expectedStatus: Int32 = 33
 
-    /// What went wrong, or `nil` when the probe guest ran.
+    /// Why KVM cannot run a stock guest here, or `nil` when nothing speaks against it.
     @LoopActor
-    static func obstacle(_ settings: HostSettings) async -> (found: String, remedy: String)? {
+    static func obstacle(_ settings: HostSettings, _ qemu: QEMUFeatures) async -> Obstacle? {
+        if let obstacle = qemu.kvmObstacle { return obstacle }
+        let device = unsafe open("/dev/kvm", O_RDWR | O_CLOEXEC)
+        guard device >= 0 else { return deviceObstacle(errno) }
+        close(device)
+        guard Processor.hasVirtualization else {
+            return Obstacle(
+                found: "/dev/kvm exists, but the processor shows neither vmx nor svm, so stock "
+                    + "guests do not run",
+                remedy:
+                    "use a host with hardware virtualization (or nested virtualization switched on)"
+            )
+        }
+        return await programObstacle(settings)
+    }
+
+    private static func deviceObstacle(_ code: CInt) -> Obstacle {
+        if code == EACCES || code == EPERM {
+            return Obstacle(
+                found: "this user may not open /dev/kvm",
+                remedy: "run the worker as root, or as a member of the group kvm")
+        }
+        return Obstacle(
+            found: code == ENOENT
+                ? "there is no /dev/kvm" : "/dev/kvm cannot be opened (\(errnoText(code)))",
+            remedy: "enable virtualization in the firmware and load kvm_intel or kvm_amd")
+    }
+
+    /// Runs the probe program, as the user that machines run as.
+    @LoopActor
+    private static func programObstacle(_ settings: HostSettings) async -> Obstacle? {
         let remedy = "see `dmesg | grep kvm`; machine.accelerator = tcg works without it"
         // A firmware image: 64 KiB that end at the reset vector, which jumps to the code.
         var firmware = [UInt8](repeating: 0xF4, count: 64 << 10)
@@ -21,17 +50,22 @@ enum KVMProbe {
         let path = "/tmp/mayfly-kvm-probe-\(getpid())-\(hexText(randomBytes(4)))"
         defer { unsafe unlink(path) }
         do {
-            try writeFile(path, firmware, mode: 0o600)
+            try writeFile(path, firmware, mode: 0o644)
             let result = try await runProgram(
                 [
                     settings.qemuBinary, "-M", "microvm", "-accel", "kvm", "-cpu", "host",
                     "-m", "16M", "-nodefaults", "-no-user-config", "-display", "none",
                     "-no-reboot", "-bios", path, "-device",
                     "isa-debug-exit,iobase=0x501,iosize=1",
-                ], before: .now + .seconds(30))
+                ], user: HypervisorUser.forAccelerator("kvm"),
+                before: .now + settings.probeTimeout)
             if result.status == expectedStatus { return nil }
             let words = result.output.split(separator: "\n").last.map(String.init) ?? ""
-            return ("a probe guest under KVM failed (\(result.status)): \(words)", remedy)
-        } catch { return ("the KVM probe could not run: \(error)", remedy) }
+            return Obstacle(
+                found: "a probe guest under KVM failed (\(result.status)): \(words)",
+                remedy: remedy)
+        } catch {
+            return Obstacle(found: "the KVM probe could not run: \(error)", remedy: remedy)
+        }
     }
 }

@@ -49,7 +49,7 @@ struct Shell: ~Copyable {
         var parts = MachineParts(
             memory: image.memory.number, rootDisk: image.rootDisk.number, state: state.number,
             isMemoryShared: false, mark: mark)
-        if let vsock { parts.vsock = (vsock.device.number, vsock.id) }
+        if let vsock { parts.vsock = (vsock.descriptor.number, vsock.id) }
         let qemu = try QEMU(binary: binary, hardware: image.manifest.hardware, parts: parts)
         let deadline = ContinuousClock.now + .seconds(30)
         do {

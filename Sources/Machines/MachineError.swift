@@ -11,10 +11,16 @@ package struct MachineError: Error, Sendable, CustomStringConvertible {
         case protocolViolation = "guest_protocol_violation"
         case hostUnfit = "host_unfit"
         case buildFailed = "build_failed"
+        /// A guest whose agent did not answer after a boot.
+        case bootFailed = "boot_failed"
         case cancelled = "cancelled"
     }
     package let reason: Reason
     package let description: String
+    /// Without the console that may follow.
+    var firstLine: String {
+        description.split(separator: "\n").first.map(String.init) ?? description
+    }
     package init(_ reason: Reason, _ description: String) {
         self.reason = reason
         self.description = description

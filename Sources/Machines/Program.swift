@@ -13,7 +13,7 @@ struct ProgramResult: Sendable {
 /// Runs `arguments` (the first is found in PATH) and waits; `onLine` sees each line as it comes.
 @LoopActor
 func runProgram(
-    _ arguments: [String], environment: [String: String] = [:],
+    _ arguments: [String], environment: [String: String] = [:], user: HypervisorUser? = nil,
     before deadline: ContinuousClock.Instant? = nil,
     onLine: (@Sendable (String) -> Void)? = nil
 ) async throws(MachineError) -> ProgramResult {
@@ -27,6 +27,7 @@ func runProgram(
     request.standardOutput = pair.theirs.number
     request.standardError = pair.theirs.number
     request.fileLimit = UInt64.max
+    request.user = user
     let child = try Child.spawn(request)
     let channel = Channel(pair.take())
     var output: [UInt8] = []

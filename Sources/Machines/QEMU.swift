@@ -35,9 +35,6 @@ struct MachineParts {
 /// A started QEMU with its monitor and the agent's port; killed when dropped.
 @LoopActor
 final class QEMU {
-    /// The unprivileged id QEMU runs under when we are root.
-    nonisolated static let unprivilegedUser: uid_t = 65534
-
     let pid: pid_t
     let pidDescriptor: CInt
     let monitor: QMP
@@ -66,10 +63,9 @@ final class QEMU {
         if parts.state >= 0 { request.kept.append(parts.state) }
         if let vsock = parts.vsock { request.kept.append(vsock.descriptor) }
         request.standardError = 2
-        request.namespaces = Self.isRoot ? mayfly_ns_net | mayfly_ns_ipc | mayfly_ns_uts : 0
-        // KVM's device node belongs to root; the jail opens it for an unprivileged process.
-        request.userID =
-            Self.isRoot && hardware.accelerator == "tcg" ? Self.unprivilegedUser : nil
+        // Making them needs root.
+        request.namespaces = geteuid() == 0 ? mayfly_ns_net | mayfly_ns_ipc | mayfly_ns_uts : 0
+        request.user = HypervisorUser.forAccelerator(hardware.accelerator)
         // Guests write to no file here; QEMU's own need is its console ring, in memory.
         request.fileSizeLimit = parts.isMemoryShared ? UInt64.max : 0
         let child = try Child.spawn(request)
@@ -138,8 +134,6 @@ final class QEMU {
         return await child.end()
     }
 
-    nonisolated static var isRoot: Bool { geteuid() == 0 }
-
     private static func arguments(
         _ hardware: VirtualHardware, _ parts: MachineParts, monitor: CInt, port: CInt
     ) -> [String] {
@@ -186,14 +180,4 @@ final class QEMU {
 
     /// A digest of what the snapshot depends on beside the files: devices and their order.
     nonisolated static let deviceModel = "microvm-1"
-}
-
-/// The first line of `qemu-system-x86_64 --version`.
-@LoopActor
-func qemuVersion(_ binary: String) async throws(MachineError) -> String {
-    let result = try await runProgram([binary, "--version"])
-    guard result.status == 0, let line = result.output.split(separator: "\n").first else {
-        throw MachineError(.hostUnfit, "\(binary) --version failed: \(result.output)")
-    }
-    return String(line)
 }

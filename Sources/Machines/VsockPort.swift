@@ -7,12 +7,16 @@ import Glibc
 
 /// A taken context id; free again when dropped and no process holds the device any more.
 final class VsockContext: Sendable {
-    let id: UInt32
-    let device: Descriptor
+    /// The way to the kernel's half of every machine's vsock.
+    static let device = "/dev/vhost-vsock"
 
-    private init(id: UInt32, device: consuming Descriptor) {
+    let id: UInt32
+    /// Handed to the hypervisor; the id is taken while anybody has it open.
+    let descriptor: Descriptor
+
+    private init(id: UInt32, descriptor: consuming Descriptor) {
         self.id = id
-        self.device = device
+        self.descriptor = descriptor
     }
 
     /// Takes a free id.
@@ -29,30 +33,54 @@ final class VsockContext: Sendable {
     }
     /// Takes this id, or answers `nil` when a machine has it.
     static func take(_ id: UInt32) throws(MachineError) -> VsockContext? {
-        let device = try Descriptor.open("/dev/vhost-vsock", O_RDWR)
-        let status = mayfly_vhost_vsock_set_cid(device.number, UInt64(id))
-        if status == 0 { return VsockContext(id: id, device: device) }
+        let descriptor = try Descriptor.open(device, O_RDWR)
+        let status = mayfly_vhost_vsock_set_cid(descriptor.number, UInt64(id))
+        if status == 0 { return VsockContext(id: id, descriptor: descriptor) }
         if status == -EADDRINUSE { return nil }
-        throw MachineError(
-            .hostUnfit, "/dev/vhost-vsock refuses a context id: \(errnoText(-status))")
+        throw MachineError(.hostUnfit, "\(device) refuses a context id: \(errnoText(-status))")
     }
 }
 
+/// Whether machines can have a vsock device here.
+enum VsockProbe {
+    /// Takes a context id as a machine would, and gives it back.
+    static func obstacle(_ qemu: QEMUFeatures) -> Obstacle? {
+        if let obstacle = qemu.vsockObstacle { return obstacle }
+        let remedy = "load the module (modprobe vhost_vsock) and let the worker open the device"
+        guard unsafe access(VsockContext.device, F_OK) == 0 else {
+            return Obstacle(found: "there is no \(VsockContext.device)", remedy: remedy)
+        }
+        do throws(MachineError) {
+            let context = try VsockContext.take()
+            // Nobody listens there; only a kernel without the address family says this.
+            let socket = mayfly_vsock_connect(context.id, VsockPort.number)
+            if socket >= 0 { close(socket) }
+            guard socket == -EAFNOSUPPORT else { return nil }
+            return Obstacle(found: "this kernel has no AF_VSOCK", remedy: "modprobe vsock")
+        } catch { return Obstacle(found: error.description, remedy: remedy) }
+    }
+}
+
+/// The way to the agent's listener.
 enum VsockPort {
     /// Where the agent listens.
     static let number: UInt32 = 1024
-    /// One try; short, because right after a resume a request is answered with the snapshot's
-    /// stale context id and would hang for the kernel's two seconds.
-    static let tryDuration = Duration.milliseconds(100)
+    /// Right after a resume a request is answered with the snapshot's stale context id and would
+    /// hang for the kernel's two seconds.
+    static let firstTry = Duration.milliseconds(5)
+    /// Long enough for a guest that is slow rather than stale.
+    static let longestTry = Duration.seconds(1)
 
     /// One connected channel, or `nil` when this try did not succeed.
     @LoopActor
-    static func connect(_ contextID: UInt32) async throws(MachineError) -> Channel? {
+    static func connect(
+        _ contextID: UInt32, within patience: Duration
+    ) async throws(MachineError) -> Channel? {
         let number = mayfly_vsock_connect(contextID, Self.number)
         guard number >= 0 else { return nil }
         let descriptor = Descriptor(number)
         let readiness = await EventLoop.shared.ready(
-            [(descriptor.number, .write)], before: .now + tryDuration)
+            [(descriptor.number, .write)], before: .now + patience)
         switch readiness {
         case .cancelled: throw MachineError(.cancelled, "stopped while connecting to the guest")
         case .timedOut: return nil

@@ -173,6 +173,7 @@ extension Configuration {
         settings.hypervisor = text(.hypervisor)
         settings.accelerator = text(.accelerator)
         settings.transport = text(.transport)
+        settings.probeTimeout = duration(.probeTimeout)
         settings.shells = count(.shells)
         settings.qemuBinary = text(.qemuBinary)
         let agent = text(.agentBinary)

@@ -64,7 +64,7 @@ extension Reason {
         // A refused image is as good as none: this worker has no verified one.
         case .imageMissing, .imageRefused: self = .imageMissing
         case .protocolViolation: self = .guestProtocolViolation
-        case .buildFailed: self = .internal
+        case .buildFailed, .bootFailed: self = .internal
         }
     }
 }

@@ -82,6 +82,9 @@ extension Setting {
     static let transport = Setting(
         "machine.transport", .word(["auto", "vsock", "virtio-serial"]), "auto",
         "the host's one connection to the guest agent")
+    static let probeTimeout = Setting(
+        "machine.probe.timeout", .duration(.seconds(1) ... .seconds(3600)), "60s",
+        "how long a stock guest may take under KVM until its agent answers")
     static let shells = Setting(
         "machine.shells", .count(0...256), "2", "hypervisors started ahead of jobs")
     static let qemuBinary = Setting(
@@ -145,11 +148,10 @@ extension Setting {
     /// Every setting, in the order of worker.conf.
     static let all: [Setting] = [
         databaseURL, stateDirectory, runtimeDirectory, workerName, workerSlots, workerQueues,
-        workerLease, drainTimeout, hypervisor, accelerator, transport, shells, qemuBinary,
-        agentBinary, codeTimeout, codeTimeoutMax, outputKept, outputPrinted, outputFiles,
-        outputFile,
-        outputTotal, imagePackages, imageMemory, imageCPUs, imageInterpreters, imageModules,
-        imageSuite, logLevel, logFormat, retention,
+        workerLease, drainTimeout, hypervisor, accelerator, transport, probeTimeout, shells,
+        qemuBinary, agentBinary, codeTimeout, codeTimeoutMax, outputKept, outputPrinted,
+        outputFiles, outputFile, outputTotal, imagePackages, imageMemory, imageCPUs,
+        imageInterpreters, imageModules, imageSuite, logLevel, logFormat, retention,
     ]
 
     static func named(_ key: String) -> Setting? { all.first { $0.key == key } }

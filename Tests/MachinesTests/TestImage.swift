@@ -23,6 +23,20 @@ enum TestImage {
         atPath: "\(stateDirectory)/images/\(name)/current/manifest.json")
     static let reason: Comment = "no golden image here; scripts/test builds it"
 
+    /// What the image was built for; the tests that need more than this host has are skipped by it.
+    private static let manifest = FileManager.default
+        .contents(atPath: "\(stateDirectory)/images/\(name)/current/manifest.json")
+        .flatMap { try? JSONDecoder().decode(Manifest.self, from: $0) }
+    static let isUnderKVM = manifest?.hardware.accelerator == "kvm"
+    static let noKVM: Comment = "no KVM here; scripts/lab test runs it"
+    static let isOverVsock = manifest?.hardware.transport == "vsock"
+    static let hasVsock = unsafe access(VsockContext.device, R_OK | W_OK) == 0
+    static let noVsock: Comment = "no \(VsockContext.device) here; scripts/lab test runs it"
+    /// The guest agent beside the program that scripts/test and scripts/lab name.
+    static let agent = ProcessInfo.processInfo.environment["MAYFLY_TEST_PROGRAM"].map {
+        ($0 as NSString).deletingLastPathComponent + "/mayfly-agent"
+    }
+
     static var settings: HostSettings {
         var settings = HostSettings(
             stateDirectory: stateDirectory,

@@ -11,8 +11,8 @@ struct DoctorCommand: AsyncParsableCommand {
         commandName: "doctor",
         abstract: "Checks this host: hypervisor, acceleration, images, database, tools.",
         discussion: """
-            Every line is active, degraded or off, with what was found and what to do.
-            Nothing is changed. Ends with exit code 1 when a worker cannot run here.
+            Every line is active, degraded or off, with what was found, what machines will
+            use and why, and what would make it better. Nothing is changed. Ends with exit code 1 when a worker cannot run here.
 
             Examples:
               mayfly doctor
@@ -26,29 +26,45 @@ struct DoctorCommand: AsyncParsableCommand {
     func run() async throws {
         let configuration = try options.load([database.assignment])
         var findings: [Check] = []
-        do {
-            let probe = try await HostProbe.run(configuration.host)
-            findings += probe.findings.map(Check.init)
-            findings += Self.images(configuration, probe)
-        } catch {
-            findings.append(
-                Check(name: "machines", state: "off", found: "\(error)", remedy: ""))
-        }
+        let examined = await HostProbe.examine(configuration.host)
+        findings += examined.findings.map(Check.init)
+        if let probe = examined.probe { findings += Self.images(configuration, probe) }
         findings.append(Self.directory(configuration, .stateDirectory))
         findings.append(Self.directory(configuration, .runtimeDirectory))
         findings += Self.tools()
         findings.append(await Self.database(configuration))
-        var table = Table("CHECK", "STATE", "FOUND", "REMEDY")
-        table.columns[0].name = "name"
-        table.cellLimit = 160
-        for finding in findings {
-            table.add(
-                .string(finding.name), .string(finding.state), .string(finding.found),
-                .string(finding.remedy))
-        }
-        table.print(asJSON: output.isJSON, empty: "")
+        Words.data(output.isJSON ? Self.json(findings).text : Self.text(findings))
         let isFit = !findings.contains { $0.state == "off" && !$0.name.hasPrefix("hardening.") }
         if !isFit { throw ExitCode(1) }
+    }
+
+    private static func json(_ findings: [Check]) -> JSON {
+        var table = Table("NAME", "STATE", "CHOSEN", "FOUND", "REMEDY")
+        for finding in findings {
+            table.add(
+                .string(finding.name), .string(finding.state), .optional(finding.chosen),
+                .string(finding.found), .string(finding.remedy))
+        }
+        return table.json
+    }
+
+    /// Whole sentences, the remedy on a line of its own: this is read on a bad night.
+    private static func text(_ findings: [Check]) -> String {
+        let width = findings.map(\.name.count).max() ?? 0
+        var lines: [String] = []
+        for finding in findings {
+            let name = finding.name + String(repeating: " ", count: width - finding.name.count)
+            let state = finding.state + String(repeating: " ", count: 8 - finding.state.count)
+            lines.append("\(name)  \(state)  \(oneLine(finding.found))")
+            if !finding.remedy.isEmpty {
+                let indent = String(repeating: " ", count: width + 12)
+                lines.append("\(indent)→ \(oneLine(finding.remedy))")
+            }
+        }
+        return lines.joined(separator: "\n")
+    }
+    private static func oneLine(_ text: String) -> String {
+        Words.harmless(text).split(whereSeparator: \.isNewline).joined(separator: " ")
     }
 
     private static func images(
@@ -118,6 +134,8 @@ private struct Check {
     var name: String
     /// `active`, `degraded` or `off`.
     var state: String
+    /// What machines will use, where there was a choice.
+    var chosen: String?
     var found: String
     var remedy: String
 }
@@ -125,6 +143,7 @@ private struct Check {
 extension Check {
     init(_ finding: DoctorFinding) {
         self.init(
-            name: finding.name, state: finding.state, found: finding.found, remedy: finding.remedy)
+            name: finding.name, state: finding.state, chosen: finding.chosen,
+            found: finding.found, remedy: finding.remedy)
     }
 }

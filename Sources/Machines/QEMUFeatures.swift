@@ -1,0 +1,52 @@
+// What the configured QEMU was built with: its version and the parts that a machine may need. A
+// distribution's binaries differ; Debian's qemu-system-x86_64-microvm has KVM only and no vsock.
+
+import Events
+
+/// The answers of `-version`, `-accel help` and `-device help`.
+struct QEMUFeatures: Sendable, Equatable {
+    var binary: String
+    /// The first line of `--version`.
+    var version: String
+    var accelerators: Set<String>
+    var hasVsockDevice: Bool
+
+    /// - Throws: `hostUnfit` when the program is missing or does not answer.
+    @LoopActor
+    static func of(_ binary: String) async throws(MachineError) -> QEMUFeatures {
+        let deadline = ContinuousClock.now + .seconds(60)
+        let version = try await runProgram([binary, "--version"], before: deadline)
+        guard version.status == 0, let line = version.output.split(separator: "\n").first,
+            line.contains("QEMU")
+        else {
+            let words = version.output.split(separator: "\n").first.map(String.init) ?? "nothing"
+            throw MachineError(.hostUnfit, "\(binary) --version is not QEMU's: \(words)")
+        }
+        let accelerators = try await runProgram([binary, "-accel", "help"], before: deadline)
+        let devices = try await runProgram([binary, "-device", "help"], before: deadline)
+        return QEMUFeatures(
+            binary: binary, version: String(line),
+            // A heading, then a name a line.
+            accelerators: Set(accelerators.output.split(separator: "\n").map(\.trimmedText)),
+            hasVsockDevice: devices.output.contains("name \"vhost-vsock-device\""))
+    }
+
+    var kvmObstacle: Obstacle? {
+        accelerators.contains("kvm") ? nil : missing("support for KVM")
+    }
+    var tcgObstacle: Obstacle? {
+        accelerators.contains("tcg") ? nil : missing("software emulation (tcg)")
+    }
+    var vsockObstacle: Obstacle? { hasVsockDevice ? nil : missing("the device vhost-vsock-device") }
+
+    private func missing(_ part: String) -> Obstacle {
+        Obstacle(
+            found: "\(binary) was built without \(part)",
+            remedy: "set machine.qemu.binary to a full QEMU (Debian: qemu-system-x86_64 of "
+                + "qemu-system-x86)")
+    }
+}
+
+extension Substring {
+    fileprivate var trimmedText: String { String(self).trimmed }
+}

@@ -1,0 +1,124 @@
+// Every way to lose a machine in the middle of its job: the hypervisor, the agent, the guest's
+// kernel, the connection. Each is noticed within two seconds and called what it is.
+
+import CLinux
+import Events
+import Foundation
+import Testing
+import Wire
+
+@testable import Machines
+
+extension RealMachineTests {
+    @Suite("A machine in the middle of its job", .serialized)
+    struct LossTests {
+        enum Loss: String, CaseIterable, Sendable, CustomTestStringConvertible {
+            case hypervisorKilled = "its hypervisor is killed"
+            case agentGone = "its agent ends without a word"
+            case agentConfused = "its agent sees the protocol broken"
+            case kernelPanic = "its kernel panics, as it does when the agent is killed"
+            case connectionCut = "its connection is shut down"
+            case connectionReset = "the host's kernel resets its vsock connection"
+            var testDescription: String { rawValue }
+
+            /// A reset needs a connection that the kernel can reset.
+            static var possible: [Loss] {
+                allCases.filter { $0 != .connectionReset || TestImage.isOverVsock }
+            }
+        }
+
+        @Test(arguments: Loss.possible)
+        func `is lost within two seconds when`(loss: Loss) async throws {
+            try await expectLoss(within: .seconds(2)) { machine throws(MachineError) in
+                try await Self.cause(loss, machine)
+            }
+            let next = try await TestImage.run(.bash(source: "echo fine"))
+            #expect(TestImage.text(next.report.stdout) == "fine\n")
+        }
+
+        /// Not everything dies with a signal: a hypervisor that stands still says nothing at all.
+        @Test func `is lost in bounded time when it falls silent`() async throws {
+            try await expectLoss(within: .seconds(35)) { machine in
+                kill(machine.qemu.pid, SIGSTOP)
+            }
+        }
+
+        // MARK: Steps
+
+        @LoopActor
+        private static func cause(
+            _ loss: Loss, _ machine: borrowing Machine
+        ) async throws(MachineError) {
+            switch loss {
+            case .hypervisorKilled: kill(machine.qemu.pid, SIGKILL)
+            case .agentGone: try machine.session.send(.shutdown)
+            // A second WARM is out of place while a job is here.
+            case .agentConfused: try machine.session.send(.warm)
+            case .kernelPanic:
+                // A fatal machine check: uncorrected, the processor's context corrupt.
+                try await machine.qemu.monitor.command(
+                    "human-monitor-command", ["command-line": "mce 0 1 0xbe00000000000000 0x5 0 0"],
+                    before: .now + .seconds(5))
+            case .connectionCut: machine.session.cut()
+            case .connectionReset: try reset(machine)
+            }
+            // The session's driver waits for the guest and looks for nothing new to send.
+            try machine.session.flush()
+        }
+
+        /// The kernel resets connections to a context id that vanished, whenever any vhost-vsock
+        /// device is closed; so the machine's id is changed under it, and another device closed.
+        @LoopActor
+        private static func reset(_ machine: borrowing Machine) throws(MachineError) {
+            guard let vsock = machine.vsock else { return }
+            let other = try VsockContext.take()
+            let free = other.id ^ 1
+            let status = mayfly_vhost_vsock_set_cid(vsock.descriptor.number, UInt64(free))
+            #expect(status == 0)
+        }
+
+        /// Runs a long program, does `harm` once it runs, and expects the machine to be lost.
+        @LoopActor
+        private func expectLoss(
+            within limit: Duration,
+            _ harm: @LoopActor (borrowing Machine) async throws(MachineError) -> Void
+        ) async throws {
+            let host = try await TestImage.host()
+            let image = try await host.image(TestImage.name, generation: nil)
+            var harmed = ContinuousClock.now
+            do {
+                _ = try await host.withMachine(restoring: image) {
+                    (machine, timings) throws(MachineError) in
+                    let (session, started) = (machine.session, Signal())
+                    let job = GuestJob(
+                        program: .bash(source: "echo started; sleep 60"), timeout: .seconds(90))
+                    let running = Task { @LoopActor in
+                        var timings = timings
+                        return await Result { () async throws(MachineError) in
+                            try await session.run(
+                                job, timings: &timings, onOutput: { _, _ in started.raise() })
+                        }
+                    }
+                    await started.wait()
+                    harmed = .now
+                    try await harm(machine)
+                    let report = try await running.value.get()
+                    return MachineRun(report: report, facts: machine.facts, timings: timings)
+                }
+                Issue.record("the job ended although its machine was lost")
+            } catch {
+                #expect(error.reason == .machineLost, "\(error)")
+            }
+            #expect(.now - harmed < limit)
+            #expect(host.machineCount == 0)
+        }
+    }
+}
+
+extension Result where Failure == MachineError {
+    fileprivate init(_ body: () async throws(MachineError) -> Success) async {
+        do throws(MachineError) { self = .success(try await body()) } catch {
+            self = .failure(error)
+        }
+    }
+}
