@@ -70,6 +70,8 @@ let package = Package(
         .target(
             name: "TestSupport", dependencies: ["CLinux"], path: "Tests/TestSupport",
             swiftSettings: strict),
+        // Reaches into another process's descriptors, as a fault would.
+        .target(name: "CTestSupport", path: "Tests/CTestSupport"),
         .testTarget(name: "WireTests", dependencies: ["Wire"], swiftSettings: strict),
         .testTarget(
             name: "JobsTests", dependencies: ["Jobs", "Postgres", "Events", "TestSupport"],
@@ -78,7 +80,10 @@ let package = Package(
             name: "MachinesTests", dependencies: ["Machines", "Wire", "TestSupport"],
             swiftSettings: strict),
         .testTarget(
-            name: "MayflyTests", dependencies: ["Mayfly", "Jobs", "Machines", "TestSupport"],
+            name: "MayflyTests",
+            dependencies: [
+                "Mayfly", "Jobs", "Machines", "TestSupport", "CTestSupport", "CLinux",
+            ],
             swiftSettings: strict),
         .testTarget(name: "TidyTests", swiftSettings: strict),
     ]

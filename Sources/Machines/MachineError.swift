@@ -17,6 +17,8 @@ package struct MachineError: Error, Sendable, CustomStringConvertible {
     }
     package let reason: Reason
     package let description: String
+    /// The machine that it happened to, once there was one.
+    package var machine: MachineFacts?
     /// Without the console that may follow.
     var firstLine: String {
         description.split(separator: "\n").first.map(String.init) ?? description

@@ -106,6 +106,8 @@ package final class MachineHost {
             destroy: .zero, startedFrom: startedFrom)
         var result: Result<MachineRun, MachineError>
         do throws(MachineError) { result = .success(try await body(machine, timings)) } catch {
+            var error = error
+            error.machine = machine.facts
             result = .failure(error)
         }
         let destroying = ContinuousClock.now

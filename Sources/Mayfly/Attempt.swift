@@ -41,13 +41,14 @@ private func perform(_ job: Job, in workshop: Workshop) async -> Outcome {
     switch (work.value, work.stop) {
     case (.success(let (recipe, run)), _): return .init(job: job, recipe: recipe, run: run)
     case (.failure, .shutdown?): return .interrupted
-    case (.failure, .cancelled?): return .cancelled()
+    case (.failure(.machine(let error)), .cancelled?): return .cancelled(Report(error))
+    case (.failure(.recipe), .cancelled?): return .cancelled()
     case (.failure(.recipe(.invalid(let problem))), nil):  // no machine was used
         return .failed(Failure(Reason(problem), problem.description), nil)
     case (.failure(.recipe(.unavailable(let sentence))), nil):
         return .lost(Failure(.internal, sentence))
     case (.failure(.machine(let error)), nil):
-        return .lost(Failure(Reason(error), error.description))
+        return .lost(Failure(Reason(error), error.description), Report(error))
     }
 }
 

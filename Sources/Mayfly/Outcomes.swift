@@ -13,10 +13,7 @@ extension Outcome {
         var report = Report(
             result: result.json.text,
             blobs: run.report.files.map { Blob(sha256: $0.sha256, bytes: $0.bytes) })
-        report.machine = run.facts.id
-        report.generation = run.facts.generation
-        report.seed = run.facts.entropySeed
-        report.clock = run.facts.clock
+        report.name(run.facts)
         report.timings = result.timings.text
         report.usage = result.usage.text
         report.logTail = result.logTail
@@ -50,6 +47,20 @@ extension Outcome {
         case .failed(let failure, _), .lost(let failure, _): failure.message
         case .succeeded, .interrupted, .cancelled: nil
         }
+    }
+}
+
+extension Report {
+    /// An attempt that has no finished program, but perhaps had a machine.
+    init(_ error: MachineError) {
+        self.init()
+        if let machine = error.machine { name(machine) }
+    }
+    fileprivate mutating func name(_ facts: MachineFacts) {
+        machine = facts.id
+        generation = facts.generation
+        seed = facts.entropySeed
+        clock = facts.clock
     }
 }
 

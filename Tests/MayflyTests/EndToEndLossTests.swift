@@ -1,0 +1,148 @@
+// A machine lost in the middle of its job, by harm from outside the worker: the attempt is stored as
+// ours to blame, the job runs again in another machine, and its outcome is stored once.
+
+import CLinux
+import CTestSupport
+import Foundation
+import Jobs
+import Machines
+import TestSupport
+import Testing
+
+@testable import Mayfly
+
+extension EndToEndTests {
+    @Suite("A job whose machine is lost", .serialized)
+    struct LossTests {
+        enum Harm: String, CaseIterable, Sendable {
+            case hypervisorKilled, agentGone, connectionCut, connectionReset
+
+            /// A reset needs a connection that the kernel can reset.
+            static var possible: [Harm] {
+                let hasVsock = unsafe access("/dev/vhost-vsock", R_OK | W_OK) == 0
+                return allCases.filter { $0 != .connectionReset || hasVsock }
+            }
+        }
+
+        @Test(.enabled(if: geteuid() == 0, "reaching into the worker needs root"))
+        func `runs again elsewhere, and its one outcome is stored once`() async throws {
+            try await World.with { world in
+                let flags = [
+                    "--slots", "1", "--set", "machine.shells=0", "--set", "log.level=debug",
+                ]
+                let workers = [try await world.worker(flags), try await world.worker(flags)]
+                for harm in Harm.possible {
+                    let starts = workers.map(\.programStarts)
+                    let id = try world.enqueue(
+                        "bash", "echo begun; sleep 6; echo done", ", timeout => '5 min'")
+                    let victim = try await running(workers, after: starts)
+                    let began = ContinuousClock.now
+                    #expect(try cause(harm, on: victim) > 0, "\(harm) harmed nothing")
+                    while try await world.attempts(id).isEmpty, .now - began < .seconds(60) {
+                        try await Task.sleep(for: .milliseconds(10))
+                    }
+                    #expect(.now - began < .seconds(2), "\(harm) was noticed late")
+                    let job = try await world.ended(id)
+                    #expect(job.state == "succeeded", "\(harm): \(job.error ?? "")")
+                    #expect(job.stdout == "begun\ndone\n")
+                    let attempts = try await world.attempts(id)
+                    #expect(attempts.map(\.outcome) == ["lost", "succeeded"], "\(harm)")
+                    #expect(attempts.first?.reason == "machine_lost", "\(harm): \(attempts)")
+                    #expect(Set(attempts.compactMap(\.machine)).count == 2)
+                    #expect(
+                        try world.number("select count(*) from mayfly.outcome where id = \(id)")
+                            == 1)
+                    #expect(workers.flatMap(\.machines) == [])
+                }
+            }
+        }
+
+        @Test func `is not lost to a host that cannot restore machines: it claims nothing`()
+            async throws
+        {
+            try await World.with { world in
+                let id = try world.enqueue("bash", "echo fine")
+                let binary = world.directory + "/qemu"
+                let script =
+                    "#!/bin/sh\ncase \"$*\" in *-incoming*) exit 1 ;; esac\n"
+                    + "exec qemu-system-x86_64 \"$@\"\n"
+                try script.write(toFile: binary, atomically: false, encoding: .utf8)
+                #expect(unsafe chmod(binary, 0o755) == 0)
+                let ended = try await world.mayfly(
+                    ["worker", "--set", "machine.qemu.binary=\(binary)"])
+                #expect(ended.status == 1, "\(ended.errors)")
+                let job = try await world.until(id, within: .zero) { _ in true }
+                #expect(job.state == "queued" && job.attempt == 0)
+            }
+        }
+
+        // MARK: Steps
+
+        /// The worker whose machine has just started its program.
+        private func running(_ workers: [Worker], after starts: [Int]) async throws -> Worker {
+            let deadline = ContinuousClock.now + .seconds(60)
+            while .now < deadline {
+                for (worker, before) in zip(workers, starts) where worker.programStarts > before {
+                    return worker
+                }
+                try await Task.sleep(for: .milliseconds(5))
+            }
+            return try #require(nil as Worker?, "no worker started the program")
+        }
+
+        /// How many things were harmed.
+        private func cause(_ harm: Harm, on worker: Worker) throws -> Int {
+            if harm == .hypervisorKilled {
+                return worker.machines.count { kill($0, SIGKILL) == 0 }
+            }
+            if harm == .connectionReset { return try resetVsock(of: worker) }
+            // Over virtio-serial the port and the monitor look alike from here: both are harmed.
+            let sockets = descriptors(of: worker) { _ in true }
+                .filter { test_machine_socket($0) > 0 }
+            let wanted = sockets.map(test_machine_socket).max() ?? 0
+            defer { for socket in sockets { close(socket) } }
+            return sockets.filter { test_machine_socket($0) == wanted }.count { socket in
+                if harm == .connectionCut { return shutdown(socket, CInt(SHUT_RDWR)) == 0 }
+                // No frame looks like this; the agent powers its machine off.
+                var garbage = [UInt8](repeating: 0xFF, count: 64)
+                return unsafe write(socket, &garbage, garbage.count) == garbage.count
+            }
+        }
+
+        /// The kernel resets connections to a context id that vanished whenever a vhost-vsock device
+        /// is closed: the machine gets another id, and a device of ours is closed.
+        private func resetVsock(of worker: Worker) throws -> Int {
+            let devices = descriptors(of: worker) { $0 == "/dev/vhost-vsock" }
+            let harmed = devices.count { device in
+                defer { close(device) }
+                return mayfly_vhost_vsock_set_cid(device, UInt64.random(in: 3...0x7FFF_FFFF)) == 0
+            }
+            let other = unsafe open("/dev/vhost-vsock", O_RDWR)
+            try #require(mayfly_vhost_vsock_set_cid(other, UInt64.random(in: 3...0x7FFF_FFFF)) == 0)
+            close(other)
+            return harmed
+        }
+
+        /// Duplicates of the worker's descriptors whose path is as wanted.
+        private func descriptors(
+            of worker: Worker, _ isWanted: (String) -> Bool
+        ) -> [CInt] {
+            let directory = "/proc/\(worker.program.pid)/fd"
+            let names = (try? FileManager.default.contentsOfDirectory(atPath: directory)) ?? []
+            return names.compactMap { name in
+                let path = try? FileManager.default.destinationOfSymbolicLink(
+                    atPath: "\(directory)/\(name)")
+                guard let number = CInt(name), let path, isWanted(path) else { return nil }
+                let taken = test_take_descriptor(worker.program.pid, number)
+                return taken >= 0 ? taken : nil
+            }
+        }
+    }
+}
+
+extension Worker {
+    /// Programs that its machines have started, by its log at the level debug.
+    fileprivate var programStarts: Int {
+        words.components(separatedBy: "program started").count - 1
+    }
+}
