@@ -70,6 +70,11 @@ struct ChildUsage: Sendable {
     var user = Duration.zero
     var system = Duration.zero
     var peakMemory = ByteCount(bytes: 0)
+
+    /// How a child ended, for people; 128 and more is a signal.
+    static func words(_ status: Int32) -> String {
+        status >= 128 ? "killed by signal \(status - 128)" : "exit status \(status)"
+    }
 }
 
 /// A running child; killed and reaped when dropped.

@@ -38,6 +38,15 @@ package struct ImageBuilder {
         self.progress = progress
     }
 
+    /// Installs the packages only: the part of a build that needs a network.
+    ///
+    /// - Returns: the directory, to be copied to the same place of a host without a network.
+    package func buildBase(refresh: Bool) async throws(MachineError) -> String {
+        if let problem = definition.problem { throw MachineError(.buildFailed, problem) }
+        return try await BaseBuilder(store: store, definition: definition, progress: progress)
+            .base(fresh: refresh).directory
+    }
+
     /// Builds and publishes; with nothing changed it says so and does nothing, unless `force`.
     ///
     /// - Parameter refresh: installs the packages anew, to take Debian's updates.
@@ -56,7 +65,7 @@ package struct ImageBuilder {
                 throw MachineError(
                     .hostUnfit, "machine.accelerator = kvm, but \(error.description)")
             }
-            let refusal = KVMRefusal(error.firstLine, probe.host.facts)
+            let refusal = KVMRefusal(error.description, probe.host.facts)
             try refusal.record(settings)
             // Sees the refusal, and takes emulation if this QEMU has it.
             built = try await build(
@@ -220,10 +229,7 @@ package struct ImageBuilder {
             try await boot.qemu.save(to: state.number, before: deadline)
             _ = await boot.qemu.end()
         } catch {
-            let console = await boot.qemu.console()
-            _ = await boot.qemu.end()
-            let tail = console.split(separator: "\n").suffix(8).joined(separator: "\n  ")
-            throw MachineError(error.reason, "\(error)\n  \(tail)")
+            throw await boot.qemu.end(explaining: error)
         }
         let source = memory.number
         try await offload { () throws(MachineError) in

@@ -134,11 +134,7 @@ extension Machine {
             return Machine(
                 id: id, qemu: qemu, session: session, vsock: shell.vsock, facts: facts)
         } catch {
-            let console = error.reason == .cancelled ? "" : await qemu.console()
-            _ = await qemu.end()
-            let tail = console.split(separator: "\n").suffix(3).joined(separator: " | ")
-            throw tail.isEmpty
-                ? error : MachineError(error.reason, "\(error) (console: \(tail))")
+            throw await qemu.end(explaining: error)
         }
     }
 }

@@ -18,13 +18,15 @@ package struct MachineError: Error, Sendable, CustomStringConvertible {
     package let reason: Reason
     package let description: String
     /// The machine that it happened to, once there was one.
-    package var machine: MachineFacts?
-    /// Without the console that may follow.
-    var firstLine: String {
-        description.split(separator: "\n").first.map(String.init) ?? description
-    }
-    package init(_ reason: Reason, _ description: String) {
+    package let machine: MachineFacts?
+
+    package init(_ reason: Reason, _ description: String, _ machine: MachineFacts? = nil) {
         self.reason = reason
         self.description = description
+        self.machine = machine
+    }
+    /// The same, of this machine.
+    func of(_ machine: MachineFacts) -> MachineError {
+        MachineError(reason, description, machine)
     }
 }

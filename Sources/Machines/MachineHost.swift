@@ -52,12 +52,14 @@ package final class MachineHost {
         return await offload { sweepDeadHosts(runtimeDirectory: directory) }
     }
 
-    /// Verifies and loads images, and starts their shells.
+    /// Verifies and loads images, brings one machine of each to READY, and starts their shells.
     ///
-    /// - Throws: `imageMissing`, or `imageRefused` naming what does not match.
+    /// - Throws: `imageMissing`, `imageRefused` naming what does not match, or why no machine can be
+    ///   restored: then this host must not claim jobs, only to lose them.
     package func prepare(images names: [String]) async throws(MachineError) {
         for name in names {
             let image = try await image(name, generation: nil)
+            _ = try await restoreOnce(image: name)
             await fillShells(of: image)
         }
     }
@@ -106,9 +108,7 @@ package final class MachineHost {
             destroy: .zero, startedFrom: startedFrom)
         var result: Result<MachineRun, MachineError>
         do throws(MachineError) { result = .success(try await body(machine, timings)) } catch {
-            var error = error
-            error.machine = machine.facts
-            result = .failure(error)
+            result = .failure(await machine.qemu.end(explaining: error.of(machine.facts)))
         }
         let destroying = ContinuousClock.now
         _ = await machine.destroy()

@@ -40,6 +40,11 @@ final class QEMU {
     let monitor: QMP
     private var child: Child?
     private var port: Channel?
+    /// What the guest's kernel and agent say; read only when something went wrong.
+    ///
+    /// A guest that fills the socket's buffer waits for its own console, and for nothing else.
+    private let console: Channel
+    private var consoleBytes: [UInt8] = []
 
     init(
         binary: String, hardware: VirtualHardware, parts: MachineParts
@@ -51,14 +56,16 @@ final class QEMU {
         }
         let monitorPair = try SocketPair()
         let portPair = try SocketPair()
+        let consolePair = try SocketPair()
         var request = SpawnRequest(
             arguments: [binary]
                 + Self.arguments(
                     hardware, parts, monitor: monitorPair.theirs.number,
-                    port: portPair.theirs.number))
+                    port: portPair.theirs.number, console: consolePair.theirs.number))
         request.environment = [parts.mark]
         request.kept = [
             parts.memory, parts.rootDisk, monitorPair.theirs.number, portPair.theirs.number,
+            consolePair.theirs.number,
         ]
         if parts.state >= 0 { request.kept.append(parts.state) }
         if let vsock = parts.vsock { request.kept.append(vsock.descriptor) }
@@ -66,7 +73,7 @@ final class QEMU {
         // Making them needs root.
         request.namespaces = geteuid() == 0 ? mayfly_ns_net | mayfly_ns_ipc | mayfly_ns_uts : 0
         request.user = HypervisorUser.forAccelerator(hardware.accelerator)
-        // Guests write to no file here; QEMU's own need is its console ring, in memory.
+        // Guests write to no file here.
         request.fileSizeLimit = parts.isMemoryShared ? UInt64.max : 0
         let child = try Child.spawn(request)
         pid = child.pid
@@ -74,6 +81,7 @@ final class QEMU {
         self.child = consume child
         monitor = QMP(Channel(monitorPair.take()))
         port = Channel(portPair.take())
+        console = Channel(consolePair.take())
     }
 
     /// The agent's virtio-serial port; taken once.
@@ -116,17 +124,41 @@ final class QEMU {
     func pause(before deadline: ContinuousClock.Instant) async throws(MachineError) {
         try await monitor.command("stop", before: deadline)
     }
-    /// The last 64 KiB of the guest's console, for error messages.
-    func console() async -> String {
-        let reply = try? await monitor.command(
-            "ringbuf-read", ["device": "console", "size": 65_536],
-            before: .now + .seconds(2))
-        return reply as? String ?? ""
+    /// The last lines of the guest's console, for error messages; also after the process's end.
+    func consoleTail(_ count: Int) -> [String] {
+        while case .bytes(let bytes) = console.receive() {
+            consoleBytes = (consoleBytes + bytes).suffix(64 << 10)
+        }
+        return String(decoding: consoleBytes, as: UTF8.self)
+            .split(whereSeparator: \.isNewline).suffix(count).map { String($0.prefix(300)) }
     }
     /// Whether the process has ended by itself.
     var hasEnded: Bool {
+        guard child != nil else { return true }
         var poll = pollfd(fd: pidDescriptor, events: Int16(POLLIN), revents: 0)
         return unsafe Glibc.poll(&poll, 1, 0) != 0
+    }
+    /// Adds to an error what the process and the guest's console say about it; ends the process.
+    func end(explaining error: MachineError) async -> MachineError {
+        guard error.reason != .cancelled else {
+            _ = await end()
+            return error
+        }
+        if error.reason == .machineLost {
+            // The connection's end may come a moment before the process's.
+            _ = await EventLoop.shared.ready(
+                [(pidDescriptor, .read)], before: .now + .milliseconds(200),
+                ignoringCancellation: true)
+        }
+        let hadEnded = hasEnded
+        let usage = await end()
+        var words = hadEnded ? ["hypervisor: \(ChildUsage.words(usage.status))"] : []
+        let tail = consoleTail(5).joined(separator: " | ")
+        if !tail.isEmpty { words.append("console: \(tail)") }
+        return words.isEmpty
+            ? error
+            : MachineError(
+                error.reason, "\(error) (\(words.joined(separator: "; ")))", error.machine)
     }
     /// Kills the process and waits until it is gone.
     func end() async -> ChildUsage {
@@ -135,7 +167,8 @@ final class QEMU {
     }
 
     private static func arguments(
-        _ hardware: VirtualHardware, _ parts: MachineParts, monitor: CInt, port: CInt
+        _ hardware: VirtualHardware, _ parts: MachineParts, monitor: CInt, port: CInt,
+        console: CInt
     ) -> [String] {
         let memory = "\(hardware.memory.bytes)"
         let sharing = parts.isMemoryShared ? "on" : "off"
@@ -148,7 +181,7 @@ final class QEMU {
             "memory-backend-file,id=memory,size=\(memory),"
                 + "mem-path=/proc/self/fd/\(parts.memory),share=\(sharing)",
             "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-            "-chardev", "ringbuf,id=console,size=65536", "-serial", "chardev:console",
+            "-chardev", "socket,id=console,fd=\(console)", "-serial", "chardev:console",
             "-add-fd", "fd=\(parts.rootDisk),set=1",
             "-drive",
             "if=none,id=root,file=/dev/fdset/1,format=raw,readonly=on,cache=writeback,"

@@ -27,10 +27,13 @@ struct ImageCommand: ParsableCommand {
                   mayfly image build code
                   mayfly image build code --force
                   mayfly image build code --refresh --set image.code.memory=1GiB
+                  mayfly image build code --base-only   # then copy bases/ to a host without a network
                 """)
         @Argument(help: "The image's name: code.") var name = "code"
         @Flag(help: "Builds a new generation although nothing changed.") var force = false
         @Flag(help: "Installs the packages anew, to take Debian's updates.") var refresh = false
+        @Flag(help: "Stops after the packages, the only part that needs a network.")
+        var baseOnly = false
         @OptionGroup var options: ConfigurationOptions
         @OptionGroup var output: OutputOptions
 
@@ -39,6 +42,13 @@ struct ImageCommand: ParsableCommand {
             let definition = try configuration.image(named: name)
             let builder = ImageBuilder(settings: configuration.host, definition: definition) {
                 Words.say($0)
+            }
+            if baseOnly {
+                let directory = try await builder.buildBase(refresh: refresh)
+                var table = Table("NAME", "DIRECTORY")
+                table.cellLimit = 1000
+                table.add(.string(name), .string(directory))
+                return table.print(asJSON: output.isJSON, empty: "")
             }
             let built = try await builder.build(force: force, refresh: refresh)
             if !built.isNew { Words.say("nothing changed: this generation was built before") }

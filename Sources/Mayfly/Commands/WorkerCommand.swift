@@ -48,8 +48,6 @@ struct WorkerCommand: AsyncParsableCommand {
             let begin = ContinuousClock.now
             for fallback in host.probe.fallbacks { logger.warning("\(fallback)") }
             try await host.prepare(images: ["code"])
-            // One machine to READY: a host that cannot restore must not claim jobs to lose them.
-            _ = try await host.restoreOnce(image: "code")
             let settings = configuration.queueSettings(kinds: kinds.names)
             let supervisor = Supervisor(
                 workshop: Workshop(
