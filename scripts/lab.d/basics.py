@@ -14,6 +14,19 @@ class LabError(Exception):
     """One sentence: what went wrong and what to do."""
 
 
+class HostDied(LabError):
+    """The lab host itself panicked or hung: its emulator's failure, and no command's."""
+
+
+def twice(step):
+    """What `step` returns; tried again, once, when the lab host died under it."""
+    try:
+        return step()
+    except HostDied as error:
+        say(f"{error}\nThe lab host itself died, which is no test's failure; once more from its snapshot")
+        return step()
+
+
 def say(text):
     print(f"lab [{time.monotonic() - BEGIN:6.1f} s] {text}", file=sys.stderr, flush=True)
 
