@@ -54,6 +54,9 @@ static int child_main(void *argument) {
     TRY("core limit", limit(RLIMIT_CORE, s->limit_core));
     TRY("file limit", limit(RLIMIT_NOFILE, s->limit_files));
     TRY("file size limit", limit(RLIMIT_FSIZE, s->limit_file_size));
+    /* Writing beyond the file size limit is an error to the child, and not its end. */
+    struct sigaction ignore = {.sa_handler = SIG_IGN};
+    TRY("ignore SIGXFSZ", sigaction(SIGXFSZ, &ignore, NULL));
     TRY("process limit", limit(RLIMIT_NPROC, s->limit_processes));
     if (s->set_ids) {
         /* Raw calls: glibc's versions signal every thread of the process, which is our parent's. */

@@ -49,17 +49,18 @@ final class AgentSession {
         // first are so short that hardware loses no time; a slow guest gets ever longer ones.
         var tries = 0
         var patience = VsockPort.firstTry
+        var greeting = VsockPort.firstGreeting
         while .now < deadline {
             tries += 1
             if let channel = try await VsockPort.connect(contextID, within: patience) {
                 let session = try AgentSession(channel, qemu.pidDescriptor)
                 do throws(MachineError) {
                     try await session.greet(
-                        agent: agent, before: min(deadline, .now + .seconds(2)))
+                        agent: agent, before: min(deadline, .now + greeting))
                     session.tries = tries
                     return session
                 } catch  where error.reason == .machineLost || error.reason == .restoreFailed {
-                    // The next try decides.
+                    greeting *= 2
                 }
             }
             patience = min(patience * 2, VsockPort.longestTry)

@@ -3,6 +3,7 @@
 // error; what is left to us falls back, and says why.
 
 import Events
+import Glibc
 
 /// One line of `mayfly doctor`.
 package struct DoctorFinding: Sendable, Codable, Equatable {
@@ -46,6 +47,7 @@ package struct HostProbe: Sendable {
         _ settings: HostSettings, retryingKVM: Bool = false
     ) async throws(MachineError) -> HostProbe {
         let (probe, findings) = await examine(settings, retryingKVM: retryingKVM)
+        if Task.isCancelled { throw MachineError(.cancelled, "stopped while probing the host") }
         if let probe { return probe }
         let problem = findings.first { $0.state == "off" }
         throw MachineError(
@@ -86,14 +88,17 @@ package struct HostProbe: Sendable {
         let facts = HostFacts(
             qemuVersion: qemu.version, processor: processor, accelerator: accelerator,
             transport: transport)
-        let fallbacks = zip(
-            choices, [settings.hypervisor, settings.accelerator, settings.transport]
-        )
-        .filter { $0.state == "degraded" && $1 == "auto" }
-        .map { choice, _ in "\(choice.name) \(choice.found); \(choice.remedy)" }
+        let hardening = Hardening.findings(accelerator: accelerator)
+        let ours = zip(choices, [settings.hypervisor, settings.accelerator, settings.transport])
+            .filter { $0.state == "degraded" && $1 == "auto" }.map { $0.0 }
+        // A root worker whose machines run as root is worth a line at every start.
+        let asRoot = hardening.filter {
+            $0.name == "hardening.user" && $0.state == "off" && geteuid() == 0
+        }
+        let fallbacks = (ours + asRoot).map { "\($0.name) \($0.found); \($0.remedy)" }
         return (
             HostProbe(host: MachineHostFacts(facts: facts), fallbacks: fallbacks),
-            choices + Hardening.findings(accelerator: accelerator)
+            choices + hardening
         )
     }
 

@@ -65,11 +65,15 @@ package struct ImageBuilder {
                 throw MachineError(
                     .hostUnfit, "machine.accelerator = kvm, but \(error.description)")
             }
-            let refusal = KVMRefusal(error.description, probe.host.facts)
-            try refusal.record(settings)
-            // Sees the refusal, and takes emulation if this QEMU has it.
-            built = try await build(
-                on: try await HostProbe.run(settings), base, agent, force: force)
+            // Emulation is taken because of the refusal; that it works shows that KVM was to blame.
+            try KVMRefusal(error.description, probe.host.facts).record(settings)
+            do throws(MachineError) {
+                built = try await build(
+                    on: try await HostProbe.run(settings), base, agent, force: force)
+            } catch {
+                KVMRefusal.forget(settings)
+                throw error
+            }
         }
         built.seconds = (ContinuousClock.now - begin).milliseconds / 1000
         return built
@@ -251,7 +255,10 @@ package struct ImageBuilder {
             if isKVM { KVMRefusal.forget(settings) }
             return session
         } catch {
-            if error.reason == .cancelled { throw error }
+            // Only these say that the guest did not come up.
+            guard error.reason == .machineLost || error.reason == .restoreFailed else {
+                throw error
+            }
             let within =
                 .now >= limit && isKVM
                 ? " within \(settings.probeTimeout.shown) (machine.probe.timeout)" : ""

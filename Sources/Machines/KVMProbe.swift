@@ -47,17 +47,18 @@ enum KVMProbe {
         var firmware = [UInt8](repeating: 0xF4, count: 64 << 10)
         firmware.replaceSubrange(0..<code.count, with: code)
         firmware.replaceSubrange(0xFFF0..<0xFFF5, with: [0xEA, 0x00, 0x00, 0x00, 0xF0])
-        let path = "/tmp/mayfly-kvm-probe-\(getpid())-\(hexText(randomBytes(4)))"
-        defer { unsafe unlink(path) }
         do {
-            try writeFile(path, firmware, mode: 0o644)
+            let file = try Descriptor.memory("mayfly-probe")
+            guard unsafe pwrite(file.number, firmware, firmware.count, 0) == firmware.count else {
+                return Obstacle(found: "there is no memory for a probe guest", remedy: remedy)
+            }
             let result = try await runProgram(
                 [
                     settings.qemuBinary, "-M", "microvm", "-accel", "kvm", "-cpu", "host",
                     "-m", "16M", "-nodefaults", "-no-user-config", "-display", "none",
-                    "-no-reboot", "-bios", path, "-device",
+                    "-no-reboot", "-bios", "/proc/self/fd/\(file.number)", "-device",
                     "isa-debug-exit,iobase=0x501,iosize=1",
-                ], user: HypervisorUser.forAccelerator("kvm"),
+                ], user: HypervisorUser.forAccelerator("kvm"), kept: [file.number],
                 before: .now + settings.probeTimeout)
             if result.status == expectedStatus { return nil }
             let words = result.output.split(separator: "\n").last.map(String.init) ?? ""

@@ -1,10 +1,12 @@
-// The memory of a stock guest that did not come up under KVM although the probe program ran: written
-// by an image build that fell back to emulation, read by every later start.
+// The memory of a stock guest that did not come up under KVM although the probe program ran:
+// written by an image build that fell back to emulation, read by every later start.
 
 import Foundation
 import Glibc
 
-/// Stands until kernel, QEMU or processor change, or until a build succeeds under KVM.
+/// Stands until QEMU or the processor change, or until a build succeeds under KVM.
+///
+/// Not until the kernel changes: the image built for emulation is still the one to restore.
 struct KVMRefusal: Codable, Equatable {
     /// `uname -r` of this host.
     var kernel: String
@@ -25,7 +27,8 @@ struct KVMRefusal: Codable, Equatable {
 
     var obstacle: Obstacle {
         Obstacle(
-            found: "a stock guest did not come up under KVM on \(seenAt): \(words)",
+            found: "a stock guest did not come up under KVM on \(seenAt) (kernel \(kernel)): "
+                + words,
             remedy: "see `dmesg | grep kvm`; `mayfly image build code --force` tries KVM again")
     }
 
@@ -38,7 +41,7 @@ struct KVMRefusal: Codable, Equatable {
     ) -> KVMRefusal? {
         guard let data = FileManager.default.contents(atPath: path(settings)),
             let refusal = try? JSONDecoder().decode(KVMRefusal.self, from: data),
-            refusal.kernel == kernelRelease, refusal.qemuVersion == qemu.version,
+            refusal.qemuVersion == qemu.version,
             refusal.processor == processor
         else { return nil }
         return refusal

@@ -54,8 +54,8 @@ package final class MachineHost {
 
     /// Verifies and loads images, brings one machine of each to READY, and starts their shells.
     ///
-    /// - Throws: `imageMissing`, `imageRefused` naming what does not match, or why no machine can be
-    ///   restored: then this host must not claim jobs, only to lose them.
+    /// - Throws: `imageMissing`, `imageRefused` naming what does not match, or why no machine can
+    ///   be restored: then this host must not claim jobs, only to lose them.
     package func prepare(images names: [String]) async throws(MachineError) {
         for name in names {
             let image = try await image(name, generation: nil)

@@ -14,6 +14,7 @@ struct ProgramResult: Sendable {
 @LoopActor
 func runProgram(
     _ arguments: [String], environment: [String: String] = [:], user: HypervisorUser? = nil,
+    kept: [CInt] = [], fileSizeLimit: UInt64 = .max,
     before deadline: ContinuousClock.Instant? = nil,
     onLine: (@Sendable (String) -> Void)? = nil
 ) async throws(MachineError) -> ProgramResult {
@@ -23,7 +24,10 @@ func runProgram(
     }
     let pair = try SocketPair()
     var request = SpawnRequest(arguments: [path] + arguments.dropFirst())
-    request.environment = inheritedEnvironment(environment)
+    // Ours may hold a database's password; who is not us shall not find it in /proc.
+    request.environment = user == nil ? inheritedEnvironment(environment) : []
+    request.kept = kept
+    request.fileSizeLimit = fileSizeLimit
     request.standardOutput = pair.theirs.number
     request.standardError = pair.theirs.number
     request.fileLimit = UInt64.max

@@ -40,11 +40,9 @@ final class QEMU {
     let monitor: QMP
     private var child: Child?
     private var port: Channel?
-    /// What the guest's kernel and agent say; read only when something went wrong.
-    ///
-    /// A guest that fills the socket's buffer waits for its own console, and for nothing else.
-    private let console: Channel
-    private var consoleBytes: [UInt8] = []
+    /// What the guest's kernel and agent said; read only when something went wrong, and still there
+    /// when the process is not.
+    private let console: ConsoleFile
 
     init(
         binary: String, hardware: VirtualHardware, parts: MachineParts
@@ -56,16 +54,16 @@ final class QEMU {
         }
         let monitorPair = try SocketPair()
         let portPair = try SocketPair()
-        let consolePair = try SocketPair()
+        console = try ConsoleFile()
         var request = SpawnRequest(
             arguments: [binary]
                 + Self.arguments(
                     hardware, parts, monitor: monitorPair.theirs.number,
-                    port: portPair.theirs.number, console: consolePair.theirs.number))
+                    port: portPair.theirs.number, console: console.writer.number))
         request.environment = [parts.mark]
         request.kept = [
             parts.memory, parts.rootDisk, monitorPair.theirs.number, portPair.theirs.number,
-            consolePair.theirs.number,
+            console.writer.number,
         ]
         if parts.state >= 0 { request.kept.append(parts.state) }
         if let vsock = parts.vsock { request.kept.append(vsock.descriptor) }
@@ -73,15 +71,16 @@ final class QEMU {
         // Making them needs root.
         request.namespaces = geteuid() == 0 ? mayfly_ns_net | mayfly_ns_ipc | mayfly_ns_uts : 0
         request.user = HypervisorUser.forAccelerator(hardware.accelerator)
-        // Guests write to no file here.
-        request.fileSizeLimit = parts.isMemoryShared ? UInt64.max : 0
+        // A machine's one writable file is its console; while an image is built, the device state
+        // too, which is smaller than the memory.
+        request.fileSizeLimit = UInt64(
+            parts.isMemoryShared ? hardware.memory.bytes : ConsoleFile.byteCount)
         let child = try Child.spawn(request)
         pid = child.pid
         pidDescriptor = child.pidDescriptor
         self.child = consume child
         monitor = QMP(Channel(monitorPair.take()))
         port = Channel(portPair.take())
-        console = Channel(consolePair.take())
     }
 
     /// The agent's virtio-serial port; taken once.
@@ -124,14 +123,6 @@ final class QEMU {
     func pause(before deadline: ContinuousClock.Instant) async throws(MachineError) {
         try await monitor.command("stop", before: deadline)
     }
-    /// The last lines of the guest's console, for error messages; also after the process's end.
-    func consoleTail(_ count: Int) -> [String] {
-        while case .bytes(let bytes) = console.receive() {
-            consoleBytes = (consoleBytes + bytes).suffix(64 << 10)
-        }
-        return String(decoding: consoleBytes, as: UTF8.self)
-            .split(whereSeparator: \.isNewline).suffix(count).map { String($0.prefix(300)) }
-    }
     /// Whether the process has ended by itself.
     var hasEnded: Bool {
         guard child != nil else { return true }
@@ -144,7 +135,7 @@ final class QEMU {
             _ = await end()
             return error
         }
-        if error.reason == .machineLost {
+        if error.reason == .machineLost || error.reason == .bootFailed {
             // The connection's end may come a moment before the process's.
             _ = await EventLoop.shared.ready(
                 [(pidDescriptor, .read)], before: .now + .milliseconds(200),
@@ -153,7 +144,7 @@ final class QEMU {
         let hadEnded = hasEnded
         let usage = await end()
         var words = hadEnded ? ["hypervisor: \(ChildUsage.words(usage.status))"] : []
-        let tail = consoleTail(5).joined(separator: " | ")
+        let tail = console.lastLines(5).joined(separator: " | ")
         if !tail.isEmpty { words.append("console: \(tail)") }
         return words.isEmpty
             ? error
@@ -181,7 +172,8 @@ final class QEMU {
             "memory-backend-file,id=memory,size=\(memory),"
                 + "mem-path=/proc/self/fd/\(parts.memory),share=\(sharing)",
             "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-            "-chardev", "socket,id=console,fd=\(console)", "-serial", "chardev:console",
+            "-add-fd", "fd=\(console),set=2",
+            "-chardev", "file,id=console,path=/dev/fdset/2", "-serial", "chardev:console",
             "-add-fd", "fd=\(parts.rootDisk),set=1",
             "-drive",
             "if=none,id=root,file=/dev/fdset/1,format=raw,readonly=on,cache=writeback,"

@@ -70,6 +70,8 @@ enum VsockPort {
     static let firstTry = Duration.milliseconds(5)
     /// Long enough for a guest that is slow rather than stale.
     static let longestTry = Duration.seconds(1)
+    /// For the answer to HELLO over the first connection; doubles with every one that has none.
+    static let firstGreeting = Duration.seconds(2)
 
     /// One connected channel, or `nil` when this try did not succeed.
     @LoopActor

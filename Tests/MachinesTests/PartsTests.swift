@@ -1,5 +1,6 @@
 // The small parts that machines are made of; no machine runs here.
 
+import Events
 import Foundation
 import Testing
 
@@ -87,6 +88,37 @@ struct InitramfsTests {
         let order = try KernelModules.ordered(in: directory.path)
         let names = order.map(KernelModules.moduleName)
         #expect(names == ["virtio", "virtio_ring", "virtio_mmio", "virtio_blk"])
+    }
+}
+
+@Suite("A console")
+struct ConsoleTests {
+    @Test func `keeps what was written, for whoever asks afterwards`() throws {
+        let console = try ConsoleFile()
+        #expect(console.lastLines(5) == [])
+        let text = Array("first\r\nsecond\nthird".utf8)
+        for byte in text { #expect(write([byte], to: console) == 1) }
+        #expect(console.lastLines(2) == ["second", "third"])
+    }
+    @Test func `is cut by its hypervisor's file size limit, which is no end of it`() async throws {
+        let console = try ConsoleFile()
+        let alive = try await Self.fill(console.writer.number)
+        #expect(alive.output == "alive\n")
+        #expect(console.lastLines(9).map(\.count) == [300])
+    }
+    /// Writes 80 KiB under the limit of a machine, and goes on.
+    @LoopActor
+    private static func fill(_ writer: CInt) async throws -> ProgramResult {
+        let script = """
+            head -c 81920 /dev/zero | tr '\\0' x | dd bs=1024 status=none >&\(writer) 2>/dev/null
+            echo alive
+            """
+        return try await runProgram(
+            ["/bin/bash", "-c", script], kept: [writer],
+            fileSizeLimit: UInt64(ConsoleFile.byteCount))
+    }
+    private func write(_ bytes: [UInt8], to console: borrowing ConsoleFile) -> Int {
+        unsafe Foundation.write(console.writer.number, bytes, bytes.count)
     }
 }
 

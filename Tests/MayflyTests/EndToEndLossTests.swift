@@ -75,9 +75,17 @@ extension EndToEndTests {
                     + "exec qemu-system-x86_64 \"$@\"\n"
                 try script.write(toFile: binary, atomically: false, encoding: .utf8)
                 #expect(unsafe chmod(binary, 0o755) == 0)
-                let ended = try await world.mayfly(
-                    ["worker", "--set", "machine.qemu.binary=\(binary)"])
+                // Bounded, for a worker that works after all would never end.
+                var request = Program.Request(
+                    ["timeout", "150", TestState.program, "worker"]
+                        + ["--set", "machine.qemu.binary=\(binary)"])
+                request.environment = [
+                    "MAYFLY_STATE_DIRECTORY": TestState.directory,
+                    "MAYFLY_RUNTIME_DIRECTORY": world.runtime, "DATABASE_URL": world.url,
+                ]
+                let ended = try await World.run(request, "")
                 #expect(ended.status == 1, "\(ended.errors)")
+                #expect(ended.errors.contains("QEMU ended"), "\(ended.errors)")
                 let job = try await world.until(id, within: .zero) { _ in true }
                 #expect(job.state == "queued" && job.attempt == 0)
             }

@@ -51,11 +51,16 @@ class Host:
         self.port, self.monitor, self.answers = ours, monitor, monitor.makefile("rb")
 
     def __enter__(self):
-        self.answers.readline()  # the greeting
-        self.command("qmp_capabilities")
-        # The memory file is the snapshot's memory as it is; only devices' state is saved and loaded.
-        self.command("migrate-set-capabilities",
-                     {"capabilities": [{"capability": "x-ignore-shared", "state": True}]})
+        try:
+            self.monitor.settimeout(SILENCE_SECONDS)
+            self.answer()  # the greeting
+            self.command("qmp_capabilities")
+            # The memory file is the snapshot's memory as it is; only devices' state is saved and loaded.
+            self.command("migrate-set-capabilities",
+                         {"capabilities": [{"capability": "x-ignore-shared", "state": True}]})
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_):
@@ -72,13 +77,19 @@ class Host:
     def command(self, name, arguments=None, descriptor=None):
         request = json.dumps({"execute": name, "arguments": arguments or {}}).encode() + b"\n"
         socket.send_fds(self.monitor, [request], [] if descriptor is None else [descriptor])
-        while line := self.answers.readline():
+        while line := self.answer():
             answer = json.loads(line)
             if "error" in answer:
                 raise self.failure(f"QEMU refuses {name}: {answer['error'].get('desc')}")
             if "return" in answer:
                 return answer["return"]
         raise self.failure("QEMU ended")
+
+    def answer(self):
+        try:
+            return self.answers.readline()
+        except socket.timeout:
+            raise self.failure("QEMU's monitor does not answer") from None
 
     def begin(self, command, terminal=None, environment=None):
         """Makes a restored copy this run's own and starts `command`; `terminal` is [rows, columns]."""

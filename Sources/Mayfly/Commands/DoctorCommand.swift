@@ -11,8 +11,9 @@ struct DoctorCommand: AsyncParsableCommand {
         commandName: "doctor",
         abstract: "Checks this host: hypervisor, acceleration, images, database, tools.",
         discussion: """
-            Every line is active, degraded or off, with what was found, what machines will
-            use and why, and what would make it better. Nothing is changed. Ends with exit code 1 when a worker cannot run here.
+            Every line is active, degraded or off, with what was found, what machines
+            will use and why, and what would make it better. Nothing is changed.
+            Ends with exit code 1 when a worker cannot run here.
 
             Examples:
               mayfly doctor

@@ -27,7 +27,10 @@ struct ImageCommand: ParsableCommand {
                   mayfly image build code
                   mayfly image build code --force
                   mayfly image build code --refresh --set image.code.memory=1GiB
-                  mayfly image build code --base-only   # then copy bases/ to a host without a network
+                  mayfly image build code --base-only
+
+                --base-only is for a host without a network: run it where there is one,
+                copy state.directory/bases over, and build there.
                 """)
         @Argument(help: "The image's name: code.") var name = "code"
         @Flag(help: "Builds a new generation although nothing changed.") var force = false

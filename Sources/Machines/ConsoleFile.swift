@@ -1,0 +1,31 @@
+// The console of one guest, in memory: written by its hypervisor, read by us when something went
+// wrong. Costs nothing while nobody asks, survives the hypervisor, and can be filled, but no more.
+
+import CLinux
+import Glibc
+
+/// A memory file; the hypervisor's file size limit is its bound, and what comes later is lost.
+struct ConsoleFile: ~Copyable {
+    /// The limit of a machine that runs jobs.
+    static let byteCount = 64 << 10
+
+    private let file: Descriptor
+    /// For the hypervisor: QEMU takes a descriptor of an fdset only when it is open for writing
+    /// and nothing else.
+    let writer: Descriptor
+
+    init() throws(MachineError) {
+        let file = try Descriptor.memory("mayfly-console")
+        writer = try Descriptor.open("/proc/self/fd/\(file.number)", O_WRONLY)
+        self.file = file
+    }
+
+    /// The last lines, each cut to 300 characters.
+    func lastLines(_ count: Int) -> [String] {
+        let size = max(0, Int(lseek(file.number, 0, SEEK_END)))
+        var bytes = [UInt8](repeating: 0, count: min(size, Self.byteCount))
+        let read = unsafe pread(file.number, &bytes, bytes.count, off_t(size - bytes.count))
+        return String(decoding: bytes.prefix(max(0, read)), as: UTF8.self)
+            .split(whereSeparator: \.isNewline).suffix(count).map { String($0.prefix(300)) }
+    }
+}
