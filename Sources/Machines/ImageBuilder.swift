@@ -65,15 +65,14 @@ package struct ImageBuilder {
                 throw MachineError(
                     .hostUnfit, "machine.accelerator = kvm, but \(error.description)")
             }
-            // Emulation is taken because of the refusal; that it works shows that KVM was to blame.
-            try KVMRefusal(error.description, probe.host.facts).record(settings)
-            do throws(MachineError) {
-                built = try await build(
-                    on: try await HostProbe.run(settings), base, agent, force: force)
-            } catch {
-                KVMRefusal.forget(settings)
-                throw error
-            }
+            let refusal = KVMRefusal(error.description, probe.host.facts)
+            progress("kvm does not work: \(refusal.obstacle.found); building for emulation")
+            var emulated = settings
+            emulated.accelerator = "tcg"
+            built = try await build(
+                on: try await HostProbe.run(emulated), base, agent, force: force)
+            // Not before: only emulation that works shows that KVM was to blame.
+            try refusal.record(settings)
         }
         built.seconds = (ContinuousClock.now - begin).milliseconds / 1000
         return built

@@ -56,8 +56,7 @@ struct Shell: ~Copyable {
             try await qemu.monitor.negotiate(before: deadline)
             try await qemu.prepareMigration(before: deadline)
         } catch {
-            _ = await qemu.end()
-            throw error
+            throw await qemu.end(explaining: error)
         }
         return Shell(qemu: qemu, vsock: vsock, image: image, state: state)
     }
