@@ -12,7 +12,9 @@ struct Machine: ~Copyable {
     let qemu: QEMU
     let session: AgentSession
     let vsock: VsockContext?
-    var facts: MachineFacts
+    let facts: MachineFacts
+    /// Of its restore; the rest is known when it is gone.
+    let timings: MachineTimings
 
     /// Kills the hypervisor; nothing of the machine is left when this returns.
     consuming func destroy() async -> ChildUsage { await qemu.end() }
@@ -34,8 +36,7 @@ struct Shell: ~Copyable {
     let image: GoldenImage
     /// Kept open for the process that inherited it.
     let state: Descriptor
-    /// `spawn` when started for a job at hand, `shell` when it had been waiting.
-    var startedFrom = "spawn"
+    var startedFrom = MachineTimings.Start.spawn
 
     /// Starts and prepares one for `image`.
     static func spawn(
@@ -88,12 +89,6 @@ struct Freshness: Sendable {
     }
 }
 
-/// How long each step of a restore took.
-struct RestoreTimings: Sendable {
-    var restore = Duration.zero
-    var prepare = Duration.zero
-}
-
 /// Nanoseconds since 1970, by the host's clock.
 func realtimeNow() -> Int64 {
     var time = timespec()
@@ -108,14 +103,15 @@ extension Machine {
     @LoopActor
     static func restore(
         from shell: consuming Shell, freshness: Freshness,
-        before deadline: ContinuousClock.Instant, timings: inout RestoreTimings
+        before deadline: ContinuousClock.Instant
     ) async throws(MachineError) -> Machine {
         let (qemu, image) = (shell.qemu, shell.image)
+        var timings = MachineTimings(startedFrom: shell.startedFrom)
         do throws(MachineError) {
             let begin = ContinuousClock.now
             try await qemu.load(state: shell.state.number, before: deadline)
             try await qemu.resume(before: deadline)
-            timings.restore += .now - begin
+            timings.restore = .now - begin
             let id = "m-" + hexText(randomBytes(8))
             let prepared = ContinuousClock.now
             let session = try await AgentSession.open(
@@ -123,7 +119,7 @@ extension Machine {
                 before: deadline)
             let clock = try await session.prepare(
                 freshness, id: id, generation: image.manifest.generation, before: deadline)
-            timings.prepare += .now - prepared
+            timings.prepare = .now - prepared
             let facts = MachineFacts(
                 id: id, image: image.manifest.definition.name,
                 generation: image.manifest.generation, hypervisor: "qemu",
@@ -131,7 +127,8 @@ extension Machine {
                 transport: image.manifest.hardware.transport,
                 entropySeed: freshness.entropy + freshness.interpreterSeed, clock: clock)
             return Machine(
-                id: id, qemu: qemu, session: session, vsock: shell.vsock, facts: facts)
+                id: id, qemu: qemu, session: session, vsock: shell.vsock, facts: facts,
+                timings: timings)
         } catch {
             throw await qemu.end(explaining: error)
         }

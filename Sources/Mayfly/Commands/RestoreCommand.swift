@@ -35,11 +35,11 @@ struct RestoreCommand: AsyncParsableCommand {
                 "hypervisor": .string(run.facts.hypervisor),
                 "accelerator": .string(run.facts.accelerator),
                 "transport": .string(run.facts.transport),
-                "restore_ms": Shown.milliseconds(run.timings.restore),
-                "prepare_ms": Shown.milliseconds(run.timings.prepare),
-                "destroy_ms": Shown.milliseconds(run.timings.destroy),
+                "restore_ms": Format.milliseconds(run.timings.restore),
+                "prepare_ms": Format.milliseconds(run.timings.prepare),
+                "destroy_ms": Format.milliseconds(run.timings.destroy),
             ])
-            if output.isJSON { return Words.data(facts.text) }
+            if output.isJSON { return Console.data(facts.text) }
             guard case .object(let members) = facts else { return }
             var table = Table("WHAT", "VALUE")
             for member in members { table.add(.string(member.name), member.value) }

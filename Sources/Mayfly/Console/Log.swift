@@ -27,7 +27,7 @@ struct LineLog: LogHandler {
         case .text:
             var line = "\(time) \(event.level) \(event.message)"
             for (key, value) in all { line += " \(key)=\(Self.quoted("\(value)"))" }
-            Words.write(Self.oneLine(line) + "\n", to: STDERR_FILENO)
+            Console.write(Self.oneLine(line) + "\n", to: STDERR_FILENO)
         case .json:
             var members: [JSON.Member] = [
                 .init(name: "time", value: .string(time)),
@@ -35,7 +35,7 @@ struct LineLog: LogHandler {
                 .init(name: "message", value: .string("\(event.message)")),
             ]
             for (key, value) in all { members.append(.init(name: key, value: .string("\(value)"))) }
-            Words.write(JSON.object(members).text + "\n", to: STDERR_FILENO)
+            Console.write(JSON.object(members).text + "\n", to: STDERR_FILENO)
         }
     }
 
