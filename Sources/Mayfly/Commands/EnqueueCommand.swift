@@ -65,7 +65,8 @@ struct EnqueueCommand: AsyncParsableCommand {
         var job = NewJob(kind: kind, payload: try payloadText())
         if kind == "code" {
             do throws(InvalidPayload) { _ = try CodePayload(job.payload) } catch {
-                throw ConfigurationError("\(error.reason): \(Console.harmless("\(error)"))")
+                throw ConfigurationError(
+                    "\(error.reason.rawValue): \(Console.harmless("\(error)"))")
             }
         }
         job.queue = queue

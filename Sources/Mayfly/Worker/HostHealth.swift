@@ -82,7 +82,7 @@ final class HostHealth: Sendable {
             await queue.suspend()
             await queue.reportHealth(.ill, note: lastLoss)
             Logger.current.error(
-                "this host is ill: too many losses in a row; it claims no jobs until it can restore",
+                "this host is ill: too many losses in a row; it claims no jobs until a probe works",
                 metadata: ["error": "\(lastLoss)"])
             guard await probeUntilWell(longestPause, probe) else { return }
             await queue.reportHealth(.ok, note: nil)
