@@ -13,7 +13,7 @@ extension Outcome {
         var report = Report(
             result: result.json.text,
             blobs: run.report.files.map { Blob(sha256: $0.sha256, bytes: $0.bytes) })
-        report.name(run.facts)
+        report.name(run.identity)
         report.timings = result.timings.text
         report.usage = result.usage.text
         report.logTail = result.logTail
@@ -56,11 +56,11 @@ extension Report {
         self.init()
         if let machine = error.machine { name(machine) }
     }
-    fileprivate mutating func name(_ facts: MachineFacts) {
-        machine = facts.id
-        generation = facts.generation
-        seed = facts.entropySeed
-        clock = facts.clock
+    fileprivate mutating func name(_ identity: MachineIdentity) {
+        machine = identity.id
+        generation = identity.generation
+        seed = identity.entropySeed
+        clock = identity.clock
     }
 }
 

@@ -113,7 +113,7 @@ extension RealMachineTests {
                     harmed = .now
                     try await harm(machine)
                     let report = try await running.value.get()
-                    return MachineRun(report: report, facts: machine.facts, timings: timings)
+                    return MachineRun(report: report, identity: machine.identity, timings: timings)
                 }
                 Issue.record("the job ended although its machine was lost")
             } catch {

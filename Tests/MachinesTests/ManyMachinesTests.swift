@@ -53,7 +53,7 @@ extension RealMachineTests {
                                 onOutput: nil)
                             results.answered += TestImage.text(report.stdout) == "here\n" ? 1 : 0
                             return MachineRun(
-                                report: report, facts: machine.facts, timings: timings)
+                                report: report, identity: machine.identity, timings: timings)
                         }
                     }
                 }
@@ -75,7 +75,7 @@ extension RealMachineTests {
                     let report = try await machine.session.run(
                         GuestJob(program: .bash(source: "sleep 60"), timeout: .seconds(90)),
                         timings: &timings, onOutput: nil)
-                    return MachineRun(report: report, facts: machine.facts, timings: timings)
+                    return MachineRun(report: report, identity: machine.identity, timings: timings)
                 }
             }
             let other = try await TestImage.run(.bash(source: "echo fine"))

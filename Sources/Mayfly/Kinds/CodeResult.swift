@@ -165,11 +165,11 @@ struct CodeResult: Sendable {
     }
 
     var machine: JSON {
-        let facts = run.facts
+        let machine = run.identity
         return .object([
-            "image": .string(facts.image), "generation": .string(facts.generation),
-            "hypervisor": .string(facts.hypervisor), "accelerator": .string(facts.accelerator),
-            "transport": .string(facts.transport),
+            "image": .string(machine.image), "generation": .string(machine.generation),
+            "hypervisor": .string(machine.hypervisor), "accelerator": .string(machine.accelerator),
+            "transport": .string(machine.transport),
         ])
     }
 }

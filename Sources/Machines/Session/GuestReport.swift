@@ -42,7 +42,7 @@ package struct OutputFile: Sendable {
 }
 
 /// Which machine ran a job.
-package struct MachineFacts: Sendable {
+package struct MachineIdentity: Sendable {
     package var id: String
     package var image: String
     package var generation: String
@@ -66,14 +66,14 @@ package struct MachineTimings: Sendable {
     /// Output files.
     package var collect: Duration
     package var destroy: Duration
-    /// `shell` when a pre-spawned hypervisor was taken, `spawn` when it had to be started.
+    /// `standby` when a pre-spawned hypervisor was taken, `spawn` when it had to be started.
     package var startedFrom: String
 }
 
 /// One job's stay in one machine that is gone by now.
 package struct MachineRun: Sendable {
     package var report: GuestReport
-    package var facts: MachineFacts
+    package var identity: MachineIdentity
     package var timings: MachineTimings
 }
 

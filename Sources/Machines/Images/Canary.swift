@@ -39,7 +39,7 @@ enum Canary {
                 (machine, timings) throws(MachineError) in
                 var timings = timings
                 let report = try await machine.session.run(job, timings: &timings, onOutput: nil)
-                return MachineRun(report: report, facts: machine.facts, timings: timings)
+                return MachineRun(report: report, identity: machine.identity, timings: timings)
             }
             let output = String(decoding: run.report.stdout.bytes, as: UTF8.self)
             guard run.report.ending == .exited(code: 0), !output.isEmpty else {
