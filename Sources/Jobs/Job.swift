@@ -40,11 +40,14 @@ package struct Pin: Sendable, Equatable {
 /// The right to settle one attempt, which must be used once.
 package struct Claim: ~Copyable {
     package let job: Job
+    /// Given when work on this attempt must stop.
+    package let stop: StopSignal
     private let queue: Queue
     private let obligation: Obligation
 
-    init(_ job: Job, from queue: Queue) {
+    init(_ job: Job, _ stop: StopSignal, from queue: Queue) {
         self.job = job
+        self.stop = stop
         self.queue = queue
         obligation = Obligation(token: job.token)
     }

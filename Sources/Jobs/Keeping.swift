@@ -17,9 +17,8 @@ extension Queue {
             try await Migrations.check(fresh)
             if worker == 0 { try await register(fresh) }
             if hasLostClaims {
-                let keep = Array(held.keys)
                 try await translated { () async throws(PostgresError) in
-                    try await fresh.run("select mayfly.give_back(\(worker), \(keep))")
+                    try await giveBackOthers(fresh)
                 }
                 hasLostClaims = false
             }
@@ -80,6 +79,9 @@ extension Queue {
 
     // MARK: Lease
 
+    /// How soon after a heartbeat a notification may cause the next one.
+    private static let hintInterval = Duration.milliseconds(200)
+
     /// Heartbeats, and the upkeep that any worker does for all.
     func keepAlive() async {
         var nextReap = ContinuousClock.now
@@ -90,7 +92,10 @@ extension Queue {
                 continue
             }
             do throws(PostgresError) {
-                if ContinuousClock.now >= lastBeat + settings.lease / 3 {
+                // However many hints come, they cause few questions.
+                let beatInterval = isHinted ? Self.hintInterval : settings.lease / 3
+                if ContinuousClock.now >= lastBeat + beatInterval {
+                    isHinted = false
                     try await beat(connection)
                 }
                 if ContinuousClock.now >= nextReap {
@@ -101,7 +106,7 @@ extension Queue {
                     try await upkeep(connection)
                     nextUpkeep = .now + .seconds(3600) * Double.random(in: 0.75...1.25)
                 }
-                let pause = min(settings.lease / 6, .seconds(1))
+                let pause = isHinted ? Self.hintInterval : min(settings.lease / 6, .seconds(1))
                 await keeper.wait(atMost: pause)
             } catch {
                 await lose(connection, error)
@@ -122,14 +127,13 @@ extension Queue {
                 case "cancelled": stop(token, .cancelled)
                 case "lost": stop(token, .lost)
                 default:  // claimed by a call whose answer never came
-                    let keep = Array(held.keys)
-                    try await connection.run("select mayfly.give_back(\(worker), \(keep))")
+                    try await giveBackOthers(connection)
                 }
             }
         } catch {
             guard error.sqlstate == "MF006" else { throw error }
             logger.error("declared dead; stopping all work and registering again")
-            stopAll()
+            stopAll(.lost)
             do throws(JobsError) { try await register(connection) } catch {
                 logger.error("cannot register", metadata: ["error": "\(error)"])
             }
@@ -154,7 +158,7 @@ extension Queue {
             if age > settings.lease, held.values.contains(where: { !$0.isSettling }), !hasStoppedAll
             {
                 logger.error("the lease ran out; stopping all work", metadata: ["age": "\(age)"])
-                stopAll()
+                stopAll(.lost)
                 hasStoppedAll = true
             } else if age <= settings.lease {
                 hasStoppedAll = false
@@ -163,13 +167,6 @@ extension Queue {
             if age > settings.lease * 2 / 3, let connection { await connection.close() }
             await leaseWatch.wait(atMost: settings.lease / 10)
         }
-    }
-
-    private func stopAll() { for token in held.keys { stop(token, .lost) } }
-
-    private func stop(_ token: Int64, _ why: Stop.Why) {
-        guard let claim = held[token], !claim.isSettling else { return }
-        stopSink.yield(Stop(token: token, why: why))
     }
 
     // MARK: Notifications
@@ -198,7 +195,9 @@ extension Queue {
         case "mayfly_job":
             if settings.queues.isEmpty || settings.queues.contains(note.payload) { wake.ring() }
         default:
-            if let token = Int64(note.payload) { stop(token, .cancelled) }
+            // Anybody can send a notification: it is a hint to ask the database, no more.
+            isHinted = true
+            keeper.ring()
         }
     }
 
@@ -212,7 +211,6 @@ extension Queue {
         }
         isClosed = true
         for bell in [wake, connected, listening, keeper, leaseWatch] { bell.ring() }
-        stopSink.finish()
         await connection?.close()
         await store?.close()
     }

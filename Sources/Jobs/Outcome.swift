@@ -10,6 +10,37 @@ package enum Outcome: Sendable {
     case interrupted
     /// Somebody cancelled the job.
     case cancelled(Report? = nil)
+
+    /// As `mayfly.settle` calls it, and as the log says it.
+    package var how: String {
+        switch self {
+        case .succeeded: "succeeded"
+        case .failed: "failed"
+        case .lost: "lost"
+        case .interrupted: "interrupted"
+        case .cancelled: "cancelled"
+        }
+    }
+    package var failure: Failure? {
+        switch self {
+        case .failed(let failure, _), .lost(let failure, _): failure
+        case .succeeded, .interrupted, .cancelled: nil
+        }
+    }
+    package var report: Report? {
+        switch self {
+        case .succeeded(let report): report
+        case .failed(_, let report), .lost(_, let report), .cancelled(let report): report
+        case .interrupted: nil
+        }
+    }
+}
+
+/// What a worker says of its host.
+package enum HostState: String, Sendable {
+    case ok
+    /// It lost several attempts in a row and claims nothing until a machine can be restored.
+    case ill
 }
 
 package enum Settlement: Sendable, Equatable {
@@ -94,6 +125,10 @@ package struct Report: Sendable {
     /// JSON text.
     package var usage: String?
     package var logTail: String?
+    /// Of a loss: whether the host had finished or restored something since its loss before.
+    ///
+    /// Only then the loss speaks against the job, as a step towards `poison`.
+    package var isHostProven = false
 
     package init(result: String? = nil, blobs: [Blob] = []) {
         self.result = result
@@ -109,21 +144,5 @@ package struct Blob: Sendable {
     package init(sha256: String, bytes: [UInt8]) {
         self.sha256 = sha256
         self.bytes = bytes
-    }
-}
-
-/// Why work on an attempt must stop now.
-package struct Stop: Sendable, Equatable {
-    package enum Why: String, Sendable {
-        /// Somebody cancelled the job: settle it as cancelled.
-        case cancelled
-        /// The lease ran out, or the attempt was given to somebody else.
-        case lost
-    }
-    package let token: Int64
-    package let why: Why
-    package init(token: Int64, why: Why) {
-        self.token = token
-        self.why = why
     }
 }

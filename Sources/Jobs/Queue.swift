@@ -67,31 +67,31 @@ package actor Queue {
         unsafe EventLoop.shared.asUnownedSerialExecutor()
     }
 
+    /// An attempt that this worker holds: claimed, and not settled yet.
     struct Held {
-        let worker: Int64
+        let stop: AsyncStream<StopReason>.Continuation
         var isSettling = false
     }
 
     let settings: QueueSettings
     let logger: Logger
-    /// Attempts on which work must stop now.
-    ///
-    /// One reader.
-    nonisolated package let stops: AsyncStream<Stop>
-    let stopSink: AsyncStream<Stop>.Continuation
-
     var worker: Int64 = 0
     var connection: Connection?
     var store: Connection?
     var held: [Int64: Held] = [:]
     /// When the last heartbeat that was answered had been sent.
     var lastBeat = ContinuousClock.now
+    /// Something may have been cancelled: the next heartbeat, which asks, should come soon.
+    var isHinted = false
     /// A claim was under way when a connection broke: jobs may be ours without our knowing.
     var hasLostClaims = false
+    var health: (state: HostState, note: String?) = (.ok, nil)
     var isDraining = false
+    /// Nothing is claimed while the host is ill; see `suspend`.
+    private var isSuspended = false
     var isClosed = false
 
-    private var slots: [CheckedContinuation<Job?, Never>] = []
+    private var slots: [CheckedContinuation<(Job, StopSignal)?, Never>] = []
     // One bell for each background task that waits.
     let wake = Wake()
     let connected = Wake()
@@ -103,7 +103,6 @@ package actor Queue {
     init(_ settings: QueueSettings, _ logger: Logger) {
         self.settings = settings
         self.logger = logger
-        (stops, stopSink) = AsyncStream.makeStream()
     }
 
     /// Waits for a job, as long as it takes.
@@ -111,12 +110,12 @@ package actor Queue {
     /// - Returns: nil once the queue drains.
     package func next() async -> Claim? {
         guard !isDraining else { return nil }
-        let job = await withCheckedContinuation { slot in
+        let claimed = await withCheckedContinuation { slot in
             slots.append(slot)
             wake.ring()
         }
-        guard let job else { return nil }
-        return Claim(job, from: self)
+        guard let (job, stop) = claimed else { return nil }
+        return Claim(job, stop, from: self)
     }
 
     /// From now on `next` answers nil; what was claimed goes on.
@@ -124,6 +123,34 @@ package actor Queue {
         isDraining = true
         while let slot = slots.popLast() { slot.resume(returning: nil) }
         wake.ring()
+    }
+
+    /// Claims nothing until `resume`; what was claimed goes on, and slots go on waiting.
+    package func suspend() { isSuspended = true }
+    package func resume() {
+        isSuspended = false
+        wake.ring()
+    }
+
+    /// What `mayfly.worker` and `mayfly doctor` show of this worker's host; told to the database
+    /// with the next heartbeat.
+    package func reportHealth(_ state: HostState, note: String?) {
+        health = (state, note)
+        isHinted = true
+        keeper.ring()
+    }
+
+    /// Stops every attempt that is held, to be given back.
+    package func interruptAll() { stopAll(.interrupted) }
+
+    func stopAll(_ reason: StopReason) { for token in held.keys { stop(token, reason) } }
+
+    /// An attempt whose outcome is on its way to the database is past stopping.
+    func stop(_ token: Int64, _ reason: StopReason) {
+        guard let attempt = held[token], !attempt.isSettling else { return }
+        logger.info(
+            "an attempt must stop", metadata: ["token": "\(token)", "why": "\(reason.rawValue)"])
+        attempt.stop.yield(reason)
     }
 
     /// How many claims are not settled.
@@ -135,7 +162,7 @@ package actor Queue {
     func hand() async {
         var idle = Idleness(first: settings.firstPause, longest: settings.poll)
         while !isClosed {
-            guard !slots.isEmpty, !isDraining else {
+            guard !slots.isEmpty, !isDraining, !isSuspended else {
                 await wake.wait(atMost: .seconds(60))
                 continue
             }
@@ -174,17 +201,24 @@ package actor Queue {
                 (pin ->> 'clock')::bigint as pin_clock
             from mayfly.claim(\(worker), \(settings.queues), \(settings.kinds), \(want))
             """)
-        for row in 0..<rows.count {
+        let taken = min(rows.count, slots.count)
+        for row in 0..<taken {
             let job = Job(rows, row, worker: worker)
-            held[job.token] = Held(worker: worker)
-            if let slot = slots.popLast() {
-                slot.resume(returning: job)
-            } else {
-                // Drained while the claim was under way: back to its place.
-                Task { _ = try? await settle(job, .interrupted) }
-            }
+            let (signal, source) = StopSignal.make()
+            held[job.token] = Held(stop: source)
+            slots.removeLast().resume(returning: (job, signal))
+        }
+        if taken < rows.count {
+            // Drained while the claim was under way: the rest goes back to its place.
+            try await giveBackOthers(connection)
         }
         return rows.count
+    }
+
+    /// Gives back what the database says this worker holds and it knows nothing of.
+    func giveBackOthers(_ connection: Connection) async throws(PostgresError) {
+        try await connection.run(
+            "select mayfly.give_back(\(worker), \(Array(held.keys)))")
     }
 
     private func arm(_ connection: Connection) async throws(PostgresError) -> Duration? {

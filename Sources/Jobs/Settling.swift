@@ -74,9 +74,8 @@ extension Queue {
     /// One transaction: the blobs, in the order of their addresses so that two settlements cannot
     /// deadlock, then the outcome, which refuses it all when the attempt is not held.
     private static func statements(_ job: Job, _ outcome: Outcome) -> [Statement] {
-        let ending = Ending(outcome)
         var statements: [Statement] = []
-        for blob in (ending.report?.blobs ?? []).sorted(by: { $0.sha256 < $1.sha256 }) {
+        for blob in (outcome.report?.blobs ?? []).sorted(by: { $0.sha256 < $1.sha256 }) {
             for (ordinal, start) in stride(from: 0, to: blob.bytes.count, by: partByteCount)
                 .enumerated()
             {
@@ -86,37 +85,18 @@ extension Queue {
             }
             statements.append("select mayfly.seal_blob(\(blob.sha256), \(blob.bytes.count))")
         }
-        let report = ending.report
+        let report = outcome.report
         statements.append(
             """
-            select mayfly.settle(\(job.worker), \(job.id), \(job.token), \(ending.how),
-                \(ending.failure?.reason.rawValue),
-                \(ending.failure.map { Storable.text($0.message) }),
+            select mayfly.settle(\(job.worker), \(job.id), \(job.token), \(outcome.how),
+                \(outcome.failure?.reason.rawValue),
+                \(outcome.failure.map { Storable.text($0.message) }),
                 \(report?.result.map(Storable.json)), \(report?.machine), \(report?.generation),
                 \(report?.seed), \(report?.clock), \(report?.timings.map(Storable.json)),
                 \(report?.usage.map(Storable.json)),
                 \(report?.logTail.map(Storable.text))) as settled
             """)
         return statements
-    }
-}
-
-/// An outcome in the words of mayfly.settle.
-private struct Ending {
-    let how: String
-    var failure: Failure?
-    var report: Report?
-
-    init(_ outcome: Outcome) {
-        switch outcome {
-        case .succeeded(let report): (how, self.report) = ("succeeded", report)
-        case .failed(let failure, let report):
-            (how, self.failure, self.report) = ("failed", failure, report)
-        case .lost(let failure, let report):
-            (how, self.failure, self.report) = ("lost", failure, report)
-        case .interrupted: how = "interrupted"
-        case .cancelled(let report): (how, self.report) = ("cancelled", report)
-        }
     }
 }
 

@@ -12,7 +12,9 @@ struct Machine: ~Copyable {
     let qemu: QEMU
     let session: AgentSession
     let vsock: VsockContext?
-    var identity: MachineIdentity
+    let identity: MachineIdentity
+    /// Of its restore; the rest is known when it is gone.
+    let timings: MachineTimings
 
     /// Kills the hypervisor; nothing of the machine is left when this returns.
     consuming func destroy() async -> ChildUsage { await qemu.end() }
@@ -51,12 +53,6 @@ struct Freshness: Sendable {
     }
 }
 
-/// How long each step of a restore took.
-struct RestoreTimings: Sendable {
-    var restore = Duration.zero
-    var prepare = Duration.zero
-}
-
 extension Machine {
     /// Loads the snapshot into a waiting standby, resumes it, and proves it fresh.
     ///
@@ -64,14 +60,15 @@ extension Machine {
     @LoopActor
     static func restore(
         from standby: consuming Standby, freshness: Freshness,
-        before deadline: ContinuousClock.Instant, timings: inout RestoreTimings
+        before deadline: ContinuousClock.Instant
     ) async throws(MachineError) -> Machine {
         let (qemu, image) = (standby.qemu, standby.image)
+        var timings = MachineTimings(startedFrom: standby.startedFrom)
         do throws(MachineError) {
             let begin = ContinuousClock.now
             try await qemu.load(state: standby.state.number, before: deadline)
             try await qemu.resume(before: deadline)
-            timings.restore += .now - begin
+            timings.restore = .now - begin
             let id = "m-" + hexText(randomBytes(8))
             let prepared = ContinuousClock.now
             let session = try await AgentSession.open(
@@ -79,7 +76,7 @@ extension Machine {
                 before: deadline)
             let clock = try await session.prepare(
                 freshness, id: id, generation: image.manifest.generation, before: deadline)
-            timings.prepare += .now - prepared
+            timings.prepare = .now - prepared
             let identity = MachineIdentity(
                 id: id, image: image.manifest.definition.name,
                 generation: image.manifest.generation, hypervisor: "qemu",
@@ -87,7 +84,8 @@ extension Machine {
                 transport: image.manifest.hardware.transport,
                 entropySeed: freshness.entropy + freshness.interpreterSeed, clock: clock)
             return Machine(
-                id: id, qemu: qemu, session: session, vsock: standby.vsock, identity: identity)
+                id: id, qemu: qemu, session: session, vsock: standby.vsock, identity: identity,
+                timings: timings)
         } catch {
             throw await qemu.end(explaining: error)
         }

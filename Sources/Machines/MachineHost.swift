@@ -90,13 +90,11 @@ package final class MachineHost {
         onOutput: (@Sendable (OutputStream, [UInt8]) -> Void)? = nil
     ) async throws(MachineError) -> MachineRun {
         let image = try await image(name, generation: pin?.generation)
-        return try await withMachine(restoring: image, pin: pin) {
-            (machine, timings) throws(MachineError) in
-            var timings = timings
-            let report = try await machine.session.run(
-                job, timings: &timings, onOutput: onOutput)
-            return MachineRun(report: report, identity: machine.identity, timings: timings)
+        let (run, timings) = try await withMachine(restoring: image, pin: pin) {
+            machine throws(MachineError) in
+            (try await machine.session.run(job, onOutput: onOutput), machine.identity)
         }
+        return MachineRun(report: run.0, identity: run.1, timings: timings)
     }
 
     /// Restores one machine, proves it fresh, and destroys it: an operator's smoke test.
@@ -105,11 +103,10 @@ package final class MachineHost {
     }
 
     /// The scope of a machine: restored before `body`, destroyed after it, whatever happens in it.
-    func withMachine(
+    func withMachine<Value>(
         restoring image: GoldenImage, pin: Pin? = nil,
-        _ body:
-            @LoopActor (borrowing Machine, MachineTimings) async throws(MachineError) -> MachineRun
-    ) async throws(MachineError) -> MachineRun {
+        _ body: @LoopActor (borrowing Machine) async throws(MachineError) -> Value
+    ) async throws(MachineError) -> (value: Value, timings: MachineTimings) {
         guard !isClosed else { throw MachineError(.cancelled, "the host is shutting down") }
         machineCount += 1
         defer { machineCount -= 1 }
@@ -117,24 +114,20 @@ package final class MachineHost {
         let freshness = try Freshness(pin: pin)
         let begin = ContinuousClock.now
         let standby = try await takeStandby(of: image)
-        let startedFrom = standby.startedFrom
-        var restored = RestoreTimings(restore: .now - begin)
+        let waited = ContinuousClock.now - begin
         let machine = try await Machine.restore(
-            from: standby, freshness: freshness, before: deadline, timings: &restored)
-        var timings = MachineTimings(
-            restore: restored.restore, prepare: restored.prepare, run: .zero, collect: .zero,
-            destroy: .zero, startedFrom: startedFrom)
-        var result: Result<MachineRun, MachineError>
-        do throws(MachineError) { result = .success(try await body(machine, timings)) } catch {
+            from: standby, freshness: freshness, before: deadline)
+        var timings = machine.timings
+        timings.restore += waited
+        let result: Result<Value, MachineError>
+        do throws(MachineError) { result = .success(try await body(machine)) } catch {
             result = .failure(await machine.qemu.end(explaining: error.of(machine.identity)))
         }
         let destroying = ContinuousClock.now
         _ = await machine.destroy()
         timings.destroy = .now - destroying
         refillLater(image)
-        var run = try result.get()
-        run.timings.destroy = timings.destroy
-        return run
+        return (try result.get(), timings)
     }
 
     /// Ends every standby; machines must have ended before.
@@ -221,7 +214,7 @@ extension GoldenImage {
 private final class StandbyBox {
     private var standby: Standby?
     init(_ standby: consuming Standby) {
-        standby.startedFrom = "standby"
+        standby.startedFrom = .standby
         self.standby = consume standby
     }
     func take() -> Standby? { standby.take() }

@@ -135,18 +135,17 @@ package struct RestoreBench {
             [], [], [], []
         )
         for _ in 0..<rounds {
-            var timings = RestoreTimings()
             let waiting = withStandby ? try await host.spawnStandby(of: image) : nil
             let begin = ContinuousClock.now
             let machine: Machine
             if let waiting {
-                machine = try await makeMachine(waiting, &timings)
+                machine = try await makeMachine(waiting)
             } else {
-                machine = try await makeMachine(try await host.spawnStandby(of: image), &timings)
+                machine = try await makeMachine(try await host.spawnStandby(of: image))
             }
             total.append((ContinuousClock.now - begin).milliseconds)
-            restore.append(timings.restore.milliseconds)
-            prepare.append(timings.prepare.milliseconds)
+            restore.append(machine.timings.restore.milliseconds)
+            prepare.append(machine.timings.prepare.milliseconds)
             let destroying = ContinuousClock.now
             _ = await machine.destroy()
             destroy.append((ContinuousClock.now - destroying).milliseconds)
@@ -155,18 +154,16 @@ package struct RestoreBench {
     }
 
     private func makeMachine(
-        _ standby: consuming Standby, _ timings: inout RestoreTimings
+        _ standby: consuming Standby
     ) async throws(MachineError) -> Machine {
         try await Machine.restore(
-            from: standby, freshness: Freshness(pin: nil), before: .now + Self.limit,
-            timings: &timings)
+            from: standby, freshness: Freshness(pin: nil), before: .now + Self.limit)
     }
 
     private func resumes() async throws(MachineError) -> [Double] {
         var samples: [Double] = []
         for _ in 0..<rounds {
-            var timings = RestoreTimings()
-            let machine = try await makeMachine(try await host.spawnStandby(of: image), &timings)
+            let machine = try await makeMachine(try await host.spawnStandby(of: image))
             try await machine.session.ping(before: .now + Self.limit)
             try await machine.pause()
             let begin = ContinuousClock.now
@@ -183,16 +180,13 @@ package struct RestoreBench {
         for _ in 0..<count {
             var job = GuestJob(program: .python(source: "print(6*7)"), timeout: .seconds(60))
             job.usesParkedInterpreter = parked
-            let run = try await host.withMachine(restoring: image) {
-                (machine, timings) throws(MachineError) in
-                var timings = timings
-                let report = try await machine.session.run(job, timings: &timings, onOutput: nil)
-                return MachineRun(report: report, identity: machine.identity, timings: timings)
+            let (report, _) = try await host.withMachine(restoring: image) {
+                machine throws(MachineError) in try await machine.session.run(job)
             }
-            guard run.report.stdout.bytes == Array("42\n".utf8), run.report.isWarm == parked,
-                let firstByte = run.report.firstByte
+            guard report.stdout.bytes == Array("42\n".utf8), report.isWarm == parked,
+                let firstByte = report.firstByte
             else {
-                throw MachineError(.machineLost, "the bench's own job went wrong: \(run.report)")
+                throw MachineError(.machineLost, "the bench's own job went wrong: \(report)")
             }
             samples.append(firstByte.milliseconds)
         }
@@ -202,10 +196,9 @@ package struct RestoreBench {
     /// Proportional memory of each of `count` clones alive together, as the kernel shares it out.
     private func memoryPerClone(_ count: Int) async throws(MachineError) -> [Double] {
         var machines: [MachineBox] = []
-        var timings = RestoreTimings()
         for _ in 0..<count {
             machines.append(
-                MachineBox(try await makeMachine(try await host.spawnStandby(of: image), &timings)))
+                MachineBox(try await makeMachine(try await host.spawnStandby(of: image))))
         }
         let samples = machines.compactMap(\.proportionalMebibytes)
         for box in machines { await box.destroy() }

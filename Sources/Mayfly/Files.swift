@@ -89,7 +89,7 @@ enum Files {
         let file = unsafe openat(place, last, flags, 0o644)
         guard file >= 0 else { throw FileError("write \(name) in", directory) }
         defer { close(file) }
-        Words.bytes(bytes, to: file)
+        Console.bytes(bytes, to: file)
         var status = stat()
         guard unsafe fstat(file, &status) == 0, Int(status.st_size) == bytes.count else {
             throw FileError("finish \(name) in", directory)

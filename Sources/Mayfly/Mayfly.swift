@@ -63,20 +63,20 @@ struct Mayfly: AsyncParsableCommand {
     private static func report(_ error: any Error) -> Int32 {
         if let code = error as? ExitCode { return code.rawValue }
         if let error = error as? ConfigurationError {
-            Words.say("mayfly: \(error)")
+            Console.say("mayfly: \(error)")
             return 2
         }
         // ArgumentParser's own errors, and requests for help: those end well.
         let code = exitCode(for: error)
         if code.isSuccess {
-            Words.data(message(for: error))
+            Console.data(message(for: error))
             return 0
         }
         if code == .validationFailure {
-            Words.say(fullMessage(for: error))
+            Console.say(fullMessage(for: error))
             return 2
         }
-        Words.say("mayfly: \(Words.harmless("\(error)"))")
+        Console.say("mayfly: \(Console.harmless("\(error)"))")
         return 1
     }
 }

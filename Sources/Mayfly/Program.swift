@@ -74,7 +74,7 @@ final class Program: Sendable {
     ) throws(FileError) -> (status: Int32, output: String) {
         let captured = try TemporaryFile()
         let fed = try TemporaryFile()
-        if let input { Words.write(input, to: fed.descriptor) }
+        if let input { Console.write(input, to: fed.descriptor) }
         lseek(fed.descriptor, 0, SEEK_SET)
         var request = Request(arguments)
         request.environment = environment

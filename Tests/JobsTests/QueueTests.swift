@@ -128,14 +128,11 @@ import Testing
         let took = try await withQueue(database.queueSettings(), logger: quiet) {
             queue -> Duration? in
             guard let claim = await queue.next() else { return nil }
-            let token = claim.job.token
             let begun = ContinuousClock.now
             async let state = Ledger.open(database.settings()) { ledger throws(JobsError) in
                 try await ledger.cancel(id)
             }
-            for await stop in queue.stops where stop == Stop(token: token, why: .cancelled) {
-                break
-            }
+            #expect(await reason(of: claim.stop) == .cancelled)
             let took = ContinuousClock.now - begun
             do {
                 #expect(try await state == "cancelling")
@@ -201,15 +198,11 @@ import Testing
             let settings = database.queueSettings(lease: .seconds(2))
             let settlement = try await withQueue(settings, logger: quiet) { queue -> Settlement? in
                 guard let claim = await queue.next() else { return nil }
-                let token = claim.job.token
                 do {
                     // As the reaper of another worker would, had this one been silent for too long.
                     try await other.run("update mayfly.worker set dead = true")
                     try await other.run("select mayfly.reap()")
-                    for await stop in queue.stops where stop.token == token {
-                        #expect(stop.why == .lost)
-                        break
-                    }
+                    #expect(await reason(of: claim.stop) == .lost)
                     return try await claim.settle(.succeeded(Report(result: #"{"stale": true}"#)))
                 } catch {
                     Issue.record("\(error)")
@@ -289,4 +282,9 @@ private func settleSlowly(_ claim: consuming Claim, _ settlements: inout [Settle
     do { settlements.append(try await claim.settle(.succeeded(Report(result: "{}")))) } catch {
         Issue.record("\(error)")
     }
+}
+
+/// Works until it is told to stop.
+func reason(of stop: StopSignal) async -> StopReason? {
+    await stop.guarding { try? await Task.sleep(for: .seconds(60)) }.stopped
 }

@@ -131,10 +131,10 @@ struct HostProbeTests {
             binary: "q", version: "QEMU 1", accelerators: ["kvm"], hasVsockDevice: true)
         let processor = try Processor.current()
         #expect(KVMRefusal.standing(settings, qemu, processor) == nil)
-        let facts = HostProfile(
+        let profile = HostProfile(
             qemuVersion: qemu.version, processor: processor, accelerator: "kvm",
             transport: "vsock")
-        try KVMRefusal("it hung", facts).record(settings)
+        try KVMRefusal("it hung", profile).record(settings)
         let standing = try #require(KVMRefusal.standing(settings, qemu, processor))
         #expect(standing.obstacle.found.contains("it hung"))
         #expect(standing.obstacle.remedy.contains("--force"))

@@ -87,7 +87,7 @@ extension RealMachineTests {
             let host = try await TestImage.host()
             let image = try await host.image(TestImage.name, generation: nil)
             _ = try await host.withMachine(restoring: image) {
-                (machine, timings) throws(MachineError) in
+                machine throws(MachineError) in
                 var old = try Freshness(pin: nil)
                 old.pinnedClock = realtimeNow() - 3_600_000_000_000
                 let limit = ContinuousClock.now + .seconds(60)
@@ -97,15 +97,12 @@ extension RealMachineTests {
                 try await machine.resume()
                 _ = try await machine.session.prepare(
                     try Freshness(pin: nil), id: "m-new", generation: "0", before: limit)
-                var timings = timings
                 let before = realtimeNow()
                 let report = try await machine.session.run(
-                    GuestJob(program: .bash(source: "echo $EPOCHREALTIME")), timings: &timings,
-                    onOutput: nil)
+                    GuestJob(program: .bash(source: "echo $EPOCHREALTIME")))
                 let shown = Double(TestImage.text(report.stdout).trimmed) ?? 0
                 #expect(Int64(shown * 1e9) > before - 100_000_000)
                 #expect(Int64(shown * 1e9) < realtimeNow() + 100_000_000)
-                return MachineRun(report: report, identity: machine.identity, timings: timings)
             }
         }
 
@@ -127,16 +124,15 @@ extension RealMachineTests {
             let host = try await TestImage.host()
             let image = try await host.image(TestImage.name, generation: nil)
             _ = try await host.withMachine(restoring: image) {
-                (machine, timings) throws(MachineError) in
+                machine throws(MachineError) in
                 for _ in 0..<3 {
                     try await machine.pause()
                     try await machine.resume()
                     try await machine.session.ping(before: .now + .seconds(30))
                 }
-                var timings = timings
                 let report = try await machine.session.run(
-                    GuestJob(program: .command(["/bin/true"])), timings: &timings, onOutput: nil)
-                return MachineRun(report: report, identity: machine.identity, timings: timings)
+                    GuestJob(program: .command(["/bin/true"])))
+                #expect(report.ending == .exited(code: 0))
             }
         }
 

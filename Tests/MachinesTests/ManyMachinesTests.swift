@@ -44,16 +44,12 @@ extension RealMachineTests {
                 Task { @LoopActor () async throws -> Void in
                     while results.takeOne() {
                         _ = try await host.withMachine(restoring: image) {
-                            (machine, timings) throws(MachineError) in
+                            machine throws(MachineError) in
                             try await machine.session.ping(before: .now + .seconds(60))
                             results.note(machine)
-                            var timings = timings
                             let report = try await machine.session.run(
-                                GuestJob(program: .bash(source: "echo here")), timings: &timings,
-                                onOutput: nil)
+                                GuestJob(program: .bash(source: "echo here")))
                             results.answered += TestImage.text(report.stdout) == "here\n" ? 1 : 0
-                            return MachineRun(
-                                report: report, identity: machine.identity, timings: timings)
                         }
                     }
                 }
@@ -69,13 +65,10 @@ extension RealMachineTests {
             let begin = ContinuousClock.now
             let cut = Task { @LoopActor in
                 try await host.withMachine(restoring: image) {
-                    (machine, timings) throws(MachineError) in
+                    machine throws(MachineError) in
                     machine.session.cut()
-                    var timings = timings
-                    let report = try await machine.session.run(
-                        GuestJob(program: .bash(source: "sleep 60"), timeout: .seconds(90)),
-                        timings: &timings, onOutput: nil)
-                    return MachineRun(report: report, identity: machine.identity, timings: timings)
+                    _ = try await machine.session.run(
+                        GuestJob(program: .bash(source: "sleep 60"), timeout: .seconds(90)))
                 }
             }
             let other = try await TestImage.run(.bash(source: "echo fine"))

@@ -128,7 +128,7 @@ struct CommandTests {
 
     @Test func `the log keeps a guest's words on their line`() {
         #expect(LineLog.timestamp().count == 24)
-        #expect(Words.harmless("a\u{1B}]0;x\u{7}b\u{202E}") == "a\u{FFFD}]0;x\u{FFFD}b\u{FFFD}")
+        #expect(Console.harmless("a\u{1B}]0;x\u{7}b\u{202E}") == "a\u{FFFD}]0;x\u{FFFD}b\u{FFFD}")
     }
 }
 

@@ -100,6 +100,35 @@ struct ConfigurationTests {
         #expect(!found.contains("\n"))
     }
 
+    @Test func `reports everything that is wrong at once, in the order of the lines`() {
+        let text = """
+            worker.slot = 3
+            worker.lease = soon
+            log.level = info
+            = 7
+            log.level = debug
+            """
+        let lines = refusal(text).split(separator: "\n").map { String($0.prefix(20)) }
+        #expect(
+            lines == [
+                "worker.conf:1:1: unk", "worker.conf:2:16: wo", "worker.conf:4:1: exp",
+                "worker.conf:5:1: log",
+            ])
+    }
+
+    @Test func `reports a wrong line, a wrong variable and a wrong flag together`() {
+        do {
+            _ = try load(
+                "worker.slot = 3", environment: ["MAYFLY_WORKER_LEASE": "soon"],
+                flags: [("log.level", "loud", "--set log.level")])
+            Issue.record("accepted")
+        } catch {
+            let found = "\(error)".split(separator: "\n")
+            #expect(found.count == 3)
+            #expect(found.last?.hasPrefix("--set log.level: log.level expects one of") == true)
+        }
+    }
+
     @Test func `takes comments, blank lines, blanks and carriage returns`() throws {
         let configuration = try load(
             "# a comment\r\n\r\n\t worker.slots\t=  7   # seven\r\nworker.name = \"a \\\"b\\\" # c\""

@@ -1,6 +1,7 @@
 // Payloads of the kind `code`: everything that is refused, with its path, and that no payload
 // traps.
 
+import Jobs
 import Machines
 import TestSupport
 import Testing
@@ -28,11 +29,11 @@ struct PayloadTests {
         _ payload: String, timeout: Duration? = nil, blobs: Blobs = Blobs()
     ) async throws -> InvalidPayload? {
         let kind = try kind()
-        do throws(RecipeError) {
+        do throws(AttemptError) {
             _ = try await kind.recipe(payload: payload, timeout: timeout, blobs: blobs)
             return nil
         } catch {
-            guard case .invalid(let problem) = error else { throw error }
+            guard case .invalidPayload(let problem) = error else { throw error }
             return problem
         }
     }
@@ -183,11 +184,11 @@ struct PayloadTests {
         let payload = Self.file(#""name":"a","blob":"\#(Self.digest)""#)
         let missing = try await problem(payload)
         #expect(missing?.path == "$.files[0].blob")
-        #expect(missing?.reason == "blob_missing")
+        #expect(missing?.reason == .blobMissing)
         await #expect {
             try await problem(payload, blobs: Blobs(isBroken: true))
         } throws: { error in
-            if case .unavailable(let sentence) = error as? RecipeError {
+            if case .blobUnavailable(let sentence) = error as? AttemptError {
                 sentence.contains("went away")
             } else {
                 false
@@ -204,7 +205,7 @@ struct PayloadTests {
         let kind = try kind()
         for _ in 0..<20_000 {
             let value = Self.randomPayload(&random)
-            do throws(RecipeError) {
+            do throws(AttemptError) {
                 let recipe = try await kind.recipe(
                     payload: value.text, timeout: nil, blobs: Blobs())
                 for file in recipe.job.files {
@@ -214,7 +215,7 @@ struct PayloadTests {
                 }
                 #expect(recipe.job.arguments.allSatisfy { !$0.utf8.contains(0) })
             } catch {
-                guard case .invalid(let problem) = error else { continue }
+                guard case .invalidPayload(let problem) = error else { continue }
                 #expect(problem.path.hasPrefix("$"))
             }
         }

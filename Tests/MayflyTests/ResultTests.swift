@@ -22,13 +22,14 @@ struct ResultTests {
             report: GuestReport(
                 ending: ending, stdout: output(stdout), stderr: output(stderr), files: files,
                 cpu: .milliseconds(12), peakMemory: .mebibytes(3), wall: .milliseconds(34),
-                firstByte: .microseconds(1500), isWarm: true),
+                firstByte: .microseconds(1500), isWarm: true,
+                timings: JobTimings(run: .milliseconds(3), collect: .milliseconds(4))),
             identity: MachineIdentity(
                 id: "m-1", image: "code", generation: "g1", hypervisor: "qemu",
                 accelerator: "tcg", transport: "virtio-serial", entropySeed: [1, 2], clock: 7),
             timings: MachineTimings(
-                restore: .milliseconds(1), prepare: .milliseconds(2), run: .milliseconds(3),
-                collect: .milliseconds(4), destroy: .milliseconds(5), startedFrom: "standby"))
+                restore: .milliseconds(1), prepare: .milliseconds(2),
+                destroy: .milliseconds(5), startedFrom: .standby))
     }
     private func result(_ run: MachineRun) -> CodeResult {
         CodeResult(
@@ -65,17 +66,16 @@ struct ResultTests {
         #expect(try JSON(parsing: json.text) == json)
     }
 
-    private static let endings: [(GuestReport.Ending, String?, String)] = [
-        (.exited(code: 0), nil, "0"), (.exited(code: 3), "exit_nonzero", "3"),
-        (.signalled(9), "signalled", "137"), (.timedOut, "timeout", "null"),
-        (.outOfMemory, "out_of_memory", "null"), (.outputLimit("too much"), "output_limit", "null"),
+    private static let endings: [(GuestReport.Ending, Reason?, String)] = [
+        (.exited(code: 0), nil, "0"), (.exited(code: 3), .exitNonzero, "3"),
+        (.signalled(9), .signalled, "137"), (.timedOut, .timeout, "null"),
+        (.outOfMemory, .outOfMemory, "null"), (.outputLimit("too much"), .outputLimit, "null"),
     ]
     @Test("is called by how the program ended", arguments: endings)
-    func isCalled(_ ending: GuestReport.Ending, _ reason: String?, _ code: String) {
+    func isCalled(_ ending: GuestReport.Ending, _ reason: Reason?, _ code: String) {
         let result = result(run(ending, stderr: Array("Traceback\nValueError: no\n\n".utf8)))
         #expect(result.failure?.reason == reason)
         #expect(result.json["exit_code"]?.text == code)
-        if let reason { #expect(Reason(rawValue: reason) != nil, "SQL does not know \(reason)") }
         if case .exited(code: 3) = ending {
             #expect(result.failure?.message == "python ended with exit code 3: ValueError: no")
         }
@@ -130,41 +130,4 @@ struct ResultTests {
     func machineErrors(_ reason: MachineError.Reason) {
         #expect(Reason(MachineError(reason, "x")).isOurs)
     }
-}
-
-@Suite("The stop board")
-struct StopBoardTests {
-    @Test func `stops the attempt it names, and no other`() async {
-        let board = StopBoard()
-        async let one = board.stoppable(1) { await Self.untilCancelled() }
-        async let two = board.stoppable(2) { await Self.quickly() }
-        board.stop(1, .cancelled)
-        #expect(await one.stop == .cancelled)
-        #expect(await one.value == true)
-        #expect(await two.stop == nil)
-        #expect(board.count == 0)
-    }
-
-    @Test func `remembers a stop that comes before its attempt`() async {
-        let board = StopBoard()
-        board.stop(7, .cancelled)
-        let ended = await board.stoppable(7) { await Self.untilCancelled() }
-        #expect(ended.stop == .cancelled)
-        let next = await board.stoppable(7) { await Self.quickly() }
-        #expect(next.stop == nil)
-    }
-
-    @Test func `shuts down those that run and those that come`() async {
-        let board = StopBoard()
-        async let running = board.stoppable(1) { await Self.untilCancelled() }
-        board.shutDown()
-        #expect(await running.stop == .shutdown)
-        #expect(await board.stoppable(2) { await Self.untilCancelled() }.stop == .shutdown)
-    }
-
-    /// Answers true when it was cancelled; ends by itself only after an hour.
-    private static func untilCancelled() async -> Bool {
-        (try? await Task.sleep(for: .seconds(3600))) == nil
-    }
-    private static func quickly() async -> Bool { true }
 }

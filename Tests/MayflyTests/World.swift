@@ -112,7 +112,7 @@ final class World: Sendable {
             let fed = try TemporaryFile()
             let output = try TemporaryFile()
             let errors = try TemporaryFile()
-            Words.write(input, to: fed.descriptor)
+            Console.write(input, to: fed.descriptor)
             lseek(fed.descriptor, 0, SEEK_SET)
             var request = final
             request.input = fed.descriptor

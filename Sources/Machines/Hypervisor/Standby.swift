@@ -11,8 +11,7 @@ struct Standby: ~Copyable {
     let image: GoldenImage
     /// Kept open for the process that inherited it.
     let state: Descriptor
-    /// `spawn` when started for a job at hand, `standby` when it had been waiting.
-    var startedFrom = "spawn"
+    var startedFrom = MachineTimings.Start.spawn
 
     /// Starts and prepares one for `image`.
     static func spawn(

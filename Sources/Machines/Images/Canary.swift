@@ -35,17 +35,14 @@ enum Canary {
         if interpreters.contains("node") { programs.append(("node", .node(source: node))) }
         for (name, program) in programs {
             let job = GuestJob(program: program, timeout: .seconds(120))
-            let run = try await host.withMachine(restoring: image) {
-                (machine, timings) throws(MachineError) in
-                var timings = timings
-                let report = try await machine.session.run(job, timings: &timings, onOutput: nil)
-                return MachineRun(report: report, identity: machine.identity, timings: timings)
+            let (report, _) = try await host.withMachine(restoring: image) {
+                machine throws(MachineError) in try await machine.session.run(job)
             }
-            let output = String(decoding: run.report.stdout.bytes, as: UTF8.self)
-            guard run.report.ending == .exited(code: 0), !output.isEmpty else {
-                let words = String(decoding: run.report.stderr.bytes, as: UTF8.self)
+            let output = String(decoding: report.stdout.bytes, as: UTF8.self)
+            guard report.ending == .exited(code: 0), !output.isEmpty else {
+                let words = String(decoding: report.stderr.bytes, as: UTF8.self)
                 throw MachineError(
-                    .buildFailed, "a clone could not run \(name): \(run.report.ending) \(words)")
+                    .buildFailed, "a clone could not run \(name): \(report.ending) \(words)")
             }
             lines += output.split(separator: "\n").enumerated().map {
                 "\(name) line \($0.offset + 1)\t\($0.element)"

@@ -25,6 +25,7 @@ package struct GuestReport: Sendable {
     package var firstByte: Duration?
     /// Whether a parked interpreter ran it.
     package var isWarm: Bool
+    package var timings = JobTimings()
 }
 
 /// One output stream: whole, or its head and tail.
@@ -55,19 +56,33 @@ package struct MachineIdentity: Sendable {
     package var clock: Int64
 }
 
-/// Where the time of one machine went.
+/// Where the time of one machine went, beside its job's own: ``GuestReport/timings``.
 package struct MachineTimings: Sendable {
+    /// Where the machine's hypervisor came from.
+    package enum Start: String, Sendable {
+        /// It had been waiting with nothing loaded.
+        case standby
+        /// It was started for this job.
+        case spawn
+    }
     /// From the request to a loaded, running machine.
-    package var restore: Duration
+    package var restore = Duration.zero
     /// HELLO, PREPARE and READY: fresh entropy, clock and identity, proven.
-    package var prepare: Duration
+    package var prepare = Duration.zero
+    package var destroy = Duration.zero
+    package var startedFrom: Start
+}
+
+/// Where the time of one job in its machine went.
+package struct JobTimings: Sendable {
     /// Files in, program, until its exit was reported.
-    package var run: Duration
+    package var run = Duration.zero
     /// Output files.
-    package var collect: Duration
-    package var destroy: Duration
-    /// `standby` when a pre-spawned hypervisor was taken, `spawn` when it had to be started.
-    package var startedFrom: String
+    package var collect = Duration.zero
+    package init(run: Duration = .zero, collect: Duration = .zero) {
+        self.run = run
+        self.collect = collect
+    }
 }
 
 /// One job's stay in one machine that is gone by now.

@@ -22,19 +22,18 @@ extension AgentSession {
     ///
     /// - Throws: only for what is not the job's doing; its own failure is in the report.
     func run(
-        _ job: GuestJob, timings: inout MachineTimings,
-        onOutput: (@Sendable (OutputStream, [UInt8]) -> Void)?
+        _ job: GuestJob, onOutput: (@Sendable (OutputStream, [UInt8]) -> Void)? = nil
     ) async throws(MachineError) -> GuestReport {
         let begin = ContinuousClock.now
         if let source = job.sourceFile { try await put(source) }
         for file in job.files { try await put(file) }
         var run = ProgramRun(job: job, begin: .now, onOutput: onOutput)
         var report = try await runProgram(&run)
-        timings.run = .now - begin
+        report.timings.run = .now - begin
         if report.ending == .timedOut || run.isAbandoned { return report }
         let collecting = ContinuousClock.now
         try await collect(job, into: &report)
-        timings.collect = .now - collecting
+        report.timings.collect = .now - collecting
         return report
     }
 

@@ -44,7 +44,7 @@ struct BenchCommand: ParsableCommand {
                 try await MachineHost.with(configuration.host) { host in
                     try await RestoreBench.run(
                         image: "code", host: host, rounds: rounds, boots: boots
-                    ) { Words.say($0) }
+                    ) { Console.say($0) }
                 }
             }
             var table = Table("WHAT", "UNIT", "N", "P50", "P95", "P99", "MIN")
@@ -56,18 +56,17 @@ struct BenchCommand: ParsableCommand {
             if output.isJSON {
                 let all: JSON = .object([
                     "host": .string(result.host), "rows": table.json,
-                    "boot_to_restore_ratio": .number(Shown.rounded(result.bootToRestoreRatio)),
+                    "boot_to_restore_ratio": .number(Format.rounded(result.bootToRestoreRatio)),
                     "remark": .string(result.remark),
                 ])
-                return Words.data(all.text)
+                return Console.data(all.text)
             }
             table.print(asJSON: false, empty: "")
-            Words.say("host: \(result.host)")
-            Words.say(
-                "cold boot / restore: \(Shown.rounded(result.bootToRestoreRatio)). \(result.remark)"
-            )
+            Console.say("host: \(result.host)")
+            let ratio = Format.rounded(result.bootToRestoreRatio)
+            Console.say("cold boot / restore: \(ratio). \(result.remark)")
         }
-        private static func number(_ value: Double) -> JSON { .number(Shown.rounded(value, 2)) }
+        private static func number(_ value: Double) -> JSON { .number(Format.rounded(value, 2)) }
     }
 }
 
@@ -98,13 +97,13 @@ struct QueueBench: AsyncParsableCommand {
         for row in try await Bench.queue(configuration.connection, seconds: seconds) {
             table.add(
                 .string(row.name), .number(row.batch),
-                row.jobsPerSecond.map { .number(Shown.rounded($0, 0)) } ?? .null,
+                row.jobsPerSecond.map { .number(Format.rounded($0, 0)) } ?? .null,
                 Self.number(row.p50), Self.number(row.p95), Self.number(row.p99))
         }
         table.print(asJSON: output.isJSON, empty: "")
     }
     private static func number(_ duration: Duration?) -> JSON {
-        duration.map { .number(Shown.rounded($0.milliseconds, 2)) } ?? .null
+        duration.map { .number(Format.rounded($0.milliseconds, 2)) } ?? .null
     }
 }
 
@@ -166,9 +165,9 @@ struct JobsBench: AsyncParsableCommand {
                 .number(Self.percentile(samples, 0.95)), .number(Self.percentile(samples, 0.99)))
         }
         table.print(asJSON: output.isJSON, empty: "no job succeeded; is a worker running?")
-        let rate = Shown.rounded(Double(ended.count) / took.milliseconds * 1000, 2)
-        Words.say(
-            "\(succeeded.count) of \(ended.count) succeeded in \(Shown.duration(took)): "
+        let rate = Format.rounded(Double(ended.count) / took.milliseconds * 1000, 2)
+        Console.say(
+            "\(succeeded.count) of \(ended.count) succeeded in \(Format.duration(took)): "
                 + "\(rate) jobs/s")
         if succeeded.count < ended.count { throw ExitCode(1) }
     }

@@ -34,7 +34,7 @@ struct DoctorCommand: AsyncParsableCommand {
         findings.append(Self.directory(configuration, .runtimeDirectory))
         findings += Self.tools()
         findings.append(await Self.database(configuration))
-        Words.data(output.isJSON ? Self.json(findings).text : Self.text(findings))
+        Console.data(output.isJSON ? Self.json(findings).text : Self.text(findings))
         let isFit = !findings.contains { $0.state == "off" && !$0.name.hasPrefix("hardening.") }
         if !isFit { throw ExitCode(1) }
     }
@@ -65,7 +65,7 @@ struct DoctorCommand: AsyncParsableCommand {
         return lines.joined(separator: "\n")
     }
     private static func oneLine(_ text: String) -> String {
-        Words.harmless(text).split(whereSeparator: \.isNewline).joined(separator: " ")
+        Console.harmless(text).split(whereSeparator: \.isNewline).joined(separator: " ")
     }
 
     private static func images(

@@ -50,14 +50,14 @@ struct EnqueueCommand: AsyncParsableCommand {
         let ended = try await Database(configuration).with { ledger throws(JobsError) -> JobRow? in
             let id = try await ledger.enqueue(job)
             guard wait else {
-                Words.data(shows ? JSON.object(["id": .number(Int(id))]).text : "\(id)")
+                Console.data(shows ? JSON.object(["id": .number(Int(id))]).text : "\(id)")
                 return nil
             }
-            Words.say("job \(id)")
-            return try await ledger.wait(id) { Words.say("  \($0.state)") }
+            Console.say("job \(id)")
+            return try await ledger.wait(id) { Console.say("  \($0.state)") }
         }
         guard let ended else { return }
-        if shows { Words.data(ended.json.text) } else { JobText.show(ended) }
+        if shows { Console.data(ended.json.text) } else { JobText.show(ended) }
         if ended.state != "succeeded" { throw ExitCode(1) }
     }
 
@@ -65,7 +65,8 @@ struct EnqueueCommand: AsyncParsableCommand {
         var job = NewJob(kind: kind, payload: try payloadText())
         if kind == "code" {
             do throws(InvalidPayload) { _ = try CodePayload(job.payload) } catch {
-                throw ConfigurationError("\(error.reason): \(Words.harmless("\(error)"))")
+                throw ConfigurationError(
+                    "\(error.reason.rawValue): \(Console.harmless("\(error)"))")
             }
         }
         job.queue = queue

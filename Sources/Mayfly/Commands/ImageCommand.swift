@@ -44,7 +44,7 @@ struct ImageCommand: ParsableCommand {
             let configuration = try options.load()
             let definition = try configuration.image(named: name)
             let builder = ImageBuilder(settings: configuration.host, definition: definition) {
-                Words.say($0)
+                Console.say($0)
             }
             if baseOnly {
                 let directory = try await builder.buildBase(refresh: refresh)
@@ -54,11 +54,11 @@ struct ImageCommand: ParsableCommand {
                 return table.print(asJSON: output.isJSON, empty: "")
             }
             let built = try await builder.build(force: force, refresh: refresh)
-            if !built.isNew { Words.say("nothing changed: this generation was built before") }
+            if !built.isNew { Console.say("nothing changed: this generation was built before") }
             var table = Table("NAME", "GENERATION", "NEW", "SECONDS", "DIRECTORY")
             table.add(
                 .string(built.name), .string(built.generation), .bool(built.isNew),
-                .number(Shown.rounded(built.seconds)), .string(built.directory))
+                .number(Format.rounded(built.seconds)), .string(built.directory))
             table.print(asJSON: output.isJSON, empty: "")
         }
     }
@@ -113,7 +113,7 @@ struct ImageCommand: ParsableCommand {
             let probe = try await HostProbe.run(configuration.host)
             try ImageStore(stateDirectory: configuration.text(.stateDirectory))
                 .verify(name, generation: generation, on: probe.profile)
-            Words.say("\(name): signature and every digest match, and it fits this host")
+            Console.say("\(name): signature and every digest match, and it fits this host")
         }
     }
 

@@ -60,7 +60,7 @@ struct JobsCommand: AsyncParsableCommand {
         let jobs = try await Database(configuration).with { ledger throws(JobsError) in
             try await ledger.list(which.filter)
         }
-        if output.isJSON { return Words.data(JSON.array(jobs.map(\.json)).text) }
+        if output.isJSON { return Console.data(JSON.array(jobs.map(\.json)).text) }
         var table = Table("ID", "KIND", "STATE", "ATTEMPT", "QUEUE", "CREATED", "FINISHED", "ERROR")
         for job in jobs {
             let error = job.errorReason.map { "\($0): \(job.errorMessage ?? "")" }
@@ -99,7 +99,7 @@ struct ShowCommand: AsyncParsableCommand {
         if output.isJSON {
             guard case .object(var members) = job.json else { return }
             members.append(.init(name: "attempts", value: .array(attempts.map(\.json))))
-            Words.data(JSON.object(members).text)
+            Console.data(JSON.object(members).text)
         } else {
             JobText.show(job, attempts: attempts)
         }
@@ -116,7 +116,7 @@ struct ShowCommand: AsyncParsableCommand {
                 throw FileError("the blob \(digest) of \(name) is not there any more")
             }
             try Files.write(bytes, name: name, below: out)
-            Words.say("\(out)/\(Words.harmless(name)): \(bytes.count) bytes")
+            Console.say("\(out)/\(Console.harmless(name)): \(bytes.count) bytes")
         }
     }
 }
@@ -153,9 +153,9 @@ struct LogsCommand: AsyncParsableCommand {
             let text = result[name]?.string ?? ""
             let bytes = exact ?? Array(text.utf8)
             if isatty(stream) == 1 {
-                Words.write(Words.harmless(text), to: stream)
+                Console.write(Console.harmless(text), to: stream)
             } else {
-                Words.bytes(bytes, to: stream)
+                Console.bytes(bytes, to: stream)
             }
         }
     }

@@ -35,11 +35,11 @@ struct RestoreCommand: AsyncParsableCommand {
                 "hypervisor": .string(run.identity.hypervisor),
                 "accelerator": .string(run.identity.accelerator),
                 "transport": .string(run.identity.transport),
-                "restore_ms": Shown.milliseconds(run.timings.restore),
-                "prepare_ms": Shown.milliseconds(run.timings.prepare),
-                "destroy_ms": Shown.milliseconds(run.timings.destroy),
+                "restore_ms": Format.milliseconds(run.timings.restore),
+                "prepare_ms": Format.milliseconds(run.timings.prepare),
+                "destroy_ms": Format.milliseconds(run.timings.destroy),
             ])
-            if output.isJSON { return Words.data(machine.text) }
+            if output.isJSON { return Console.data(machine.text) }
             guard case .object(let members) = machine else { return }
             var table = Table("WHAT", "VALUE")
             for member in members { table.add(.string(member.name), member.value) }

@@ -4,6 +4,7 @@
 
 import ArgumentParser
 import Glibc
+import Jobs
 import Logging
 import Machines
 
@@ -61,13 +62,13 @@ struct RunCommand: AsyncParsableCommand {
     func run() async throws {
         let configuration = try options.load()
         let (text, limit) = try request(configuration)
-        guard let kind = Kinds(configuration).named("code") else { return }
+        let kind = CodeKind(configuration)
         let recipe: Recipe
-        do throws(RecipeError) {
+        do throws(AttemptError) {
             recipe = try await kind.recipe(payload: text, timeout: limit, blobs: NoBlobs())
         } catch {
-            if case .invalid(let problem) = error {
-                Words.say("mayfly: \(problem.reason): \(Words.harmless("\(problem)"))")
+            if case .invalidPayload(let problem) = error {
+                Console.say("mayfly: \(problem.reason.rawValue): \(Console.harmless("\(problem)"))")
                 throw ExitCode(2)
             }
             throw FileError("\(error)")
@@ -79,7 +80,7 @@ struct RunCommand: AsyncParsableCommand {
                 try await withStopSignals(stopping: "the task") {
                     try await host.run(recipe.job, image: recipe.image) { stream, bytes in
                         guard !isQuiet else { return }
-                        Words.bytes(bytes, to: stream == .stdout ? STDOUT_FILENO : STDERR_FILENO)
+                        Console.bytes(bytes, to: stream == .stdout ? STDOUT_FILENO : STDERR_FILENO)
                     }
                 }
             }
@@ -94,21 +95,21 @@ struct RunCommand: AsyncParsableCommand {
         if let out {
             for file in result.run.report.files {
                 try Files.write(file.bytes, name: file.name, below: out)
-                Words.say("\(out)/\(Words.harmless(file.name)): \(file.bytes.count) bytes")
+                Console.say("\(out)/\(Console.harmless(file.name)): \(file.bytes.count) bytes")
             }
         } else if !result.run.report.files.isEmpty {
-            Words.say("output files were left behind; --out says where to write them")
+            Console.say("output files were left behind; --out says where to write them")
         }
         if output.isJSON {
             var members: [JSON.Member] = [.init(name: "result", value: result.json)]
             if let failure = result.failure {
                 members.append(.init(name: "error", value: failure.json))
             }
-            Words.data(JSON.object(members).text)
+            Console.data(JSON.object(members).text)
         }
         guard let failure = result.failure else { return }
-        if failure.reason != "exit_nonzero" {
-            Words.say("mayfly: \(failure.reason): \(Words.harmless(failure.message))")
+        if failure.reason != .exitNonzero {
+            Console.say("mayfly: \(failure.reason.rawValue): \(Console.harmless(failure.message))")
         }
         switch result.run.report.ending {
         case .exited(let code): throw ExitCode(code)
@@ -186,8 +187,8 @@ struct RunCommand: AsyncParsableCommand {
     }
 }
 
-extension ProgramFailure {
-    var json: JSON { .object(["reason": .string(reason), "message": .string(message)]) }
+extension Failure {
+    var json: JSON { .object(["reason": .string(reason.rawValue), "message": .string(message)]) }
 }
 
 /// Where there is no database, there are no blobs.

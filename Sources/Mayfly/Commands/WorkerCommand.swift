@@ -47,11 +47,13 @@ struct WorkerCommand: AsyncParsableCommand {
         try await MachineHost.with(configuration.host) { host in
             let begin = ContinuousClock.now
             for fallback in host.probe.fallbacks { logger.warning("\(fallback)") }
-            try await host.prepare(images: ["code"])
+            let images = kinds.images
+            try await host.prepare(images: images)
             let settings = configuration.queueSettings(kinds: kinds.names)
             let supervisor = Supervisor(
-                workshop: Workshop(
-                    host: host, kinds: kinds, blobs: Database(configuration), stops: StopBoard()),
+                context: WorkerContext(
+                    host: host, kinds: kinds, blobs: Database(configuration), health: HostHealth()),
+                images: images,
                 slotCount: configuration.count(.workerSlots),
                 drainTimeout: configuration.duration(.drainTimeout))
             try await withQueue(settings, logger: logger) { queue in

@@ -42,15 +42,15 @@ struct Demo: Sendable {
     }
 
     private func say(_ text: String) {
-        Words.say("[\(Shown.duration(.now - begin))] \(text)")
+        Console.say("[\(Format.duration(.now - begin))] \(text)")
     }
 
     private func buildImage() async throws {
         let builder = ImageBuilder(
             settings: configuration.host, definition: configuration.codeImage
-        ) { Words.say("  \($0)") }
+        ) { Console.say("  \($0)") }
         let built = try await builder.build(force: false, refresh: false)
-        Words.say("  generation \(built.generation)\(built.isNew ? "" : ", built before")")
+        Console.say("  generation \(built.generation)\(built.isNew ? "" : ", built before")")
     }
 
     // MARK: The worker
@@ -141,7 +141,7 @@ extension Demo {
         let replay = DemoJob.replay(of: id)
         wrong += try await finish(replay, try enqueue(replay, postgres), base)
 
-        Words.data("\n== mayfly jobs")
+        Console.data("\n== mayfly jobs")
         let count = DemoJob.all.count + 2
         let jobs = try await base.with { ledger throws(JobsError) in
             var filter = Filter()
@@ -154,14 +154,14 @@ extension Demo {
                 .number(Int(job.id)), .string(job.state), .number(job.attempt),
                 job.replayOf.map { .number(Int($0)) } ?? .null, .optional(job.errorReason))
         }
-        Words.data(table.text)
+        Console.data(table.text)
         guard wrong.isEmpty else { throw FileError(wrong.joined(separator: "; ")) }
     }
 
     private func print(_ sql: String) {
-        Words.data("")
+        Console.data("")
         for line in sql.split(separator: "\n", omittingEmptySubsequences: false) {
-            Words.data("  sql> \(line)")
+            Console.data("  sql> \(line)")
         }
     }
 
@@ -174,17 +174,17 @@ extension Demo {
     }
 
     private func enqueue(_ job: DemoJob, _ postgres: PrivatePostgres) throws -> Int64 {
-        Words.data("\n== \(job.title)")
+        Console.data("\n== \(job.title)")
         print(job.sql)
         let answer = try psql(job.sql, postgres)
         guard let id = Int64(answer) else { throw FileError("psql answered \(answer)") }
-        Words.data("  → job \(id)")
+        Console.data("  → job \(id)")
         return id
     }
 
     /// Waits for one job, shows it, and answers what is wrong with it.
     private func finish(_ job: DemoJob, _ id: Int64, _ base: Database) async throws -> [String] {
-        Words.data("\n== \(id): \(job.title)")
+        Console.data("\n== \(id): \(job.title)")
         let row = try await base.with { ledger throws(JobsError) in
             try await ledger.wait(id) { say("job \(id) \($0.state)") }
         }
@@ -209,7 +209,7 @@ extension Demo {
         guard let bytes = try? Files.read("\(out)/\(name)", atMost: .mebibytes(64)),
             let size = Self.pngSize(bytes)
         else { return ["\(name) did not come back as a PNG picture"] }
-        Words.data("blob        \(out)/\(name): \(size.width) × \(size.height) pixels")
+        Console.data("blob        \(out)/\(name): \(size.width) × \(size.height) pixels")
         return []
     }
 

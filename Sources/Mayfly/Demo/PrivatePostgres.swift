@@ -39,7 +39,7 @@ struct PrivatePostgres {
             dataDirectory: "\(home)/postgres", binaries: binaries, prefix: prefix,
             socketDirectory: socketDirectory)
         if unsafe access("\(postgres.dataDirectory)/PG_VERSION", F_OK) != 0 {
-            Words.say("· making a private PostgreSQL cluster in \(postgres.dataDirectory)")
+            Console.say("· making a private PostgreSQL cluster in \(postgres.dataDirectory)")
             try postgres.run([
                 "\(binaries)/initdb", "--pgdata", postgres.dataDirectory, "--auth", "trust",
                 "--username", userName, "--encoding", "UTF8", "--locale", "C.UTF-8", "--no-sync",

@@ -1,12 +1,14 @@
 // Jobs of the kind `code`: a program in Python, JavaScript or bash with its input and the patterns
 // of its output files. The shape is drawn in README.md; everything is refused that is not in it.
 
+import Jobs
 import Machines
 import Wire
 
 /// The kind `code`.
 struct CodeKind: Kind {
     let name = "code"
+    let image = "code"
     let standardTimeout: Duration
     let timeoutMax: Duration
     let limits: OutputLimits
@@ -19,20 +21,27 @@ struct CodeKind: Kind {
 
     func recipe(
         payload: String, timeout: Duration?, blobs: any BlobSource
-    ) async throws(RecipeError) -> Recipe {
+    ) async throws(AttemptError) -> Recipe {
         let code: CodePayload
         do throws(InvalidPayload) {
             code = try CodePayload(payload)
             try check(timeout)
-        } catch { throw .invalid(error) }
+        } catch { throw .invalidPayload(error) }
         return Recipe(
-            image: "code",
+            image: image,
             job: GuestJob(
                 program: code.language.program(source: code.source), arguments: code.arguments,
                 standardInput: Array(code.standardInput.utf8), environment: code.environment,
                 files: try await code.resolvedFiles(blobs), outputs: code.outputs,
                 timeout: timeout ?? standardTimeout, limits: limits),
             programName: code.language.rawValue)
+    }
+
+    func outcome(of run: MachineRun, recipe: Recipe, job: Job) -> Outcome {
+        Outcome(
+            CodeResult(
+                run: run, programName: recipe.programName, timeout: recipe.job.timeout,
+                queueDelay: job.queueDelay))
     }
 
     private func check(_ timeout: Duration?) throws(InvalidPayload) {

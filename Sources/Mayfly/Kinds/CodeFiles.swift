@@ -1,6 +1,7 @@
 // The input files of a `code` payload: names that stay in the job's directory, content as text,
 // base64 or blob. Called by CodePayload; blobs are fetched only when everything else is right.
 
+import Jobs
 import Machines
 import Wire
 
@@ -79,7 +80,7 @@ extension CodePayload {
     }
 
     /// The files with their bytes; every blob is fetched once.
-    func resolvedFiles(_ blobs: any BlobSource) async throws(RecipeError) -> [GuestFile] {
+    func resolvedFiles(_ blobs: any BlobSource) async throws(AttemptError) -> [GuestFile] {
         var total = source.utf8.count + standardInput.utf8.count
         var fetched: [String: [UInt8]] = [:]
         var result: [GuestFile] = []
@@ -97,7 +98,7 @@ extension CodePayload {
             }
             total += bytes.count
             guard total <= Bounds.input.bytes else {
-                throw .invalid(
+                throw .invalidPayload(
                     InvalidPayload(
                         path: file.path,
                         sentence: "source, stdin and files are over \(Bounds.input) with this file")
@@ -110,17 +111,17 @@ extension CodePayload {
 
     private static func fetch(
         _ digest: String, for file: File, from blobs: any BlobSource
-    ) async throws(RecipeError) -> [UInt8] {
+    ) async throws(AttemptError) -> [UInt8] {
         let found: [UInt8]?
         do { found = try await blobs.bytes(of: digest) } catch {
-            throw .unavailable("the blob \(digest) could not be read: \(error)")
+            throw .blobUnavailable("the blob \(digest) could not be read: \(error)")
         }
         guard let found else {
-            throw .invalid(
+            throw .invalidPayload(
                 InvalidPayload(
                     path: "\(file.path).blob",
                     sentence: "there is no blob \(digest); store it with mayfly.put_blob first",
-                    reason: "blob_missing"))
+                    reason: .blobMissing))
         }
         return found
     }

@@ -1,13 +1,8 @@
 // What a `code` job leaves in `mayfly.job.result` and how its end is called. Pure: a machine's
 // report goes in, JSON and words come out. Everything in a report may have been chosen by a guest.
 
+import Jobs
 import Machines
-
-/// The job's own failure, in the words of `error`.
-struct ProgramFailure: Sendable, Equatable {
-    var reason: String
-    var message: String
-}
 
 /// A finished program, as it is stored.
 struct CodeResult: Sendable {
@@ -18,29 +13,29 @@ struct CodeResult: Sendable {
     let queueDelay: Duration?
 
     /// `nil` when the program did what it should.
-    var failure: ProgramFailure? {
+    var failure: Failure? {
         switch run.report.ending {
         case .exited(code: 0): nil
         case .exited(let code):
-            ProgramFailure(
-                reason: "exit_nonzero",
-                message: "\(programName) ended with exit code \(code)\(lastWords)")
+            Failure(
+                .exitNonzero,
+                "\(programName) ended with exit code \(code)\(lastWords)")
         case .signalled(let signal):
-            ProgramFailure(
-                reason: "signalled",
-                message: "\(programName) was ended by signal \(signal)"
+            Failure(
+                .signalled,
+                "\(programName) was ended by signal \(signal)"
                     + "\(Self.signalNames[signal].map { " (\($0))" } ?? "")\(lastWords)")
         case .timedOut:
-            ProgramFailure(
-                reason: "timeout",
-                message: "\(programName) still ran after \(timeout.settingText) and was stopped")
+            Failure(
+                .timeout,
+                "\(programName) still ran after \(timeout.settingText) and was stopped")
         case .outOfMemory:
-            ProgramFailure(
-                reason: "out_of_memory",
-                message: "\(programName) used more memory than its machine has "
+            Failure(
+                .outOfMemory,
+                "\(programName) used more memory than its machine has "
                     + "(files in the job's directory count, too)")
         case .outputLimit(let sentence):
-            ProgramFailure(reason: "output_limit", message: sentence)
+            Failure(.outputLimit, sentence)
         }
     }
 
@@ -154,11 +149,11 @@ struct CodeResult: Sendable {
         add("queue_ms", queueDelay)
         add("restore_ms", timings.restore)
         add("prepare_ms", timings.prepare)
-        add("run_ms", timings.run)
+        add("run_ms", report.timings.run)
         add("first_byte_ms", report.firstByte)
-        add("collect_ms", timings.collect)
+        add("collect_ms", report.timings.collect)
         add("destroy_ms", timings.destroy)
-        members.append(.init(name: "started_from", value: .string(timings.startedFrom)))
+        members.append(.init(name: "started_from", value: .string(timings.startedFrom.rawValue)))
         members.append(
             .init(name: "interpreter", value: .string(report.isWarm ? "warm" : "cold")))
         return .object(members)
@@ -171,5 +166,19 @@ struct CodeResult: Sendable {
             "hypervisor": .string(machine.hypervisor), "accelerator": .string(machine.accelerator),
             "transport": .string(machine.transport),
         ])
+    }
+}
+
+extension Outcome {
+    /// A program that ran to some end; what it printed and left is stored either way.
+    init(_ result: CodeResult) {
+        var report = Report(
+            result: result.json.text,
+            blobs: result.run.report.files.map { Blob(sha256: $0.sha256, bytes: $0.bytes) })
+        report.identify(result.run.identity)
+        report.timings = result.timings.text
+        report.usage = result.usage.text
+        report.logTail = result.logTail
+        self = result.failure.map { .failed($0, report) } ?? .succeeded(report)
     }
 }

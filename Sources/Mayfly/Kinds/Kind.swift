@@ -1,18 +1,30 @@
-// What the kinds of jobs have in common: a payload comes in, a recipe for one machine comes out, or
-// a refusal that names the place in the payload. Called by Attempt; touches neither queue nor VM.
+// What the kinds of jobs have in common: a payload becomes a recipe for one machine, or a refusal
+// that names the place in the payload; what the machine leaves becomes an outcome. Called by
+// Attempt; touches neither the queue nor a machine.
 
+import Jobs
 import Machines
 
 /// One kind of job, by the word in `mayfly.job.kind`.
 protocol Kind: Sendable {
     var name: String { get }
+    /// The golden image that its machines are restored from.
+    var image: String { get }
     /// Checks everything about a payload that can be checked without a machine.
     ///
-    /// - Throws: ``RecipeError/invalid(_:)`` for the job's own fault,
-    ///   ``RecipeError/unavailable(_:)`` for ours.
+    /// - Throws: ``AttemptError/invalidPayload(_:)`` for the job's own fault,
+    ///   ``AttemptError/blobUnavailable(_:)`` for ours.
     func recipe(
         payload: String, timeout: Duration?, blobs: any BlobSource
-    ) async throws(RecipeError) -> Recipe
+    ) async throws(AttemptError) -> Recipe
+    /// What is stored of a job whose machine ran to the job's own end, well or not.
+    func outcome(of run: MachineRun, recipe: Recipe, job: Job) -> Outcome
+}
+
+extension Kind {
+    func recipe(for job: Job, blobs: any BlobSource) async throws(AttemptError) -> Recipe {
+        try await recipe(payload: job.payload, timeout: job.timeout, blobs: blobs)
+    }
 }
 
 /// What one machine is to do.
@@ -24,19 +36,11 @@ struct Recipe: Sendable {
     var programName: String
 }
 
-/// Why there is no recipe.
-enum RecipeError: Error, Sendable {
-    case invalid(InvalidPayload)
-    /// The database did not give a blob; the job is not to blame.
-    case unavailable(String)
-}
-
 /// A place in a payload and what is wrong there: `$.files[0].name: …`.
 struct InvalidPayload: Error, Sendable, CustomStringConvertible {
     var path: String
     var sentence: String
-    /// In the words of `error.reason`.
-    var reason = "invalid_payload"
+    var reason = Reason.invalidPayload
     var description: String { "\(path): \(sentence)" }
 }
 
@@ -50,8 +54,13 @@ protocol BlobSource: Sendable {
 struct Kinds: Sendable {
     let all: [any Kind]
     init(_ configuration: Configuration) { all = [CodeKind(configuration)] }
-    func named(_ name: String) -> (any Kind)? { all.first { $0.name == name } }
+    func named(_ name: String) throws(AttemptError) -> any Kind {
+        guard let kind = all.first(where: { $0.name == name }) else { throw .unknownKind(name) }
+        return kind
+    }
     var names: [String] { all.map(\.name) }
+    /// Each image once.
+    var images: [String] { Set(all.map(\.image)).sorted() }
 }
 
 // MARK: Reading payloads

@@ -7,6 +7,15 @@
 struct ConfigurationError: Error, CustomStringConvertible {
     let description: String
     init(_ description: String) { self.description = description }
+
+    /// Everything that is wrong, a line each; so many that nobody reads them all are cut.
+    init(_ problems: [String]) {
+        let more = problems.count - Self.problemsMax
+        description =
+            problems.prefix(Self.problemsMax).joined(separator: "\n")
+            + (more > 0 ? "\n… and \(more) more" : "")
+    }
+    private static let problemsMax = 50
 }
 
 /// A file's settings in order, each with its place.
@@ -20,6 +29,7 @@ struct ConfFile: Sendable {
     }
     /// One line that sets something.
     struct Entry: Sendable {
+        var line: Int
         var key: String
         var value: Raw
         /// `file:line:column` of the key and of the value, from 1.
@@ -28,10 +38,14 @@ struct ConfFile: Sendable {
     }
 
     var entries: [Entry] = []
+    /// The lines that are none, as sentences with `file:line:column`.
+    var problems: [(line: Int, sentence: String)] = []
 
     static let byteCountMax = 1 << 20  // a manual with every key is 10 KiB; more is another file
 
-    /// - Throws: ``ConfigurationError`` with `name:line:column` at the first line that is none.
+    /// Reads every line; what is wrong with one does not hide what is wrong with the next.
+    ///
+    /// - Throws: ``ConfigurationError`` for a file that is too large to be a worker.conf.
     init(_ text: String, name: String) throws(ConfigurationError) {
         guard text.utf8.count <= Self.byteCountMax else {
             throw ConfigurationError("\(name): larger than 1 MiB; this is not a worker.conf")
@@ -39,15 +53,17 @@ struct ConfFile: Sendable {
         let lines = text.split(omittingEmptySubsequences: false) { $0 == "\n" || $0 == "\r\n" }
         var places: [String: Int] = [:]
         for (index, line) in lines.enumerated() {
-            var reader = LineReader(line: line, place: "\(name):\(index + 1)")
-            guard let entry = try reader.entry() else { continue }
-            if let earlier = places[entry.key] {
-                throw ConfigurationError(
-                    "\(entry.keyPlace): \(entry.key) is set a second time (first in line "
-                        + "\(earlier)); keep one of them")
-            }
-            places[entry.key] = index + 1
-            entries.append(entry)
+            do throws(ConfigurationError) {
+                var reader = LineReader(line: line, number: index + 1, file: name)
+                guard let entry = try reader.entry() else { continue }
+                if let earlier = places[entry.key] {
+                    throw ConfigurationError(
+                        "\(entry.keyPlace): \(entry.key) is set a second time (first in line "
+                            + "\(earlier)); keep one of them")
+                }
+                places[entry.key] = entry.line
+                entries.append(entry)
+            } catch { problems.append((index + 1, error.description)) }
         }
     }
 }
@@ -55,16 +71,18 @@ struct ConfFile: Sendable {
 /// Walks through one line; columns count characters from 1.
 private struct LineReader {
     private let characters: [Character]
-    private let place: String
+    private let number: Int
+    private let file: String
     private var index = 0
 
-    init(line: Substring, place: String) {
+    init(line: Substring, number: Int, file: String) {
         characters = Array(line)
-        self.place = place
+        self.number = number
+        self.file = file
     }
 
     private var next: Character? { index < characters.count ? characters[index] : nil }
-    private func at(_ index: Int) -> String { "\(place):\(index + 1)" }
+    private func at(_ index: Int) -> String { "\(file):\(number):\(index + 1)" }
 
     mutating func entry() throws(ConfigurationError) -> ConfFile.Entry? {
         skipBlanks()
@@ -89,7 +107,8 @@ private struct LineReader {
                     + "one setting a line, texts in double quotes")
         }
         return ConfFile.Entry(
-            key: key, value: value, keyPlace: at(keyStart), valuePlace: at(valueStart))
+            line: number, key: key, value: value, keyPlace: at(keyStart), valuePlace: at(valueStart)
+        )
     }
 
     private mutating func value(of key: String) throws(ConfigurationError) -> ConfFile.Raw {

@@ -4,7 +4,7 @@
 import Glibc
 
 /// The two streams of a command.
-enum Words {
+enum Console {
     /// Data for the caller's eyes or the next program.
     static func data(_ text: String) { write(text + "\n", to: STDOUT_FILENO) }
     /// Progress, remarks, and what went wrong.
@@ -104,7 +104,7 @@ struct Table {
         case .bool(let bool): return bool ? "yes" : "no"
         case .number(let text): return text
         case .string(let text):
-            let line = Words.harmless(text).split(separator: "\n").joined(separator: "\\n")
+            let line = Console.harmless(text).split(separator: "\n").joined(separator: "\\n")
                 .split(separator: "\t").joined(separator: " ")
             return line.count > cellLimit ? line.prefix(cellLimit - 1) + "…" : line
         case .array, .object: return value.text
@@ -113,14 +113,14 @@ struct Table {
 
     /// Prints the rows; an empty table says so on standard error.
     func print(asJSON: Bool, empty: String) {
-        if asJSON { return Words.data(json.text) }
-        if rows.isEmpty { return Words.say(empty) }
-        Words.data(text)
+        if asJSON { return Console.data(json.text) }
+        if rows.isEmpty { return Console.say(empty) }
+        Console.data(text)
     }
 }
 
 /// Durations and sizes for people.
-enum Shown {
+enum Format {
     static func milliseconds(_ duration: Duration) -> JSON { .number(duration.milliseconds) }
     static func rounded(_ value: Double, _ places: Int = 1) -> Double {
         let factor = places == 0 ? 1.0 : places == 1 ? 10.0 : 100.0

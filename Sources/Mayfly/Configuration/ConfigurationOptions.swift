@@ -46,7 +46,7 @@ struct ConfigurationOptions: ParsableArguments {
         let environment = Self.environment()
         let configuration = try Configuration(
             flags: flags, file: try readFile(environment), environment: environment)
-        for warning in configuration.warnings { Words.say("mayfly: warning: \(warning)") }
+        for warning in configuration.warnings { Console.say("mayfly: warning: \(warning)") }
         return configuration
     }
 

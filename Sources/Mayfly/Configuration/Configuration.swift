@@ -38,33 +38,43 @@ struct Configuration: Sendable {
         environment: [String: String], user: UserPlaces = .current()
     ) throws(ConfigurationError) {
         var found: [String: (SettingValue, Origin)] = [:]
-        for entry in file?.entries ?? [] {
-            guard let setting = Setting.named(entry.key) else {
-                throw ConfigurationError("\(entry.keyPlace): \(Self.unknown(entry.key))")
+        var problems: [String] = []
+        /// Takes one value, or notes what is wrong with it.
+        func take(
+            _ key: String, _ origin: Origin, _ keyPlace: String,
+            _ read: (Setting) throws(ValueProblem) -> SettingValue
+        ) -> String? {
+            guard let setting = Setting.named(key) else {
+                return "\(keyPlace): \(Self.unknown(key))"
             }
             do throws(ValueProblem) {
-                found[setting.key] = (try setting.read(entry.value), .file(entry.valuePlace))
-            } catch {
-                throw ConfigurationError("\(entry.valuePlace): \(setting.key) \(error.sentence)")
-            }
+                found[setting.key] = (try read(setting), origin)
+                return nil
+            } catch { return "\(origin.prefix)\(setting.key) \(error.sentence)" }
         }
+        var inFile = file?.problems ?? []
+        for entry in file?.entries ?? [] {
+            let problem = take(entry.key, .file(entry.valuePlace), entry.keyPlace) {
+                setting throws(ValueProblem) in try setting.read(entry.value)
+            }
+            if let problem { inFile.append((entry.line, problem)) }
+        }
+        problems += inFile.sorted { $0.line < $1.line }.map(\.sentence)
         for setting in Setting.all {
             let name = setting.environmentName
             guard let text = environment[name] else { continue }
-            do throws(ValueProblem) {
-                found[setting.key] = (try setting.read(text), .environment(name))
-            } catch { throw ConfigurationError("environment: \(name) \(error.sentence)") }
+            let problem = take(setting.key, .environment(name), name) {
+                setting throws(ValueProblem) in try setting.read(text)
+            }
+            if let problem { problems.append(problem) }
         }
         for flag in flags {
-            guard let setting = Setting.named(flag.key) else {
-                throw ConfigurationError("\(flag.flag): \(Self.unknown(flag.key))")
+            let problem = take(flag.key, .flag(flag.flag), flag.flag) {
+                setting throws(ValueProblem) in try setting.read(flag.value)
             }
-            do throws(ValueProblem) {
-                found[setting.key] = (try setting.read(flag.value), .flag(flag.flag))
-            } catch {
-                throw ConfigurationError("\(flag.flag): \(setting.key) \(error.sentence)")
-            }
+            if let problem { problems.append(problem) }
         }
+        guard problems.isEmpty else { throw ConfigurationError(problems) }
         var resolved: [Resolved] = []
         for setting in Setting.all {
             let (value, origin) = found[setting.key] ?? (user.standard(of: setting), .standard)

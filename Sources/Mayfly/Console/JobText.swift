@@ -18,7 +18,7 @@ enum JobText {
         output("stdout", result["stdout"]?.string)
         output("stderr", result["stderr"]?.string)
         for file in result["files"]?.texts ?? [] {
-            let size = Shown.bytes(file["size"]?.int ?? 0)
+            let size = Format.bytes(file["size"]?.int ?? 0)
             line("file", "\(file["name"]?.string ?? "") \(size) \(file["sha256"]?.string ?? "")")
         }
         if let timings = result["timings"] { line("timings", summary(timings)) }
@@ -33,20 +33,20 @@ enum JobText {
 
     private static func line(_ name: String, _ text: String) {
         let pad = String(repeating: " ", count: max(1, 12 - name.count))
-        let shown = Words.harmless(text).split(separator: "\n").joined(separator: " ")
-        Words.data("\(name)\(pad)\(shown)")
+        let shown = Console.harmless(text).split(separator: "\n").joined(separator: " ")
+        Console.data("\(name)\(pad)\(shown)")
     }
 
     /// At most 40 lines; the whole of it is in `mayfly logs` and in `--json`.
     private static func output(_ name: String, _ text: String?) {
         guard let text, !text.isEmpty else { return }
-        let lines = Words.harmless(text).split(separator: "\n", omittingEmptySubsequences: false)
+        let lines = Console.harmless(text).split(separator: "\n", omittingEmptySubsequences: false)
         for (index, text) in lines.prefix(40).enumerated()
         where index < lines.count - 1 || !text.isEmpty {
             let pad = String(repeating: " ", count: 12 - (index == 0 ? name.count : 0))
-            Words.data("\(index == 0 ? name : "")\(pad)\(text)")
+            Console.data("\(index == 0 ? name : "")\(pad)\(text)")
         }
-        if lines.count > 41 { Words.data("            … \(lines.count - 40) more lines") }
+        if lines.count > 41 { Console.data("            … \(lines.count - 40) more lines") }
     }
 
     /// `restore 12.1 ms, prepare 40 ms, interpreter warm`.
@@ -60,9 +60,9 @@ enum JobText {
         return order.compactMap { name in members.first { $0.name == name } }.map { member in
             switch member.value {
             case .number(let text) where member.name.hasSuffix("_ms"):
-                "\(member.name.dropLast(3)) \(Shown.rounded(Double(text) ?? 0)) ms"
+                "\(member.name.dropLast(3)) \(Format.rounded(Double(text) ?? 0)) ms"
             case .number(let text) where member.name.hasSuffix("_bytes"):
-                "\(member.name.dropLast(6)) \(Shown.bytes(Int(text) ?? 0))"
+                "\(member.name.dropLast(6)) \(Format.bytes(Int(text) ?? 0))"
             case .string(let text): "\(member.name) \(text)"
             default: "\(member.name) \(member.value.text)"
             }

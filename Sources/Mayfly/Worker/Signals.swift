@@ -37,7 +37,7 @@ func withStopSignals<Value: Sendable>(
             group.addTask { try await body() }
             group.addTask {
                 guard await signals.first(where: { _ in true }) != nil else { return nil }
-                Words.say("mayfly: stopping \(what)")
+                Console.say("mayfly: stopping \(what)")
                 return nil
             }
             while let finished = try await group.next() {

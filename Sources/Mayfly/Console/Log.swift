@@ -25,9 +25,9 @@ struct LineLog: LogHandler {
         let time = Self.timestamp()
         switch format {
         case .text:
-            var line = "\(time) \(event.level) \(event.message)"
-            for (key, value) in all { line += " \(key)=\(Self.quoted("\(value)"))" }
-            Words.write(Self.oneLine(line) + "\n", to: STDERR_FILENO)
+            Console.write(
+                "\(time) \(event.level) " + Self.line("\(event.message)", all) + "\n",
+                to: STDERR_FILENO)
         case .json:
             var members: [JSON.Member] = [
                 .init(name: "time", value: .string(time)),
@@ -35,21 +35,44 @@ struct LineLog: LogHandler {
                 .init(name: "message", value: .string("\(event.message)")),
             ]
             for (key, value) in all { members.append(.init(name: key, value: .string("\(value)"))) }
-            Words.write(JSON.object(members).text + "\n", to: STDERR_FILENO)
+            Console.write(JSON.object(members).text + "\n", to: STDERR_FILENO)
         }
+    }
+
+    /// Message and fields, so that what a guest chose can neither start a line nor look like a
+    /// field of ours.
+    static func line(_ message: String, _ fields: [(key: String, value: Logger.MetadataValue)])
+        -> String
+    {
+        var line = message
+        for (key, value) in fields { line += " \(key)=\(quoted("\(value)"))" }
+        return oneLine(line)
     }
 
     /// Guests choose some of the words; none of them may start a line of its own.
     private static func oneLine(_ text: String) -> String {
         var result = String.UnicodeScalarView()
         for scalar in text.unicodeScalars {
-            let isControl = scalar.value < 0x20 || (0x7F..<0xA0).contains(scalar.value)
+            // Controls, line separators, and marks that turn the direction of what follows.
+            let isControl = [.control, .lineSeparator, .paragraphSeparator, .format].contains(
+                scalar.properties.generalCategory)
             result.append(isControl ? " " : scalar)
         }
         return String(result)
     }
     private static func quoted(_ text: String) -> String {
-        text.contains { $0 == " " || $0 == "\"" } ? "\"\(text)\"" : text
+        let isPlain =
+            !text.isEmpty
+            && text.unicodeScalars.allSatisfy {
+                $0 != " " && $0 != "\"" && $0 != "\\" && $0 != "=" && !$0.properties.isWhitespace
+            }
+        guard !isPlain else { return text }
+        var result = "\""
+        for scalar in text.unicodeScalars {
+            if scalar == "\"" || scalar == "\\" { result += "\\" }
+            result.unicodeScalars.append(scalar)
+        }
+        return result + "\""
     }
 
     /// RFC 3339 with milliseconds, in UTC.

@@ -1,32 +1,16 @@
-// A worker's life: slots that claim and attempt until the queue drains, and beside them the
-// signals, the stops and the sweep. Called by `mayfly worker`; every part is a child task of one
+// A worker's life: slots that claim and attempt until the queue drains; beside them the signals,
+// the host's health and the sweep. Called by `mayfly worker`; every part is a child task of one
 // scope.
 
 import Jobs
 import Logging
 import Machines
 
-/// What every attempt needs: the machines, the kinds, the blobs, and the board of stops.
-struct Workshop: Sendable {
-    let host: MachineHost
-    let kinds: Kinds
-    let blobs: any BlobSource
-    let stops: StopBoard
-
-    /// One line per attempt.
-    func note(_ outcome: Outcome, _ settlement: Settlement, _ metadata: Logger.Metadata) {
-        var metadata = metadata
-        metadata["outcome"] = "\(outcome.word)"
-        metadata["settlement"] = "\(settlement.word)"
-        if let machine = outcome.machine { metadata["machine.id"] = "\(machine)" }
-        if let message = outcome.message { metadata["error"] = "\(message)" }
-        Logger.current.info("attempt ended", metadata: metadata)
-    }
-}
-
 /// N slots, one host, one queue.
 struct Supervisor: Sendable {
-    let workshop: Workshop
+    let context: WorkerContext
+    /// What must be restorable before this host claims anything.
+    let images: [String]
     let slotCount: Int
     let drainTimeout: Duration
     /// Dead workers' machines must not wait for a restart of this one.
@@ -40,7 +24,9 @@ struct Supervisor: Sendable {
                 return true
             }
             parts.addTask {
-                await passOnStops(queue)
+                await context.health.watch(queue) { () async throws(MachineError) in
+                    for image in images { _ = try await context.host.restoreOnce(image: image) }
+                }
                 return false
             }
             parts.addTask {
@@ -60,17 +46,9 @@ struct Supervisor: Sendable {
         await withDiscardingTaskGroup { slots in
             for _ in 0..<slotCount {
                 slots.addTask {
-                    while let claim = await queue.next() { await attempt(claim, in: workshop) }
+                    while let claim = await queue.next() { await attempt(claim, in: context) }
                 }
             }
-        }
-    }
-
-    private func passOnStops(_ queue: Queue) async {
-        for await stop in queue.stops {
-            Logger.current.info(
-                "an attempt must stop", metadata: ["token": "\(stop.token)", "why": "\(stop.why)"])
-            workshop.stops.stop(stop.token, .cancelled)
         }
     }
 
@@ -79,10 +57,11 @@ struct Supervisor: Sendable {
     /// Second, or the deadline: give them back.
     private func obey(_ signals: AsyncStream<Int32>, _ queue: Queue) async {
         guard await signals.first(where: { _ in true }) != nil else { return }
+        let running = await queue.heldCount
         Logger.current.notice(
             "draining: no new jobs; a second signal gives running ones back",
             metadata: [
-                "running": "\(workshop.stops.count)", "timeout": "\(drainTimeout.settingText)",
+                "running": "\(running)", "timeout": "\(drainTimeout.settingText)",
             ])
         await queue.drain()
         await withTaskGroup(of: Void.self) { group in
@@ -92,32 +71,21 @@ struct Supervisor: Sendable {
             group.cancelAll()
         }
         guard !Task.isCancelled else { return }  // every slot has finished by itself
+        let left = await queue.heldCount
         Logger.current.notice(
-            "giving back what still runs", metadata: ["running": "\(workshop.stops.count)"])
-        workshop.stops.shutDown()
+            "giving back what still runs", metadata: ["running": "\(left)"])
+        await queue.interruptAll()
     }
 
     private func sweep() async {
         while (try? await ContinuousClock().sleep(for: Self.sweepInterval)) != nil {
-            let report = await workshop.host.sweep()
+            let report = await context.host.sweep()
             guard report.processes + report.directories > 0 else { continue }
             Logger.current.notice(
                 "removed what a dead worker left",
                 metadata: [
                     "processes": "\(report.processes)", "directories": "\(report.directories)",
                 ])
-        }
-    }
-}
-
-extension Settlement {
-    /// For the log.
-    var word: String {
-        switch self {
-        case .stored(let state): state
-        case .retried: "retried"
-        case .givenBack: "given back"
-        case .fenced: "fenced"
         }
     }
 }

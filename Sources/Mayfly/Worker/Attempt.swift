@@ -1,0 +1,29 @@
+// One attempt at one job, from claim to outcome. READ THIS FIRST: it is the way of every job.
+// Called by Supervisor, once per claim; it never leaves a claim unsettled or a machine alive.
+
+import Jobs
+import Logging
+import Machines
+
+/// Runs the claimed job in a machine of its own and stores how that ended, exactly once.
+func attempt(_ claim: consuming Claim, in context: WorkerContext) async {
+    let job = claim.job
+    let metadata: Logger.Metadata = ["job.id": "\(job.id)", "attempt": "\(job.attempt)"]
+    let (result, stopped) = await withLogger(mergingMetadata: metadata) { _ in
+        await claim.stop.guarding { () async throws(AttemptError) in
+            let kind = try context.kinds.named(job.kind)
+            let recipe = try await kind.recipe(for: job, blobs: context.blobs)
+            let run = try await context.host.run(recipe, pin: job.pin)
+            return kind.outcome(of: run, recipe: recipe, job: job)
+        }
+    }
+    let outcome = context.health.observe(Outcome(result, stopped: stopped))
+    do throws(JobsError) {
+        let settlement = try await claim.settle(outcome)  // consumes the claim: once
+        context.log(outcome, settlement, metadata)
+    } catch {
+        Logger.current.error(
+            "the outcome could not be stored; the lease gives the job back",
+            metadata: metadata.merging(["error": "\(error)"]) { $1 })
+    }
+}
