@@ -18,15 +18,15 @@ package struct MachineError: Error, Sendable, CustomStringConvertible {
     package let reason: Reason
     package let description: String
     /// The machine that it happened to, once there was one.
-    package let machine: MachineFacts?
+    package let machine: MachineIdentity?
 
-    package init(_ reason: Reason, _ description: String, _ machine: MachineFacts? = nil) {
+    package init(_ reason: Reason, _ description: String, _ machine: MachineIdentity? = nil) {
         self.reason = reason
         self.description = description
         self.machine = machine
     }
     /// The same, of this machine.
-    func of(_ machine: MachineFacts) -> MachineError {
+    func of(_ machine: MachineIdentity) -> MachineError {
         MachineError(reason, description, machine)
     }
 }

@@ -1,5 +1,5 @@
-// A worker's host: verified images, shells that wait, and the one way to run a job in a machine of
-// its own. Called by the program; knows no queue.
+// A worker's host: verified images, hypervisors on standby, and the one way to run a job in a
+// machine of its own. Called by the program; knows no queue.
 
 import Events
 import Foundation
@@ -18,7 +18,7 @@ package final class MachineHost {
     private let store: ImageStore
     let mark: HostMark
     private var images: [String: GoldenImage] = [:]
-    private var shells: [String: [ShellBox]] = [:]
+    private var standbys: [String: [StandbyBox]] = [:]
     private var spawning: [String: Int] = [:]
     private var refills: [Int: Task<Void, Never>] = [:]
     private var refillCount = 0
@@ -46,13 +46,31 @@ package final class MachineHost {
         return host
     }
 
+    /// The scope of a host: started before `body`, closed after it, whatever happens in it.
+    package nonisolated(nonsending) static func with<Value: Sendable>(
+        _ settings: HostSettings, standbys: Int? = nil,
+        _ body: (MachineHost) async throws -> Value
+    ) async throws -> Value {
+        var settings = settings
+        if let standbys { settings.standbys = standbys }
+        let host = try await MachineHost.start(settings)
+        do {
+            let value = try await body(host)
+            await host.close()
+            return value
+        } catch {
+            await host.close()
+            throw error
+        }
+    }
+
     /// Removes processes and directories of hosts that died; every 30 s in a worker.
     package func sweep() async -> SweepReport {
         let directory = settings.runtimeDirectory
         return await offload { sweepDeadHosts(runtimeDirectory: directory) }
     }
 
-    /// Verifies and loads images, brings one machine of each to READY, and starts their shells.
+    /// Verifies and loads images, brings one machine of each to READY, and starts their standbys.
     ///
     /// - Throws: `imageMissing`, `imageRefused` naming what does not match, or why no machine can
     ///   be restored: then this host must not claim jobs, only to lose them.
@@ -60,7 +78,7 @@ package final class MachineHost {
         for name in names {
             let image = try await image(name, generation: nil)
             _ = try await restoreOnce(image: name)
-            await fillShells(of: image)
+            await fillStandbys(of: image)
         }
     }
 
@@ -74,9 +92,9 @@ package final class MachineHost {
         let image = try await image(name, generation: pin?.generation)
         let (run, timings) = try await withMachine(restoring: image, pin: pin) {
             machine throws(MachineError) in
-            (try await machine.session.run(job, onOutput: onOutput), machine.facts)
+            (try await machine.session.run(job, onOutput: onOutput), machine.identity)
         }
-        return MachineRun(report: run.0, facts: run.1, timings: timings)
+        return MachineRun(report: run.0, identity: run.1, timings: timings)
     }
 
     /// Restores one machine, proves it fresh, and destroys it: an operator's smoke test.
@@ -95,15 +113,15 @@ package final class MachineHost {
         let deadline = ContinuousClock.now + Self.restoreTimeout
         let freshness = try Freshness(pin: pin)
         let begin = ContinuousClock.now
-        let shell = try await takeShell(of: image)
+        let standby = try await takeStandby(of: image)
         let waited = ContinuousClock.now - begin
         let machine = try await Machine.restore(
-            from: shell, freshness: freshness, before: deadline)
+            from: standby, freshness: freshness, before: deadline)
         var timings = machine.timings
         timings.restore += waited
         let result: Result<Value, MachineError>
         do throws(MachineError) { result = .success(try await body(machine)) } catch {
-            result = .failure(await machine.qemu.end(explaining: error.of(machine.facts)))
+            result = .failure(await machine.qemu.end(explaining: error.of(machine.identity)))
         }
         let destroying = ContinuousClock.now
         _ = await machine.destroy()
@@ -112,13 +130,13 @@ package final class MachineHost {
         return (try result.get(), timings)
     }
 
-    /// Ends every shell; machines must have ended before.
+    /// Ends every standby; machines must have ended before.
     package func close() async {
         isClosed = true
-        // A shell that is just being started ends itself when it sees that we are closed.
+        // A standby that is just being started ends itself when it sees that we are closed.
         for refill in Array(refills.values) { await refill.value }
-        let waiting = shells.values.joined()
-        shells = [:]
+        let waiting = standbys.values.joined()
+        standbys = [:]
         for box in waiting { await box.take()?.destroy() }
     }
 
@@ -129,9 +147,9 @@ package final class MachineHost {
         if let image = images[key] { return image }
         let directory = try store.directory(of: name, generation: generation)
         let trust = try store.trustedKeys()
-        let facts = probe.host.facts
+        let profile = probe.profile
         let image = try await offload { () throws(MachineError) in
-            try GoldenImage.load(directory: directory, trust: trust, host: facts)
+            try GoldenImage.load(directory: directory, trust: trust, host: profile)
         }
         images[key] = image
         Logger.current.info(
@@ -142,62 +160,62 @@ package final class MachineHost {
         return image
     }
 
-    // MARK: Shells
+    // MARK: Standbys
 
-    private func takeShell(of image: GoldenImage) async throws(MachineError) -> Shell {
-        while let box = shells[image.key]?.popLast() {
+    private func takeStandby(of image: GoldenImage) async throws(MachineError) -> Standby {
+        while let box = standbys[image.key]?.popLast() {
             // One that died while it waited is no reason to fail the job.
-            if let shell = box.take(), !shell.qemu.hasEnded { return shell }
+            if let standby = box.take(), !standby.qemu.hasEnded { return standby }
         }
-        return try await spawnShell(of: image)
+        return try await spawnStandby(of: image)
     }
-    func spawnShell(of image: GoldenImage) async throws(MachineError) -> Shell {
-        try await Shell.spawn(
+    func spawnStandby(of image: GoldenImage) async throws(MachineError) -> Standby {
+        try await Standby.spawn(
             for: image, binary: settings.qemuBinary, mark: mark.environment)
     }
-    private func fillShells(of image: GoldenImage) async {
+    private func fillStandbys(of image: GoldenImage) async {
         while !isClosed,
-            (shells[image.key]?.count ?? 0) + (spawning[image.key] ?? 0) < settings.shells
+            (standbys[image.key]?.count ?? 0) + (spawning[image.key] ?? 0) < settings.standbys
         {
             spawning[image.key, default: 0] += 1
             defer { spawning[image.key, default: 0] -= 1 }
             do throws(MachineError) {
-                let shell = try await spawnShell(of: image)
+                let standby = try await spawnStandby(of: image)
                 if isClosed {
-                    await shell.destroy()
+                    await standby.destroy()
                 } else {
-                    shells[image.key, default: []].append(ShellBox(shell))
+                    standbys[image.key, default: []].append(StandbyBox(standby))
                 }
             } catch {
-                Logger.current.warning("no shell started", metadata: ["error": "\(error)"])
+                Logger.current.warning("no standby started", metadata: ["error": "\(error)"])
                 return
             }
         }
     }
-    /// The next shell starts when this machine is gone, so that it takes no time from a job.
+    /// The next standby starts when this machine is gone, so that it takes no time from a job.
     private func refillLater(_ image: GoldenImage) {
-        guard settings.shells > 0, !isClosed else { return }
+        guard settings.standbys > 0, !isClosed else { return }
         refillCount += 1
         let number = refillCount
         refills[number] = Task { @LoopActor in
-            await fillShells(of: image)
+            await fillStandbys(of: image)
             refills[number] = nil
         }
     }
 }
 
 extension GoldenImage {
-    /// Which shells fit: the generation decides memory, disk and devices.
+    /// Which standbys fit: the generation decides memory, disk and devices.
     var key: String { manifest.generation }
 }
 
-/// Lets a `Shell` wait in a collection; taken once.
+/// Lets a `Standby` wait in a collection; taken once.
 @LoopActor
-private final class ShellBox {
-    private var shell: Shell?
-    init(_ shell: consuming Shell) {
-        shell.startedFrom = .shell
-        self.shell = consume shell
+private final class StandbyBox {
+    private var standby: Standby?
+    init(_ standby: consuming Standby) {
+        standby.startedFrom = .standby
+        self.standby = consume standby
     }
-    func take() -> Shell? { shell.take() }
+    func take() -> Standby? { standby.take() }
 }

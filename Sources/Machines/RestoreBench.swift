@@ -61,10 +61,10 @@ package struct RestoreBench {
     private func measure(boots: Int) async throws(MachineError) -> RestoreBenchResult {
         progress("cold boots: \(boots)")
         let boot = try await coldBoots(boots)
-        progress("restores with a pre-spawned shell: \(rounds)")
-        let shelled = try await restores(withShell: true)
+        progress("restores with a pre-spawned standby: \(rounds)")
+        let standing = try await restores(withStandby: true)
         progress("restores with nothing started: \(rounds)")
-        let spawned = try await restores(withShell: false)
+        let spawned = try await restores(withStandby: false)
         progress("resumes of a stopped machine: \(rounds)")
         let resumes = try await resumes()
         progress("print in Python, parked and cold: \(rounds)")
@@ -72,25 +72,25 @@ package struct RestoreBench {
         let cold = try await prints(parked: false, max(3, rounds / 4))
         progress("memory of further clones")
         let memory = try await memoryPerClone(8)
-        let ready = zip(shelled.restore, shelled.prepare).map(+)
+        let ready = zip(standing.restore, standing.prepare).map(+)
         let rows = [
             BenchRow("cold boot to READY, interpreters started", boot.warm),
             BenchRow("cold boot to READY, interpreters not started", boot.plain),
-            BenchRow("restore to READY, shell waiting", ready),
-            BenchRow("  of it: load and resume", shelled.restore),
-            BenchRow("  of it: HELLO, PREPARE, READY", shelled.prepare),
+            BenchRow("restore to READY, standby waiting", ready),
+            BenchRow("  of it: load and resume", standing.restore),
+            BenchRow("  of it: HELLO, PREPARE, READY", standing.prepare),
             BenchRow("restore to READY, hypervisor started first", spawned.total),
             BenchRow("stopped machine, resume to PONG", resumes),
             BenchRow("READY to first byte of a Python print, parked", parked),
             BenchRow("READY to first byte of a Python print, cold", cold),
-            BenchRow("destroy", shelled.destroy),
+            BenchRow("destroy", standing.destroy),
             BenchRow("memory of one further clone (PSS)", unit: "MiB", memory),
         ]
         return RestoreBenchResult(
-            host: "\(image.manifest.qemuVersion), \(host.probe.host.accelerator), "
-                + "\(host.probe.host.transport), \(image.manifest.definition.memory)",
+            host: "\(image.manifest.qemuVersion), \(host.probe.profile.accelerator), "
+                + "\(host.probe.profile.transport), \(image.manifest.definition.memory)",
             rows: rows, bootToRestoreRatio: rows[1].p50 / rows[2].p50,
-            remark: host.probe.host.accelerator == "tcg"
+            remark: host.probe.profile.accelerator == "tcg"
                 ? "under emulation the first run of each piece of guest code is translated anew "
                     + "in every clone; that dominates PREPARE and the first byte"
                 : "page faults of the copy-on-write memory dominate")
@@ -127,7 +127,7 @@ package struct RestoreBench {
     }
 
     private func restores(
-        withShell: Bool
+        withStandby: Bool
     ) async throws(MachineError) -> (
         restore: [Double], prepare: [Double], total: [Double], destroy: [Double]
     ) {
@@ -135,13 +135,13 @@ package struct RestoreBench {
             [], [], [], []
         )
         for _ in 0..<rounds {
-            let waiting = withShell ? try await host.spawnShell(of: image) : nil
+            let waiting = withStandby ? try await host.spawnStandby(of: image) : nil
             let begin = ContinuousClock.now
             let machine: Machine
             if let waiting {
                 machine = try await makeMachine(waiting)
             } else {
-                machine = try await makeMachine(try await host.spawnShell(of: image))
+                machine = try await makeMachine(try await host.spawnStandby(of: image))
             }
             total.append((ContinuousClock.now - begin).milliseconds)
             restore.append(machine.timings.restore.milliseconds)
@@ -154,16 +154,16 @@ package struct RestoreBench {
     }
 
     private func makeMachine(
-        _ shell: consuming Shell
+        _ standby: consuming Standby
     ) async throws(MachineError) -> Machine {
         try await Machine.restore(
-            from: shell, freshness: Freshness(pin: nil), before: .now + Self.limit)
+            from: standby, freshness: Freshness(pin: nil), before: .now + Self.limit)
     }
 
     private func resumes() async throws(MachineError) -> [Double] {
         var samples: [Double] = []
         for _ in 0..<rounds {
-            let machine = try await makeMachine(try await host.spawnShell(of: image))
+            let machine = try await makeMachine(try await host.spawnStandby(of: image))
             try await machine.session.ping(before: .now + Self.limit)
             try await machine.pause()
             let begin = ContinuousClock.now
@@ -198,7 +198,7 @@ package struct RestoreBench {
         var machines: [MachineBox] = []
         for _ in 0..<count {
             machines.append(
-                MachineBox(try await makeMachine(try await host.spawnShell(of: image))))
+                MachineBox(try await makeMachine(try await host.spawnStandby(of: image))))
         }
         let samples = machines.compactMap(\.proportionalMebibytes)
         for box in machines { await box.destroy() }

@@ -58,7 +58,7 @@ struct HostProbeTests {
     /// with the reason that it gave.
     @Test func `is judged alike whether a choice is forced or left to the probes`() async throws {
         let (probe, findings) = await HostProbe.examine(TestImage.settings)
-        let host = try #require(probe).host
+        let host = try #require(probe).profile
         for (key, better, chosen) in [
             ("accelerator", "kvm", host.accelerator), ("transport", "vsock", host.transport),
         ] {
@@ -131,10 +131,10 @@ struct HostProbeTests {
             binary: "q", version: "QEMU 1", accelerators: ["kvm"], hasVsockDevice: true)
         let processor = try Processor.current()
         #expect(KVMRefusal.standing(settings, qemu, processor) == nil)
-        let facts = HostFacts(
+        let profile = HostProfile(
             qemuVersion: qemu.version, processor: processor, accelerator: "kvm",
             transport: "vsock")
-        try KVMRefusal("it hung", facts).record(settings)
+        try KVMRefusal("it hung", profile).record(settings)
         let standing = try #require(KVMRefusal.standing(settings, qemu, processor))
         #expect(standing.obstacle.found.contains("it hung"))
         #expect(standing.obstacle.remedy.contains("--force"))
@@ -205,14 +205,14 @@ extension RealMachineTests {
             #expect(lines.all.filter { $0.contains(line) }.count == 1, "\(lines.all)")
             // Emulation failed as well, so KVM is not to blame, and nothing is held against it.
             let probe = try await HostProbe.run(settings)
-            #expect(probe.host.accelerator == "kvm")
+            #expect(probe.profile.accelerator == "kvm")
             // What is held against it, every later start obeys, until somebody insists.
-            try KVMRefusal("it hung", probe.host.facts).record(settings)
+            try KVMRefusal("it hung", probe.profile).record(settings)
             let now = try await HostProbe.run(settings)
-            #expect(now.host.accelerator == "tcg")
+            #expect(now.profile.accelerator == "tcg")
             #expect(now.fallbacks.contains { $0.contains("it hung") })
             let again = try await HostProbe.run(settings, retryingKVM: true)
-            #expect(again.host.accelerator == "kvm")
+            #expect(again.profile.accelerator == "kvm")
 
             KVMRefusal.forget(settings)
             settings.accelerator = "kvm"

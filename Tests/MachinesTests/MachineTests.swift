@@ -15,7 +15,7 @@ extension RealMachineTests {
             #expect(run.report.ending == .exited(code: 3))
             #expect(TestImage.text(run.report.stdout) == "out\n")
             #expect(TestImage.text(run.report.stderr) == "err\n")
-            #expect(run.facts.entropySeed.count == 96)
+            #expect(run.identity.entropySeed.count == 96)
         }
 
         @Test func `starts Python in the parked interpreter, and cold when asked`() async throws {
@@ -80,7 +80,7 @@ extension RealMachineTests {
             let shown = try #require(Double(TestImage.text(run.report.stdout).trimmed))
             let guest = Int64(shown * 1e9)
             #expect(guest > before - 100_000_000 && guest < after + 100_000_000)
-            #expect(run.facts.clock >= before && run.facts.clock <= after)
+            #expect(run.identity.clock >= before && run.identity.clock <= after)
         }
 
         @Test func `gets the right time when its snapshot is an hour old`() async throws {
@@ -111,13 +111,13 @@ extension RealMachineTests {
             let source = "import random; print(random.random(), random.getrandbits(64))"
             let first = try await TestImage.run(.python(source: source))
             let pin = Pin(
-                generation: first.facts.generation, entropySeed: first.facts.entropySeed,
-                clock: first.facts.clock)
+                generation: first.identity.generation, entropySeed: first.identity.entropySeed,
+                clock: first.identity.clock)
             let host = try await TestImage.host()
             let again = try await host.run(
                 GuestJob(program: .python(source: source)), image: TestImage.name, pin: pin)
             #expect(first.report.stdout.bytes == again.report.stdout.bytes)
-            #expect(first.facts.clock == again.facts.clock)
+            #expect(first.identity.clock == again.identity.clock)
         }
 
         @Test func `answers soon after it stood still`() async throws {

@@ -11,13 +11,13 @@ struct TamperTests {
     let directory: TemporaryDirectory
     let store: ImageStore
     let image: String
-    let facts: HostFacts
+    let profile: HostProfile
 
     init() throws {
         directory = try TemporaryDirectory()
         store = ImageStore(stateDirectory: directory.path)
         image = directory.path + "/images/code/0123456789abcdef"
-        facts = HostFacts(
+        profile = HostProfile(
             qemuVersion: "QEMU emulator version 7.2.22", processor: try .current(),
             accelerator: "tcg", transport: "virtio-serial")
         try makeDirectory(image)
@@ -35,8 +35,8 @@ struct TamperTests {
                 hardware: VirtualHardware(
                     vCPUCount: 1, memory: .mebibytes(512), accelerator: "tcg",
                     transport: "virtio-serial"),
-                deviceModel: QEMU.deviceModel, qemuVersion: facts.qemuVersion,
-                processor: facts.processor, agent: "00", guestKernel: "6.1",
+                deviceModel: QEMU.deviceModel, qemuVersion: profile.qemuVersion,
+                processor: profile.processor, agent: "00", guestKernel: "6.1",
                 memory: try file("memory"), state: try file("state"),
                 rootDisk: try file("root.ext4"), kernel: try file("kernel"),
                 initramfs: try file("initramfs"), commandLine: "quiet",
@@ -116,11 +116,11 @@ struct TamperTests {
 
     @Test func `verified without loading has its kernel and initramfs checked too`() throws {
         let trust = try store.trustedKeys()
-        try GoldenImage.verify(directory: image, trust: trust, host: facts)
+        try GoldenImage.verify(directory: image, trust: trust, host: profile)
         for name in ["kernel", "initramfs"] {
             try flip(name, at: 5)
             #expect {
-                try GoldenImage.verify(directory: image, trust: trust, host: facts)
+                try GoldenImage.verify(directory: image, trust: trust, host: profile)
             } throws: {
                 "\($0)".contains(name)
             }
@@ -131,7 +131,7 @@ struct TamperTests {
     // MARK: Steps
 
     private func load() throws -> GoldenImage {
-        try GoldenImage.load(directory: image, trust: try store.trustedKeys(), host: facts)
+        try GoldenImage.load(directory: image, trust: try store.trustedKeys(), host: profile)
     }
     private func sign(_ manifest: Manifest) throws {
         let bytes = try manifest.encoded()

@@ -41,7 +41,7 @@ enum TestImage {
         var settings = HostSettings(
             stateDirectory: stateDirectory,
             runtimeDirectory: NSTemporaryDirectory() + "mayfly-run-\(getpid())")
-        settings.shells = 1
+        settings.standbys = 1
         return settings
     }
 
@@ -81,7 +81,7 @@ enum TestImage {
     }
 }
 
-/// Processes that carry a host's mark: its shells and machines.
+/// Processes that carry a host's mark: its standbys and machines.
 @LoopActor
 func hypervisors(of host: MachineHost) -> Set<Int32> {
     let mark = Array(host.mark.environment.utf8)

@@ -31,8 +31,8 @@ struct ConfigurationTests {
     private static let refused: [(String, String)] = [
         ("worker.slot = 3", "worker.conf:1:1: unknown key worker.slot; did you mean worker.slots?"),
         (
-            "\n  machin.shells = 1",
-            "worker.conf:2:3: unknown key machin.shells; did you mean machine.shells?"
+            "\n  machin.standby = 1",
+            "worker.conf:2:3: unknown key machin.standby; did you mean machine.standby?"
         ),
         ("quite.another.thing.altogether = 1", "worker.conf:1:1: unknown key"),
         (
@@ -141,14 +141,14 @@ struct ConfigurationTests {
     @Test func `a flag wins over the environment, that over the file, that over the default`()
         throws
     {
-        let text = "worker.slots = 2\nmachine.shells = 2\nlog.level = debug"
-        let environment = ["MAYFLY_WORKER_SLOTS": "3", "MAYFLY_MACHINE_SHELLS": "3"]
+        let text = "worker.slots = 2\nmachine.standby = 2\nlog.level = debug"
+        let environment = ["MAYFLY_WORKER_SLOTS": "3", "MAYFLY_MACHINE_STANDBY": "3"]
         let configuration = try load(
             text, environment: environment, flags: [("worker.slots", "4", "--slots")])
         #expect(configuration.count(.workerSlots) == 4)
         #expect(configuration[.workerSlots].origin == .flag("--slots"))
-        #expect(configuration.count(.shells) == 3)
-        #expect(configuration[.shells].origin == .environment("MAYFLY_MACHINE_SHELLS"))
+        #expect(configuration.count(.standbys) == 3)
+        #expect(configuration[.standbys].origin == .environment("MAYFLY_MACHINE_STANDBY"))
         #expect(configuration.text(.logLevel) == "debug")
         #expect(configuration[.workerLease].origin == .standard)
     }

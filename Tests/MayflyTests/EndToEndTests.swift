@@ -173,7 +173,7 @@ extension EndToEndTests {
 
         @Test func `is cancelled while it runs, and its machine goes at once`() async throws {
             try await World.with { world in
-                let worker = try await world.worker(["--slots", "1", "--set", "machine.shells=0"])
+                let worker = try await world.worker(["--slots", "1", "--set", "machine.standby=0"])
                 let id = try world.enqueue(
                     "bash", "echo started; sleep 300", ", timeout => '5 min'")
                 _ = try await world.until(id) { $0.state == "running" }

@@ -24,12 +24,12 @@ struct ResultTests {
                 cpu: .milliseconds(12), peakMemory: .mebibytes(3), wall: .milliseconds(34),
                 firstByte: .microseconds(1500), isWarm: true,
                 timings: JobTimings(run: .milliseconds(3), collect: .milliseconds(4))),
-            facts: MachineFacts(
+            identity: MachineIdentity(
                 id: "m-1", image: "code", generation: "g1", hypervisor: "qemu",
                 accelerator: "tcg", transport: "virtio-serial", entropySeed: [1, 2], clock: 7),
             timings: MachineTimings(
                 restore: .milliseconds(1), prepare: .milliseconds(2),
-                destroy: .milliseconds(5), startedFrom: .shell))
+                destroy: .milliseconds(5), startedFrom: .standby))
     }
     private func result(_ run: MachineRun) -> CodeResult {
         CodeResult(
@@ -61,7 +61,7 @@ struct ResultTests {
         #expect(timings?["restore_ms"] == .number(1.0))
         #expect(timings?["first_byte_ms"] == .number(1.5))
         #expect(timings?["interpreter"] == .string("warm"))
-        #expect(timings?["started_from"] == .string("shell"))
+        #expect(timings?["started_from"] == .string("standby"))
         #expect(json["usage"]?["peak_memory_bytes"] == .number(3 << 20))
         #expect(try JSON(parsing: json.text) == json)
     }

@@ -128,7 +128,7 @@ final class World: Sendable {
     /// A worker of the built program; ready to claim when this returns.
     func worker(_ flags: [String] = []) async throws -> Worker {
         let arguments =
-            ["worker", "--set", "machine.shells=1", "--set", "worker.lease=5s"] + flags
+            ["worker", "--set", "machine.standby=1", "--set", "worker.lease=5s"] + flags
         let before = try number("select count(*) from mayfly.worker")
         let log = "\(directory)/worker-\(before).log"
         let descriptor = unsafe open(log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0o600)

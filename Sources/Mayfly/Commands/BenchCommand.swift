@@ -41,7 +41,7 @@ struct BenchCommand: ParsableCommand {
         func run() async throws {
             let configuration = try options.load()
             let result = try await withLogger(configuration.makeLogger(isQuiet: true)) { _ in
-                try await MachineHost.with(configuration) { host in
+                try await MachineHost.with(configuration.host) { host in
                     try await RestoreBench.run(
                         image: "code", host: host, rounds: rounds, boots: boots
                     ) { Console.say($0) }

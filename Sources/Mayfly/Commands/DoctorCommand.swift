@@ -73,7 +73,7 @@ struct DoctorCommand: AsyncParsableCommand {
     ) -> [Check] {
         let store = ImageStore(stateDirectory: configuration.text(.stateDirectory))
         let remedy = "mayfly image build code"
-        guard let image = try? store.list(on: probe.host).first(where: \.isCurrent) else {
+        guard let image = try? store.list(on: probe.profile).first(where: \.isCurrent) else {
             return [
                 Check(
                     name: "image code", state: "off", found: "not built", remedy: remedy)

@@ -82,7 +82,7 @@ struct ImageCommand: ParsableCommand {
                 "NAME", "GENERATION", "CURRENT", "CREATED", "QEMU", "ACCELERATOR", "TRANSPORT",
                 "BYTES", "PROBLEM")
             table.cellLimit = 120
-            for image in try store.list(on: probe.host) {
+            for image in try store.list(on: probe.profile) {
                 table.add(
                     .string(image.name), .string(image.generation), .bool(image.isCurrent),
                     .string(image.createdAt), .string(image.qemuVersion),
@@ -112,7 +112,7 @@ struct ImageCommand: ParsableCommand {
             let configuration = try options.load()
             let probe = try await HostProbe.run(configuration.host)
             try ImageStore(stateDirectory: configuration.text(.stateDirectory))
-                .verify(name, generation: generation, on: probe.host)
+                .verify(name, generation: generation, on: probe.profile)
             Console.say("\(name): signature and every digest match, and it fits this host")
         }
     }

@@ -76,7 +76,7 @@ struct RunCommand: AsyncParsableCommand {
         if let out { try Files.makeDirectory(out) }
         let isQuiet = output.isJSON
         let run = try await withLogger(configuration.makeLogger(isQuiet: true)) { _ in
-            try await MachineHost.with(configuration, shells: 0) { host in
+            try await MachineHost.with(configuration.host, standbys: 0) { host in
                 try await withStopSignals(stopping: "the task") {
                     try await host.run(recipe.job, image: recipe.image) { stream, bytes in
                         guard !isQuiet else { return }

@@ -44,7 +44,7 @@ struct WorkerCommand: AsyncParsableCommand {
         _ configuration: Configuration, _ logger: Logger, _ signals: AsyncStream<Int32>
     ) async throws {
         let kinds = Kinds(configuration)
-        try await MachineHost.with(configuration) { host in
+        try await MachineHost.with(configuration.host) { host in
             let begin = ContinuousClock.now
             for fallback in host.probe.fallbacks { logger.warning("\(fallback)") }
             let images = kinds.images
@@ -61,8 +61,8 @@ struct WorkerCommand: AsyncParsableCommand {
                     "worker ready",
                     metadata: [
                         "worker": "\(settings.name)", "slots": "\(settings.slots)",
-                        "accelerator": "\(host.probe.host.accelerator)",
-                        "transport": "\(host.probe.host.transport)",
+                        "accelerator": "\(host.probe.profile.accelerator)",
+                        "transport": "\(host.probe.profile.transport)",
                         "took.ms": "\((ContinuousClock.now - begin).wholeMilliseconds)",
                     ])
                 await supervisor.run(queue, signals: signals)

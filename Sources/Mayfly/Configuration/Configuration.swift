@@ -184,7 +184,7 @@ extension Configuration {
         settings.accelerator = text(.accelerator)
         settings.transport = text(.transport)
         settings.probeTimeout = duration(.probeTimeout)
-        settings.shells = count(.shells)
+        settings.standbys = count(.standbys)
         settings.qemuBinary = text(.qemuBinary)
         let agent = text(.agentBinary)
         settings.agentBinary = agent.isEmpty ? nil : agent

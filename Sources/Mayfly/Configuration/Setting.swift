@@ -85,8 +85,8 @@ extension Setting {
     static let probeTimeout = Setting(
         "machine.probe.timeout", .duration(.seconds(1) ... .seconds(3600)), "60s",
         "how long a stock guest may take under KVM until its agent answers")
-    static let shells = Setting(
-        "machine.shells", .count(0...256), "2", "hypervisors started ahead of jobs")
+    static let standbys = Setting(
+        "machine.standby", .count(0...256), "2", "hypervisors started ahead of jobs")
     static let qemuBinary = Setting(
         "machine.qemu.binary", .text, "\"qemu-system-x86_64\"", "found in PATH, or absolute")
 
@@ -148,7 +148,7 @@ extension Setting {
     /// Every setting, in the order of worker.conf.
     static let all: [Setting] = [
         databaseURL, stateDirectory, runtimeDirectory, workerName, workerSlots, workerQueues,
-        workerLease, drainTimeout, hypervisor, accelerator, transport, probeTimeout, shells,
+        workerLease, drainTimeout, hypervisor, accelerator, transport, probeTimeout, standbys,
         qemuBinary, agentBinary, codeTimeout, codeTimeoutMax, outputKept, outputPrinted,
         outputFiles, outputFile, outputTotal, imagePackages, imageMemory, imageCPUs,
         imageInterpreters, imageModules, imageSuite, logLevel, logFormat, retention,

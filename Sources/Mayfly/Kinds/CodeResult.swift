@@ -160,11 +160,11 @@ struct CodeResult: Sendable {
     }
 
     var machine: JSON {
-        let facts = run.facts
+        let machine = run.identity
         return .object([
-            "image": .string(facts.image), "generation": .string(facts.generation),
-            "hypervisor": .string(facts.hypervisor), "accelerator": .string(facts.accelerator),
-            "transport": .string(facts.transport),
+            "image": .string(machine.image), "generation": .string(machine.generation),
+            "hypervisor": .string(machine.hypervisor), "accelerator": .string(machine.accelerator),
+            "transport": .string(machine.transport),
         ])
     }
 }
@@ -175,7 +175,7 @@ extension Outcome {
         var report = Report(
             result: result.json.text,
             blobs: result.run.report.files.map { Blob(sha256: $0.sha256, bytes: $0.bytes) })
-        report.identify(result.run.facts)
+        report.identify(result.run.identity)
         report.timings = result.timings.text
         report.usage = result.usage.text
         report.logTail = result.logTail

@@ -75,7 +75,7 @@ extension Report {
         self.init()
         if let machine = error.machine { identify(machine) }
     }
-    mutating func identify(_ machine: MachineFacts) {
+    mutating func identify(_ machine: MachineIdentity) {
         self.machine = machine.id
         generation = machine.generation
         seed = machine.entropySeed

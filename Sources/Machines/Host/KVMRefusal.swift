@@ -17,10 +17,10 @@ struct KVMRefusal: Codable, Equatable {
     /// What happened.
     var words: String
 
-    init(_ words: String, _ facts: HostFacts) {
+    init(_ words: String, _ host: HostProfile) {
         kernel = Self.kernelRelease
-        qemuVersion = facts.qemuVersion
-        processor = facts.processor
+        qemuVersion = host.qemuVersion
+        processor = host.processor
         seenAt = ISO8601DateFormatter().string(from: Date())
         self.words = words
     }

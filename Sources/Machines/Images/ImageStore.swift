@@ -58,7 +58,7 @@ package struct ImageStore: Sendable {
     }
 
     /// Every generation on this host, by name and age.
-    package func list(on host: MachineHostFacts) throws(MachineError) -> [ImageSummary] {
+    package func list(on host: HostProfile) throws(MachineError) -> [ImageSummary] {
         let trust = try trustedKeys()
         var found: [ImageSummary] = []
         for name in children(of: imagesDirectory) {
@@ -77,7 +77,7 @@ package struct ImageStore: Sendable {
                     summary.qemuVersion = manifest.qemuVersion
                     summary.accelerator = manifest.hardware.accelerator
                     summary.transport = manifest.hardware.transport
-                    try host.facts.check(manifest, directory: directory)
+                    try host.check(manifest, directory: directory)
                 } catch { summary.problem = "\(error)" }
                 found.append(summary)
             }
@@ -87,10 +87,10 @@ package struct ImageStore: Sendable {
 
     /// Checks the signature and every digest of the current (or the named) generation.
     package func verify(
-        _ name: String, generation: String? = nil, on host: MachineHostFacts
+        _ name: String, generation: String? = nil, on host: HostProfile
     ) throws(MachineError) {
         let directory = try directory(of: name, generation: generation)
-        try GoldenImage.verify(directory: directory, trust: try trustedKeys(), host: host.facts)
+        try GoldenImage.verify(directory: directory, trust: try trustedKeys(), host: host)
     }
 
     /// Removes generations beyond the newest `keep` of each image, never the current one.

@@ -60,12 +60,12 @@ package struct ImageBuilder {
         var built: BuiltImage
         do throws(MachineError) {
             built = try await build(on: probe, base, agent, force: force)
-        } catch  where error.reason == .bootFailed && probe.host.accelerator == "kvm" {
+        } catch  where error.reason == .bootFailed && probe.profile.accelerator == "kvm" {
             if settings.accelerator == "kvm" {
                 throw MachineError(
                     .hostUnfit, "machine.accelerator = kvm, but \(error.description)")
             }
-            let refusal = KVMRefusal(error.description, probe.host.facts)
+            let refusal = KVMRefusal(error.description, probe.profile)
             progress("kvm does not work: \(refusal.obstacle.found); building for emulation")
             var emulated = settings
             emulated.accelerator = "tcg"
@@ -81,22 +81,22 @@ package struct ImageBuilder {
     private func build(
         on probe: HostProbe, _ base: ImageBase, _ agent: [UInt8], force: Bool
     ) async throws(MachineError) -> BuiltImage {
-        let facts = probe.host.facts
-        progress("host: \(facts.accelerator), \(facts.transport)")
+        let profile = probe.profile
+        progress("host: \(profile.accelerator), \(profile.transport)")
         for fallback in probe.fallbacks { progress(fallback) }
         let hardware = VirtualHardware(
             vCPUCount: definition.vCPUCount, memory: definition.memory,
-            accelerator: facts.accelerator, transport: facts.transport)
+            accelerator: profile.accelerator, transport: profile.transport)
         let agentDigest = SHA256.hex(of: agent)
         let generation = Manifest.generation(
             definition: definition, packages: base.packages, agent: agentDigest,
-            qemuVersion: facts.qemuVersion, hardware: hardware, processor: facts.processor)
+            qemuVersion: profile.qemuVersion, hardware: hardware, processor: profile.processor)
         let images = "\(store.imagesDirectory)/\(definition.name)"
         let directory = "\(images)/\(generation)"
         if !force, FileManager.default.fileExists(atPath: "\(directory)/manifest.json") {
             let trust = try store.trustedKeys()
             let isSound = await offload {
-                (try? GoldenImage.verify(directory: directory, trust: trust, host: facts)) != nil
+                (try? GoldenImage.verify(directory: directory, trust: trust, host: profile)) != nil
             }
             if isSound {
                 try switchCurrent(images, to: generation)
@@ -112,11 +112,11 @@ package struct ImageBuilder {
         try link(base, into: work)
         try writeFile("\(work)/initramfs", initramfs(base, agent), mode: 0o444)
         var manifest = try newManifest(
-            base: base, hardware: hardware, facts: facts, agent: agentDigest,
+            base: base, hardware: hardware, profile: profile, agent: agentDigest,
             generation: generation, directory: work)
         try await snapshot(&manifest, into: work)
         try sign(manifest, in: work)
-        try await proveClones(in: work, facts: facts)
+        try await proveClones(in: work, profile: profile)
         try publish(work, as: directory)
         try switchCurrent(images, to: generation)
         return BuiltImage(
@@ -165,7 +165,7 @@ package struct ImageBuilder {
     }
 
     private func newManifest(
-        base: ImageBase, hardware: VirtualHardware, facts: HostFacts, agent: String,
+        base: ImageBase, hardware: VirtualHardware, profile: HostProfile, agent: String,
         generation: String, directory: String
     ) throws(MachineError) -> Manifest {
         var line = [
@@ -187,8 +187,8 @@ package struct ImageBuilder {
         return Manifest(
             definition: definition, generation: generation,
             createdAt: ISO8601DateFormatter().string(from: Date()), hardware: hardware,
-            deviceModel: QEMU.deviceModel, qemuVersion: facts.qemuVersion,
-            processor: facts.processor, agent: agent, guestKernel: base.kernelRelease,
+            deviceModel: QEMU.deviceModel, qemuVersion: profile.qemuVersion,
+            processor: profile.processor, agent: agent, guestKernel: base.kernelRelease,
             memory: none, state: none,
             rootDisk: try describe("base/root.ext4", in: directory),
             kernel: try describe("base/kernel", in: directory),
@@ -279,14 +279,14 @@ package struct ImageBuilder {
     // MARK: Publishing
 
     /// Restores real clones at the same time and compares what must differ.
-    private func proveClones(in work: String, facts: HostFacts) async throws(MachineError) {
+    private func proveClones(in work: String, profile: HostProfile) async throws(MachineError) {
         progress("comparing \(Self.canaryCount) clones")
         let trust = try store.trustedKeys()
         let image = try await offload { () throws(MachineError) in
-            try GoldenImage.load(directory: work, trust: trust, host: facts)
+            try GoldenImage.load(directory: work, trust: trust, host: profile)
         }
         var canarySettings = settings
-        canarySettings.shells = 0
+        canarySettings.standbys = 0
         let host = try await MachineHost.start(canarySettings)
         // All restored before the first one ends, as in a worker; the tasks share this actor.
         let tasks = (0..<Self.canaryCount).map { _ in
@@ -350,9 +350,4 @@ private func copySparse(from source: CInt, to path: String) throws(MachineError)
     guard ftruncate(target.number, off_t(size)) == 0, fsync(target.number) == 0 else {
         throw MachineError(.buildFailed, "cannot finish \(path): \(errnoText(errno))")
     }
-}
-
-extension Duration {
-    /// For progress lines.
-    var shown: String { "\((milliseconds / 100).rounded() / 10) s" }
 }

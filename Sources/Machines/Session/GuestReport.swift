@@ -43,7 +43,7 @@ package struct OutputFile: Sendable {
 }
 
 /// Which machine ran a job.
-package struct MachineFacts: Sendable {
+package struct MachineIdentity: Sendable {
     package var id: String
     package var image: String
     package var generation: String
@@ -61,7 +61,7 @@ package struct MachineTimings: Sendable {
     /// Where the machine's hypervisor came from.
     package enum Start: String, Sendable {
         /// It had been waiting with nothing loaded.
-        case shell
+        case standby
         /// It was started for this job.
         case spawn
     }
@@ -88,7 +88,7 @@ package struct JobTimings: Sendable {
 /// One job's stay in one machine that is gone by now.
 package struct MachineRun: Sendable {
     package var report: GuestReport
-    package var facts: MachineFacts
+    package var identity: MachineIdentity
     package var timings: MachineTimings
 }
 

@@ -65,45 +65,6 @@ package struct ImageDefinition: Sendable, Hashable, Codable {
     }
 }
 
-/// The processor a snapshot was made on; another one may lack what the guest has already found.
-struct Processor: Hashable, Codable {
-    var vendor: String
-    var family: String
-    var model: String
-    var stepping: String
-    /// SHA-256 of the sorted feature flags.
-    var flags: String
-
-    /// This host's.
-    static func current() throws(MachineError) -> Processor {
-        let fields = try readFields()
-        let flags = (fields["flags"] ?? "").split(separator: " ").sorted().joined(separator: " ")
-        return Processor(
-            vendor: fields["vendor_id"] ?? "", family: fields["cpu family"] ?? "",
-            model: fields["model"] ?? "", stepping: fields["stepping"] ?? "",
-            flags: SHA256.hex(of: Array(flags.utf8)))
-    }
-    /// Whether this host's shows Intel's or AMD's virtualization.
-    static var hasVirtualization: Bool {
-        let flags = (try? readFields())?["flags"]?.split(separator: " ") ?? []
-        return flags.contains("vmx") || flags.contains("svm")
-    }
-    /// Of the first processor in /proc/cpuinfo.
-    private static func readFields() throws(MachineError) -> [String: String] {
-        guard let text = try? String(contentsOfFile: "/proc/cpuinfo", encoding: .utf8) else {
-            throw MachineError(.hostUnfit, "cannot read /proc/cpuinfo")
-        }
-        var fields: [String: String] = [:]
-        for line in text.split(separator: "\n") {
-            let parts = line.split(separator: ":", maxSplits: 1)
-            guard parts.count == 2 else { continue }
-            let key = parts[0].trimmingCharacters(in: .whitespaces)
-            if fields[key] == nil { fields[key] = parts[1].trimmingCharacters(in: .whitespaces) }
-        }
-        return fields
-    }
-}
-
 /// One file of a generation.
 struct ImageFile: Hashable, Codable {
     /// Relative to the generation's directory.

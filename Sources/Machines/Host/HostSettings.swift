@@ -10,7 +10,7 @@ package struct HostSettings: Sendable {
     /// How long a stock guest may take under KVM until its agent answers; then KVM does not work.
     package var probeTimeout = Duration.seconds(60)
     /// Pre-spawned hypervisor processes kept waiting, per image.
-    package var shells = 1
+    package var standbys = 1
     package var qemuBinary = "qemu-system-x86_64"
     /// The guest agent to build into images; `nil`: beside this program.
     package var agentBinary: String?

@@ -321,13 +321,6 @@ extension MachineError {
         .restoreFailed, "the machine did not answer in time; the host may be overloaded")
 }
 
-extension Duration {
-    var nanoseconds: Int64 {
-        components.seconds * 1_000_000_000 + components.attoseconds / 1_000_000_000
-    }
-    package var milliseconds: Double { Double(nanoseconds) / 1e6 }
-}
-
 /// The last samples of /dev/urandom that machines sent with READY: none may come twice.
 @LoopActor
 final class SeenSamples {

@@ -30,7 +30,7 @@ final class GoldenImage: Sendable {
     ///
     /// - Throws: `imageRefused` naming the file and the remedy when anything differs.
     static func load(
-        directory: String, trust: TrustedKeys, host: HostFacts
+        directory: String, trust: TrustedKeys, host: HostProfile
     ) throws(MachineError) -> GoldenImage {
         let manifest = try readManifest(in: directory, trust: trust)
         try host.check(manifest, directory: directory)
@@ -48,7 +48,7 @@ final class GoldenImage: Sendable {
 
     /// Verifies without keeping anything: every file's digest, the kernel and initramfs included.
     static func verify(
-        directory: String, trust: TrustedKeys, host: HostFacts
+        directory: String, trust: TrustedKeys, host: HostProfile
     ) throws(MachineError) {
         let manifest = try readManifest(in: directory, trust: trust)
         try host.check(manifest, directory: directory)
@@ -173,48 +173,4 @@ struct TrustedKeys: Sendable {
     func accept(_ message: [UInt8], _ signature: [UInt8]) -> Bool {
         publicKeys.contains { isSigned(message, signature, by: $0) }
     }
-}
-
-/// What a manifest is compared with.
-struct HostFacts: Sendable {
-    var qemuVersion: String
-    var processor: Processor
-    var accelerator: String
-    var transport: String
-
-    func check(_ manifest: Manifest, directory: String) throws(MachineError) {
-        let path = "\(directory)/manifest.json"
-        func refuse(_ what: String, _ theirs: String, _ ours: String) -> MachineError {
-            MachineError(
-                .imageRefused,
-                "\(path): the snapshot was made with \(what) \(theirs), this host has \(ours); "
-                    + "rebuild it here with `mayfly image build \(manifest.definition.name)`")
-        }
-        if manifest.qemuVersion != qemuVersion {
-            throw refuse("QEMU", "\"\(manifest.qemuVersion)\"", "\"\(qemuVersion)\"")
-        }
-        if manifest.processor != processor {
-            throw refuse(
-                "a processor", manifest.processor.summary, processor.summary)
-        }
-        if manifest.hardware.accelerator != accelerator {
-            throw refuse("accelerator", manifest.hardware.accelerator, accelerator)
-        }
-        if manifest.hardware.transport != transport {
-            throw refuse("transport", manifest.hardware.transport, transport)
-        }
-        if manifest.deviceModel != QEMU.deviceModel {
-            throw refuse("device model", manifest.deviceModel, QEMU.deviceModel)
-        }
-    }
-}
-
-extension Processor {
-    var summary: String {
-        "\(vendor) family \(family) model \(model) stepping \(stepping) flags \(flags.prefix(8))"
-    }
-}
-
-extension String {
-    var trimmed: String { trimmingCharacters(in: .whitespacesAndNewlines) }
 }

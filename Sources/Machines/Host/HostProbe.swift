@@ -24,17 +24,9 @@ struct Obstacle: Sendable, Equatable {
     var remedy: String
 }
 
-/// The host as probed, for image lists and checks.
-package struct MachineHostFacts: Sendable {
-    let facts: HostFacts
-    package var accelerator: String { facts.accelerator }
-    package var transport: String { facts.transport }
-    package var qemuVersion: String { facts.qemuVersion }
-}
-
 /// What the probes chose and why.
 package struct HostProbe: Sendable {
-    package let host: MachineHostFacts
+    package let profile: HostProfile
     /// One sentence for each choice that was left to us and fell back to the lesser way.
     package let fallbacks: [String]
 
@@ -85,7 +77,7 @@ package struct HostProbe: Sendable {
         guard let accelerator = choices[1].chosen, let transport = choices[2].chosen else {
             return (nil, choices)
         }
-        let facts = HostFacts(
+        let profile = HostProfile(
             qemuVersion: qemu.version, processor: processor, accelerator: accelerator,
             transport: transport)
         let hardening = Hardening.findings(accelerator: accelerator)
@@ -97,7 +89,7 @@ package struct HostProbe: Sendable {
         }
         let fallbacks = (ours + asRoot).map { "\($0.name) \($0.found); \($0.remedy)" }
         return (
-            HostProbe(host: MachineHostFacts(facts: facts), fallbacks: fallbacks),
+            HostProbe(profile: profile, fallbacks: fallbacks),
             choices + hardening
         )
     }

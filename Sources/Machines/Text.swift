@@ -1,0 +1,7 @@
+// What Foundation and the standard library leave out, about texts.
+
+import Foundation
+
+extension String {
+    var trimmed: String { trimmingCharacters(in: .whitespacesAndNewlines) }
+}
