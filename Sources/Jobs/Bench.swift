@@ -89,27 +89,41 @@ package enum Bench {
             try await connection.run(settlements)
             tally.add(claimed.count)
         }
-        try await connection.run("select mayfly.leave(\(worker))")
+        try await leave(connection, worker)
         return tally.row
     }
 
-    private static func register(_ connection: Connection) async throws(PostgresError) -> Int64 {
+    private typealias Registration = Queue.Registration
+
+    private static func register(
+        _ connection: Connection
+    ) async throws(PostgresError) -> Registration {
         let rows = try await connection.run(
-            "select mayfly.register('bench', '', \([kind]), \([kind]), 1, '1 h') as worker")
-        return rows.integer(0, "worker") ?? 0
+            """
+            select worker, secret from mayfly.register('bench', '', \([kind]), \([kind]), 1, '1 h')
+            """)
+        return Registration(
+            worker: rows.integer(0, "worker") ?? 0, secret: rows.string(0, "secret"))
+    }
+    private static func leave(
+        _ connection: Connection, _ me: Registration
+    ) async throws(PostgresError) {
+        try await connection.run("select mayfly.leave(\(me.worker), \(me.secret))")
     }
     private static func claim(
-        _ connection: Connection, _ worker: Int64, _ want: Int, from queue: String = kind
+        _ connection: Connection, _ me: Registration, _ want: Int, from queue: String = kind
     ) async throws(PostgresError) -> Rows {
         try await connection.run(
-            "select id, token, payload from mayfly.claim(\(worker), \([queue]), \([kind]), \(want))"
-        )
+            """
+            select id, token, payload
+            from mayfly.claim(\(me.worker), \(me.secret), \([queue]), \([kind]), \(want))
+            """)
     }
-    private static func settlement(_ claimed: Rows, _ row: Int, _ worker: Int64) -> Statement {
+    private static func settlement(_ claimed: Rows, _ row: Int, _ me: Registration) -> Statement {
         let (id, token) = (claimed.integer(row, "id"), claimed.integer(row, "token"))
         return
             """
-            select mayfly.settle(\(worker), \(id), \(token), 'succeeded',
+            select mayfly.settle(\(me.worker), \(me.secret), \(id), \(token), 'succeeded',
                 result => '{"exit_code": 0}')
             """
     }
@@ -120,13 +134,18 @@ package enum Bench {
     ) async throws(PostgresError) -> BenchRow {
         let waiter = try await Connection(settings)
         let worker = try await register(waiter)
-        let found = try await waiter.withNotifications(on: ["mayfly_job"]) {
+        let channel = try await Channel.workers(waiter)
+        let found = try await waiter.withNotifications(on: [channel]) {
             notes async throws(PostgresError) in
             var tally = Tally("", batch: 1, seconds)
             var found: [Duration] = []
             var arrivals = notes.makeAsyncIterator()
             while tally.goesOn {
-                try await waiter.run("select mayfly.arm_bell(\([idleQueue]), '10 s')")
+                try await waiter.run(
+                    """
+                    select mayfly.arm_bell(\(worker.worker), \(worker.secret), \([idleQueue]),
+                        '10 s')
+                    """)
                 try await producer.run(
                     "select mayfly.enqueue(\(kind), '{}', queue => \(idleQueue))")
                 let committed = ContinuousClock.now
@@ -138,7 +157,7 @@ package enum Bench {
             }
             return found.sorted()
         }
-        try await waiter.run("select mayfly.leave(\(worker))")
+        try await leave(waiter, worker)
         await waiter.close()
         func quantile(_ share: Double) -> Duration? {
             found.isEmpty ? nil : found[min(found.count - 1, Int(Double(found.count) * share))]

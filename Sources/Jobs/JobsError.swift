@@ -5,7 +5,7 @@ import Postgres
 package enum JobsError: Error, Sendable, Equatable, CustomStringConvertible {
     /// No server answers, or the connection broke in the middle.
     case unavailable(PostgresError)
-    /// The database refused: class MF is Mayfly's own, see v1_schema.sql.
+    /// The database refused: class MF is Mayfly's own, see v1_1_tables.sql.
     case refused(PostgresError)
     /// The database has no schema, or one of another version.
     case notMigrated(String)

@@ -15,7 +15,7 @@ extension Queue {
         }
         do {
             try await Migrations.check(fresh)
-            if worker == 0 { try await register(fresh) }
+            if registration == nil { try await register(fresh) }
             if hasLostClaims {
                 try await translated { () async throws(PostgresError) in
                     try await giveBackOthers(fresh)
@@ -36,14 +36,17 @@ extension Queue {
         let rows = try await translated { () async throws(PostgresError) in
             try await connection.run(
                 """
-                select mayfly.register(\(settings.name), \(settings.version), \(settings.kinds),
-                    \(settings.queues), \(settings.slots), \(settings.lease),
-                    \(settings.identity)) as worker
+                select worker, secret from mayfly.register(\(settings.name), \(settings.version),
+                    \(settings.kinds), \(settings.queues), \(settings.slots), \(settings.lease),
+                    \(settings.identity), \(settings.host))
                 """)
         }
-        worker = rows.integer(0, "worker") ?? 0
+        let me = Registration(
+            worker: rows.integer(0, "worker") ?? 0, secret: rows.string(0, "secret"))
+        registration = me
+        isHealthTold = health.state == .ok
         lastBeat = sentAt
-        logger.info("worker registered", metadata: ["worker": "\(worker)"])
+        logger.info("worker registered", metadata: ["worker": "\(me.worker)"])
     }
 
     /// The connection is of no use any more; somebody will make a new one.
@@ -115,12 +118,17 @@ extension Queue {
     }
 
     private func beat(_ connection: Connection) async throws(PostgresError) {
+        guard let me = registration else { return }
         let sentAt = ContinuousClock.now
         let tokens = Array(held.keys)
         do throws(PostgresError) {
             let rows = try await connection.run(
-                "select token, why from mayfly.heartbeat(\(worker), \(settings.lease), \(tokens))")
+                """
+                select token, why from mayfly.heartbeat(\(me.worker), \(me.secret),
+                    \(settings.lease), \(tokens))
+                """)
             lastBeat = sentAt
+            try await tellHealth(me, connection)
             for row in 0..<rows.count {
                 guard let token = rows.integer(row, "token") else { continue }
                 switch rows.string(row, "why") {
@@ -140,11 +148,31 @@ extension Queue {
         }
     }
 
+    private func tellHealth(
+        _ me: Registration, _ connection: Connection
+    ) async throws(PostgresError) {
+        guard !isHealthTold else { return }
+        isHealthTold = true
+        do throws(PostgresError) {
+            try await connection.run(
+                """
+                select mayfly.report_health(\(me.worker), \(me.secret), \(health.state.rawValue),
+                    \(health.note.map(Storable.text)))
+                """)
+        } catch {
+            isHealthTold = false
+            throw error
+        }
+    }
+
+    /// One step after another, each in a transaction of its own, until nothing is left to do.
     private func upkeep(_ connection: Connection) async throws(PostgresError) {
         do throws(PostgresError) {
-            let rows = try await connection.run(
-                "select did from mayfly.maintain(\(settings.retention)) did")
-            for row in 0..<rows.count { logger.info("upkeep: \(rows.string(row, "did"))") }
+            while !isClosed {
+                let rows = try await connection.run("select did from mayfly.maintain() did")
+                guard rows.count > 0 else { return }
+                logger.info("upkeep: \(rows.string(0, "did"))")
+            }
         } catch {
             if error.isUnavailable { throw error }
             logger.warning("upkeep did not succeed", metadata: ["error": "\(error)"])
@@ -178,8 +206,8 @@ extension Queue {
                 continue
             }
             do throws(PostgresError) {
-                try await connection.withNotifications(on: ["mayfly_job", "mayfly_cancel"]) {
-                    notes in
+                let channel = try await Channel.workers(connection)
+                try await connection.withNotifications(on: [channel]) { notes in
                     for await note in notes { await self.heard(note) }
                 }
                 throw PostgresError(
@@ -190,14 +218,18 @@ extension Queue {
         }
     }
 
+    /// A notification is a hint to ask the database, no more.
     private func heard(_ note: Notification) {
-        switch note.channel {
-        case "mayfly_job":
-            if settings.queues.isEmpty || settings.queues.contains(note.payload) { wake.ring() }
-        default:
-            // Anybody can send a notification: it is a hint to ask the database, no more.
+        let words = note.payload.split(separator: " ", maxSplits: 1).map(String.init)
+        guard words.count == 2 else { return }
+        switch words[0] {
+        case "job":
+            if settings.queues.isEmpty || settings.queues.contains(words[1]) { wake.ring() }
+        case "cancel":
+            guard Int64(words[1]) == registration?.worker else { return }
             isHinted = true
             keeper.ring()
+        default: return
         }
     }
 
@@ -206,12 +238,29 @@ extension Queue {
     /// Gives back what is still held and says goodbye.
     func close() async {
         drain()
-        if let connection {
-            _ = try? await connection.run("select mayfly.leave(\(worker))")
+        if let connection, let me = registration {
+            _ = try? await connection.run("select mayfly.leave(\(me.worker), \(me.secret))")
         }
         isClosed = true
         for bell in [wake, connected, listening, keeper, leaseWatch] { bell.ring() }
         await connection?.close()
         await store?.close()
+    }
+}
+
+extension Channel {
+    /// Where workers are told of work and of cancelled attempts.
+    static func workers(_ connection: Connection) async throws(PostgresError) -> Channel {
+        Channel(
+            named: try await connection.run("select mayfly.worker_channel() as name")
+                .string(0, "name"))
+    }
+    /// Where the ids of a tenant's jobs are told when they end.
+    static func done(
+        _ tenant: String, _ connection: Connection
+    ) async throws(PostgresError) -> Channel {
+        Channel(
+            named: try await connection.run("select mayfly.done_channel(\(tenant)) as name")
+                .string(0, "name"))
     }
 }

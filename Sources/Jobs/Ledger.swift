@@ -172,8 +172,9 @@ package struct Ledger: Sendable {
         Sheet(
             try await run(
                 """
-                select w.worker, w.name, w.version, w.kinds, w.queues, w.slots,
-                    count(r.token) as running, mayfly.iso(w.started_at) as started_at,
+                select w.worker, w.name, w.host, w.version, w.kinds, w.queues, w.slots,
+                    count(r.token) as running, w.health, w.health_note,
+                    mayfly.iso(w.started_at) as started_at,
                     w.lease_until - clock_timestamp() as lease_left
                 from mayfly.worker w left join mayfly.running r using (worker)
                 where not w.dead group by w.worker order by w.worker
@@ -185,9 +186,13 @@ package struct Ledger: Sendable {
     package func wait(
         _ id: Int64, _ changed: (JobRow) -> Void = { _ in }
     ) async throws(JobsError) -> JobRow {
+        guard let first = try await show(id) else { throw JobsError.noJob(id) }
+        let channel = try await translated { () async throws(PostgresError) in
+            try await Channel.done(first.tenant, connection)
+        }
         let bell = Wake()
         let listener = Task {
-            try await connection.withNotifications(on: ["mayfly_done"]) { notes in
+            try await connection.withNotifications(on: [channel]) { notes in
                 for await note in notes where note.payload == String(id) { bell.ring() }
             }
         }
@@ -232,10 +237,24 @@ package struct Ledger: Sendable {
     package func resume(_ queue: String) async throws(JobsError) {
         _ = try await run("select mayfly.resume(\(queue))")
     }
-    /// Drops whole weeks of history, and blobs, that are older than `retention`.
-    package func prune(retention: Duration?) async throws(JobsError) -> [String] {
-        let rows = try await run("select did from mayfly.maintain(\(retention)) did")
-        return (0..<rows.count).map { rows.string($0, "did") }
+    /// Drops whole weeks of history, and blobs, that are older than `retention`, or than the
+    /// operator's setting in the database; step by step, so that nobody waits.
+    package func prune(
+        retention: Duration?, _ progress: (String) -> Void = { _ in }
+    ) async throws(JobsError) -> [String] {
+        var done: [String] = []
+        while !Task.isCancelled {
+            let rows =
+                if let retention {
+                    try await run("select did from mayfly.prune(\(retention)) did")
+                } else {
+                    try await run("select did from mayfly.maintain() did")
+                }
+            guard rows.count > 0 else { break }
+            done.append(rows.string(0, "did"))
+            progress(rows.string(0, "did"))
+        }
+        return done
     }
 }
 

@@ -10,6 +10,8 @@ package struct QueueSettings: Sendable {
     package var connection: ConnectionSettings
     /// What people call this worker: the host, as a rule.
     package var name: String
+    /// Where it runs; losses are counted by host. Nil: `name`.
+    package var host: String?
     package var version: String
     package var kinds: [String]
     /// Empty: all queues.
@@ -27,8 +29,6 @@ package struct QueueSettings: Sendable {
     package var firstPause: Duration = .milliseconds(10)
     /// How long settling waits for an absent database.
     package var settlePatience: Duration = .seconds(600)
-    /// Older history is dropped; nil: kept.
-    package var retention: Duration?
 
     package init(
         connection: ConnectionSettings, name: String, version: String, kinds: [String], slots: Int
@@ -67,15 +67,23 @@ package actor Queue {
         unsafe EventLoop.shared.asUnownedSerialExecutor()
     }
 
+    /// What the database knows this worker by: a number, and the secret that proves it.
+    struct Registration: Sendable {
+        let worker: Int64
+        let secret: String
+    }
+
     /// An attempt that this worker holds: claimed, and not settled yet.
     struct Held {
+        let registration: Registration
         let stop: AsyncStream<StopReason>.Continuation
         var isSettling = false
     }
 
     let settings: QueueSettings
     let logger: Logger
-    var worker: Int64 = 0
+    /// Nil until the first connection.
+    var registration: Registration?
     var connection: Connection?
     var store: Connection?
     var held: [Int64: Held] = [:]
@@ -86,6 +94,7 @@ package actor Queue {
     /// A claim was under way when a connection broke: jobs may be ours without our knowing.
     var hasLostClaims = false
     var health: (state: HostState, note: String?) = (.ok, nil)
+    var isHealthTold = true
     var isDraining = false
     /// Nothing is claimed while the host is ill; see `suspend`.
     private var isSuspended = false
@@ -136,6 +145,7 @@ package actor Queue {
     /// with the next heartbeat.
     package func reportHealth(_ state: HostState, note: String?) {
         health = (state, note)
+        isHealthTold = false
         isHinted = true
         keeper.ring()
     }
@@ -189,8 +199,7 @@ package actor Queue {
 
     private func claim(_ connection: Connection) async throws(PostgresError) -> Int {
         let want = slots.count
-        guard want > 0 else { return 0 }
-        let worker = worker
+        guard want > 0, let me = registration else { return 0 }
         let rows = try await connection.run(
             """
             select id, token, attempt, queue, tenant, kind, priority, payload, max_attempts,
@@ -199,13 +208,14 @@ package actor Queue {
                 (extract(epoch from queue_delay) * 1000000)::bigint as delay_us,
                 pin ->> 'generation' as pin_generation, pin ->> 'seed' as pin_seed,
                 (pin ->> 'clock')::bigint as pin_clock
-            from mayfly.claim(\(worker), \(settings.queues), \(settings.kinds), \(want))
+            from mayfly.claim(\(me.worker), \(me.secret), \(settings.queues), \(settings.kinds),
+                \(want))
             """)
         let taken = min(rows.count, slots.count)
         for row in 0..<taken {
-            let job = Job(rows, row, worker: worker)
+            let job = Job(rows, row, worker: me.worker)
             let (signal, source) = StopSignal.make()
-            held[job.token] = Held(stop: source)
+            held[job.token] = Held(registration: me, stop: source)
             slots.removeLast().resume(returning: (job, signal))
         }
         if taken < rows.count {
@@ -217,15 +227,17 @@ package actor Queue {
 
     /// Gives back what the database says this worker holds and it knows nothing of.
     func giveBackOthers(_ connection: Connection) async throws(PostgresError) {
+        guard let me = registration else { return }
         try await connection.run(
-            "select mayfly.give_back(\(worker), \(Array(held.keys)))")
+            "select mayfly.give_back(\(me.worker), \(me.secret), \(Array(held.keys)))")
     }
 
     private func arm(_ connection: Connection) async throws(PostgresError) -> Duration? {
+        guard let me = registration else { return nil }
         let rows = try await connection.run(
             """
-            select ceil(extract(epoch from
-                mayfly.arm_bell(\(settings.queues), \(settings.poll * 3))) * 1000)::bigint as due_ms
+            select ceil(extract(epoch from mayfly.arm_bell(\(me.worker), \(me.secret),
+                \(settings.queues), \(settings.poll * 3))) * 1000)::bigint as due_ms
             """)
         return rows.integer(0, "due_ms").map { .milliseconds(min($0, 3_600_000)) }
     }

@@ -9,9 +9,10 @@ extension Queue {
     private static let partByteCount = 262_144
 
     func settle(_ job: Job, _ outcome: Outcome) async throws(JobsError) -> Settlement {
+        guard let me = held[job.token]?.registration else { return .fenced }
         held[job.token]?.isSettling = true
         defer { held[job.token] = nil }
-        var statements = Self.statements(job, outcome)
+        var statements = Self.statements(job, me, outcome)
         var hasFallenBack = false
         var pause: Duration = .milliseconds(50)
         let begun = ContinuousClock.now
@@ -20,7 +21,7 @@ extension Queue {
                 let rows = try await storeConnection().run(statements)
                 return settlement(rows[rows.count - 1].string(0, "settled"))
             } catch {
-                if error.sqlstate == "MF005" {
+                if error.sqlstate == "MF005" || error.sqlstate == "MF006" {
                     logger.warning(
                         "the attempt was not held any more; its outcome is dropped",
                         metadata: ["job.id": "\(job.id)", "attempt": "\(job.attempt)"])
@@ -43,7 +44,7 @@ extension Queue {
                     hasFallenBack = true
                     let failure = Failure(
                         .storeFailed, "the result cannot be stored: \(error.message)")
-                    statements = Self.statements(job, .lost(failure))
+                    statements = Self.statements(job, me, .lost(failure))
                 } else {
                     throw JobsError(error)
                 }
@@ -71,30 +72,61 @@ extension Queue {
         return fresh
     }
 
-    /// One transaction: the blobs, in the order of their addresses so that two settlements cannot
-    /// deadlock, then the outcome, which refuses it all when the attempt is not held.
-    private static func statements(_ job: Job, _ outcome: Outcome) -> [Statement] {
+    /// The bytes of a blob that the job's payload names.
+    ///
+    /// - Returns: nil when its tenant has no such blob.
+    func input(_ sha256: String, for job: Job) async throws(JobsError) -> [UInt8]? {
+        guard let me = held[job.token]?.registration else { return nil }
+        do throws(PostgresError) {
+            let statement: Statement =
+                """
+                select mayfly.get_input(\(me.worker), \(me.secret), \(job.token), \(sha256))
+                    as bytes
+                """
+            return try await storeConnection().run(statement.binary).bytes(0, "bytes")
+        } catch {
+            if error.sqlstate == "MF007" { return nil }
+            throw JobsError(error)
+        }
+    }
+
+    /// One transaction: the blobs, each once, then the outcome, which refuses it all when the
+    /// attempt is not held.
+    private static func statements(
+        _ job: Job, _ me: Registration, _ outcome: Outcome
+    ) -> [Statement] {
         var statements: [Statement] = []
-        for blob in (outcome.report?.blobs ?? []).sorted(by: { $0.sha256 < $1.sha256 }) {
+        var stored: Set<String> = []
+        for blob in outcome.report?.blobs ?? [] where stored.insert(blob.sha256).inserted {
             for (ordinal, start) in stride(from: 0, to: blob.bytes.count, by: partByteCount)
                 .enumerated()
             {
                 let part = blob.bytes[start..<min(start + partByteCount, blob.bytes.count)]
                 statements.append(
-                    "select mayfly.put_blob_part(\(blob.sha256), \(ordinal), \(part))")
+                    """
+                    select mayfly.put_blob_part(\(me.worker), \(me.secret), \(job.token),
+                        \(blob.sha256), \(ordinal), \(part))
+                    """)
             }
-            statements.append("select mayfly.seal_blob(\(blob.sha256), \(blob.bytes.count))")
+            statements.append(
+                """
+                select mayfly.seal_blob(\(me.worker), \(me.secret), \(job.token),
+                    \(blob.sha256), \(blob.bytes.count))
+                """)
         }
         let report = outcome.report
         statements.append(
             """
-            select mayfly.settle(\(job.worker), \(job.id), \(job.token), \(outcome.how),
+            select mayfly.settle(\(me.worker), \(me.secret), \(job.id), \(job.token),
+                \(outcome.how),
                 \(outcome.failure?.reason.rawValue),
                 \(outcome.failure.map { Storable.text($0.message) }),
                 \(report?.result.map(Storable.json)), \(report?.machine), \(report?.generation),
                 \(report?.seed), \(report?.clock), \(report?.timings.map(Storable.json)),
                 \(report?.usage.map(Storable.json)),
-                \(report?.logTail.map(Storable.text))) as settled
+                \(report?.logTail.map(Storable.text)),
+                host_is_proven => \(report?.isHostProven ?? false),
+                had_machine => \(report?.machine != nil)) as settled
             """)
         return statements
     }

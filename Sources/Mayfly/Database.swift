@@ -1,11 +1,11 @@
-// The database as commands and attempts use it: one short connection per call through Jobs' Ledger.
+// The database as commands use it: one short connection per call through Jobs' Ledger.
 // Knows no machine and builds no SQL.
 
 import Jobs
 import Postgres
 
 /// Where the queue is, for calls that come now and then.
-struct Database: BlobSource {
+struct Database {
     let connection: ConnectionSettings
 
     init(_ configuration: Configuration) { connection = configuration.connection }
@@ -17,6 +17,7 @@ struct Database: BlobSource {
         try await Ledger.open(connection, body)
     }
 
+    /// The bytes of a blob, or `nil` when there is none for this role.
     func bytes(of digest: String) async throws -> [UInt8]? {
         do throws(JobsError) { return try await blob(digest) } catch {
             if error.sqlstate == "MF007" { return nil }

@@ -6,7 +6,7 @@
 package struct PostgresError: Error, Sendable, Equatable, CustomStringConvertible {
     /// Five characters; the first two are the class.
     ///
-    /// See PostgreSQL's appendix A, and v1_schema.sql for MF.
+    /// See PostgreSQL's appendix A, and v1_1_tables.sql for MF.
     package let sqlstate: String
     package let message: String
     package let detail: String?

@@ -103,10 +103,23 @@ package struct Script: Sendable {
     }
 }
 
-/// A channel to listen on; its name is part of this program.
+/// A channel to listen on.
 package struct Channel: Sendable, Hashable, ExpressibleByStringLiteral {
     package let name: String
     package init(stringLiteral name: StaticString) { self.name = name.description }
+    /// A name that the database made: lower-case letters, digits and underscores.
+    package init(named name: String) {
+        let isPlain = name.utf8.allSatisfy { byte in
+            switch byte {
+            case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "0")...UInt8(ascii: "9"),
+                UInt8(ascii: "_"):
+                true
+            default: false
+            }
+        }
+        precondition(isPlain && !name.isEmpty, "not the name of a channel: \(name)")
+        self.name = name
+    }
 }
 
 package struct Notification: Sendable, Equatable {

@@ -63,7 +63,7 @@ import Testing
             let worker = try await connection.register()
             try await connection.lapse(worker)
             #expect(try await connection.claim(worker).isEmpty)
-            try await connection.run("select * from mayfly.heartbeat(\(worker), '15 s', '{}')")
+            _ = try await connection.heartbeat(worker)
             #expect(try await connection.claim(worker).count == 1)
         }
     }
@@ -108,10 +108,17 @@ import Testing
             let address = "039058c6f2c0cb492c533b0a4d14ef77cc0f78abccced5287d84a1a2011cfb81"
             let refused = await sqlstate {
                 try await connection.run([
-                    "select mayfly.put_blob_part(\(address), 0, \(part))",
-                    "select mayfly.seal_blob(\(address), 3)",
                     """
-                    select mayfly.settle(\(old), \(id), \(lost.token), 'succeeded', result => '{}')
+                    select mayfly.put_blob_part(\(old.number), \(old.secret), \(lost.token),
+                        \(address), 0, \(part))
+                    """,
+                    """
+                    select mayfly.seal_blob(\(old.number), \(old.secret), \(lost.token),
+                        \(address), 3)
+                    """,
+                    """
+                    select mayfly.settle(\(old.number), \(old.secret), \(id), \(lost.token),
+                        'succeeded', result => '{}')
                     """,
                 ])
             }
@@ -140,15 +147,10 @@ import Testing
             let kept = try #require(try await connection.claim(beating).first)
             let lost = try #require(try await connection.claim(silent).first)
             for worker in [beating, silent] { try await connection.lapse(worker) }
-            let beat = try await connection.run(
-                """
-                select token, why from mayfly.heartbeat(\(beating), '15 s', \([kept.token,
-                    lost.token]))
-                """
-            )
+            let beat = try await connection.heartbeat(beating, [kept.token, lost.token])
             #expect(beat.count == 1)
-            #expect(beat.integer(0, "token") == lost.token)
-            #expect(beat.string(0, "why") == "lost")
+            #expect(beat.first?.token == lost.token)
+            #expect(beat.first?.why == "lost")
             #expect(try await connection.count("select mayfly.reap() as count") == 1)
             #expect(try await connection.settle(beating, kept, "succeeded") == "succeeded")
             #expect(
@@ -162,9 +164,7 @@ import Testing
             let worker = try await connection.register()
             try await connection.lapse(worker)
             try await connection.run("select mayfly.reap()")
-            let refused = await sqlstate {
-                try await connection.run("select * from mayfly.heartbeat(\(worker), '15 s', '{}')")
-            }
+            let refused = await sqlstate { _ = try await connection.heartbeat(worker) }
             #expect(refused == "MF006")
         }
     }
@@ -172,15 +172,10 @@ import Testing
     @Test func `of a worker's former life is given back when it registers again`() async throws {
         try await Database.make().withConnection { connection in
             let id = try await connection.enqueue()
-            func register() async throws -> Int64 {
-                let rows = try await connection.run(
-                    "select mayfly.register('a', '0', '{code}', '{}', 1, '1 h', 'host 1') as worker"
-                )
-                return try #require(rows.integer(0, "worker"))
-            }
-            _ = try await connection.claim(try await register())
+            let first = try await connection.register(lease: "1 h", identity: "host 1")
+            _ = try await connection.claim(first)
             #expect(try await connection.state(id) == "running")
-            _ = try await register()
+            _ = try await connection.register(lease: "1 h", identity: "host 1")
             #expect(try await connection.count("select mayfly.reap() as count") == 1)
             #expect(try await connection.state(id) == "queued")
         }
@@ -216,7 +211,7 @@ import Testing
                 let plan = try await connection.run(
                     """
                     explain (analyze, buffers, format json)
-                    select * from mayfly.claim(\(worker), '{}', '{code}', 1)
+                    select * from mayfly.claim(\(worker.number), \(worker.secret), '{}', '{code}', 1)
                     """)
                 let hit = plan.string(0, "QUERY PLAN").split(separator: "\"Shared Hit Blocks\": ")[
                     1]

@@ -101,23 +101,38 @@ private actor Once {
 /// Nothing but the failures of a test should be on the screen.
 let quiet = Logger(label: "test") { _ in SwiftLogNoOpLogHandler() }
 
+/// What a worker has of itself at the level of SQL.
+struct TestWorker: Sendable {
+    let number: Int64
+    let secret: String
+}
+
 /// A worker at the level of SQL.
 extension Connection {
-    func register(lease: String = "15 s") async throws -> Int64 {
+    func register(
+        lease: String = "15 s", host: String = "a", identity: String? = nil
+    ) async throws -> TestWorker {
         let rows = try await run(
-            "select mayfly.register('test', '0', '{code}', '{}', 4, \(lease)::interval) as worker")
-        return try #require(rows.integer(0, "worker"))
+            """
+            select worker, secret from mayfly.register('test', '0', '{code}', '{}', 4,
+                \(lease)::interval, \(identity), \(host))
+            """)
+        return TestWorker(
+            number: try #require(rows.integer(0, "worker")), secret: rows.string(0, "secret"))
     }
     func enqueue(_ payload: String = "{}", maxAttempts: Int = 1) async throws -> Int64 {
         let rows = try await run(
             "select mayfly.enqueue('code', \(payload), max_attempts => \(maxAttempts)) as id")
         return try #require(rows.integer(0, "id"))
     }
-    func claim(_ worker: Int64, _ want: Int = 1) async throws -> [(
+    func claim(_ worker: TestWorker, _ want: Int = 1) async throws -> [(
         id: Int64, token: Int64, attempt: Int
     )] {
         let rows = try await run(
-            "select id, token, attempt from mayfly.claim(\(worker), '{}', '{code}', \(want))")
+            """
+            select id, token, attempt
+            from mayfly.claim(\(worker.number), \(worker.secret), '{}', '{code}', \(want))
+            """)
         return (0..<rows.count).map {
             (
                 rows.integer($0, "id") ?? 0, rows.integer($0, "token") ?? 0,
@@ -126,16 +141,26 @@ extension Connection {
         }
     }
     func settle(
-        _ worker: Int64, _ held: (id: Int64, token: Int64, attempt: Int), _ how: String,
-        _ reason: String? = nil
+        _ worker: TestWorker, _ held: (id: Int64, token: Int64, attempt: Int), _ how: String,
+        _ reason: String? = nil, hadMachine: Bool = false, isProven: Bool = false
     ) async throws -> String {
         let rows = try await run(
             """
-            select mayfly.settle(\(worker), \(held.id), \(held.token), \(how), \(reason), 'as told')
-                as now
-            """
-        )
+            select mayfly.settle(\(worker.number), \(worker.secret), \(held.id), \(held.token),
+                \(how), \(reason), 'as told', host_is_proven => \(isProven),
+                had_machine => \(hadMachine)) as now
+            """)
         return rows.string(0, "now")
+    }
+    func heartbeat(
+        _ worker: TestWorker, _ tokens: [Int64] = []
+    ) async throws -> [(token: Int64, why: String)] {
+        let rows = try await run(
+            """
+            select token, why
+            from mayfly.heartbeat(\(worker.number), \(worker.secret), '15 s', \(tokens))
+            """)
+        return (0..<rows.count).map { (rows.integer($0, "token") ?? 0, rows.string($0, "why")) }
     }
     func state(_ id: Int64) async throws -> String {
         try await run("select state from mayfly.job where id = \(id)").string(0, "state")
@@ -157,10 +182,12 @@ extension Connection {
         }
         Issue.record("the floors do not rise")
     }
-    func lapse(_ worker: Int64) async throws {
+    func lapse(_ worker: TestWorker) async throws {
         try await run(
-            "update mayfly.worker set lease_until = now() - interval '1 s' where worker = \(worker)"
-        )
+            """
+            update mayfly.worker set lease_until = now() - interval '1 s'
+            where worker = \(worker.number)
+            """)
     }
 }
 
@@ -176,4 +203,9 @@ func sqlstate(_ body: () async throws -> Void) async -> String? {
     } catch {
         return "\(error)"
     }
+}
+
+extension Rows {
+    /// The value of a column of the first row, if there is one.
+    func first(_ column: String) -> String? { count == 0 ? nil : string(0, column) }
 }

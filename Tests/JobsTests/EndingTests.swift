@@ -21,8 +21,8 @@ import Testing
                 await sqlstate {
                     try await connection.run(
                         """
-                        insert into mayfly.outcome (id, attempt, state) values (\(id), 1,
-                            'succeeded')
+                        insert into mayfly.outcome (id, tenant, attempt, state) values (\(id), '',
+                            1, 'succeeded')
                         """
                     )
                 } == "23505")
@@ -76,7 +76,8 @@ import Testing
             for loss in 1...5 {
                 try await connection.run("update mayfly.delayed set run_at = now()")
                 let held = try #require(try await connection.claim(worker).first)
-                let answer = try await connection.settle(worker, held, "lost", "machine_lost")
+                let answer = try await connection.settle(
+                    worker, held, "lost", "machine_lost", hadMachine: true, isProven: true)
                 #expect(answer == (loss < 5 ? "retried" : "failed"))
             }
             let rows = try await connection.run(
@@ -96,7 +97,7 @@ import Testing
             try await connection.run("select mayfly.reap()")
             let rows = try await connection.run(
                 """
-                select losses, failures, run_at between now() + interval '4 s'
+                select (tries).losses, (tries).failures, run_at between now() + interval '4 s'
                     and now() + interval '16 s'
                     as later from mayfly.delayed
                 """)
@@ -118,7 +119,8 @@ import Testing
             let again = try #require(try await connection.claim(worker).first)
             #expect(again.id == first)
             #expect(again.attempt == 2)
-            let rows = try await connection.run("select failures, losses from mayfly.running")
+            let rows = try await connection.run(
+                "select (tries).failures, (tries).losses from mayfly.running")
             #expect(rows.integer(0, "failures") == 0)
             #expect(rows.integer(0, "losses") == 0)
             let attempts = try await connection.run("select outcome, reason from mayfly.attempt")
@@ -131,7 +133,9 @@ import Testing
             for _ in 0..<3 { _ = try await connection.enqueue() }
             let worker = try await connection.register()
             _ = try await connection.claim(worker, 3)
-            #expect(try await connection.count("select mayfly.leave(\(worker)) as count") == 3)
+            #expect(
+                try await connection.count(
+                    "select mayfly.leave(\(worker.number), \(worker.secret)) as count") == 3)
             #expect(try await connection.count("select count(*) from mayfly.ready") == 3)
             let other = try await connection.register()
             #expect(try await connection.claim(other, 5).count == 3)

@@ -45,10 +45,11 @@ import Testing
             if name.hasSuffix(".sql") { names.append(String(name.dropLast(4))) }
         }
         unsafe closedir(directory)
-        #expect(names.sorted() == Migrations.scripts.map(\.name))
+        let chapters = Migrations.versions.flatMap(\.chapters)
+        #expect(names.sorted() == chapters.map(\.name))
 
         let database = try await Database.make(migrated: false)
-        for script in Migrations.scripts {
+        for script in chapters {
             let status = try psql(database, "\(sql)/\(script.name).sql")
             #expect(status == 0, "\(script.name)")
         }

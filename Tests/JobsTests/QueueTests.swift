@@ -102,22 +102,27 @@ import Testing
         let database = try await Database.make()
         let worker = try await database.connect()
         let producer = try await database.connect()
-        let heard = try await worker.withNotifications(on: ["mayfly_job"]) {
+        let me = try await worker.register()
+        let name = try await worker.run("select mayfly.worker_channel() as name")
+        let channel = Channel(named: name.string(0, "name"))
+        let heard = try await worker.withNotifications(on: [channel]) {
             notes async throws(PostgresError) in
             try await producer.run("select mayfly.enqueue('code', '{}', queue => 'unarmed')")
-            try await worker.run("select mayfly.arm_bell('{armed}', '1 min')")
+            try await worker.run(
+                "select mayfly.arm_bell(\(me.number), \(me.secret), '{armed}', '1 min')")
             try await producer.run("select mayfly.enqueue('code', '{}', queue => 'other')")
             try await producer.run("select mayfly.enqueue('code', '{}', queue => 'armed')")
-            try await worker.run("select mayfly.arm_bell('{}', '1 min')")
+            try await worker.run(
+                "select mayfly.arm_bell(\(me.number), \(me.secret), '{}', '1 min')")
             try await producer.run("select mayfly.enqueue('code', '{}', queue => 'last')")
             var heard: [String] = []
             for await note in notes {
                 heard.append(note.payload)
-                if note.payload == "last" { break }
+                if note.payload == "job last" { break }
             }
             return heard
         }
-        #expect(heard == ["armed", "last"])
+        #expect(heard == ["job armed", "job last"])
         await worker.close()
         await producer.close()
     }

@@ -17,6 +17,7 @@ import Testing
         try await Database.administer(
             database.cluster,
             names.map { "create role \($0) login in role mayfly_producer;" }.joined() + """
+                select mayfly.grant_tenant('\(names[0])', '');
                 select mayfly.grant_tenant('\(names[1])', 'acme');
                 select mayfly.grant_tenant('\(names[2])', '*');
                 """, database: database.name)
@@ -40,15 +41,18 @@ import Testing
                 "select * from mayfly.stats", "select * from mayfly.migration",
                 "insert into mayfly.ready (id) values (1)",
                 "update mayfly.setting set losses_max = 1",
-                "select mayfly.claim(1, '{}', '{code}', 1)", "select mayfly.reap()",
+                "select mayfly.claim(1, gen_random_uuid(), '{}', '{code}', 1)",
+                "select mayfly.reap()", "select mayfly.worker_channel()",
                 "select mayfly.register('x', 'x', '{code}', '{}', 1, '1 s')",
-                "select mayfly.finish(\(id), 'succeeded', 1::smallint, now(), null, null)",
+                "select mayfly.finish(\(id), '', 'succeeded', 1::smallint, now(), null, null)",
                 "select mayfly.pause('default')",
                 "select mayfly.grant_tenant('mayfly_producer', '*')",
                 "select mayfly.replay_all()", "select mayfly.maintain()",
                 "select mayfly.make_week(now())",
                 "select mayfly.take_key('', 'k', 1)", "select mayfly.check_job_id(\(id))",
-                "select mayfly.put_blob_part('a', 0, 'a')", "create table mayfly.mine (a int)",
+                "select mayfly.put_blob_part(1, gen_random_uuid(), 1, 'a', 0, 'a')",
+                "create table mayfly.mine (a int)", "select * from mayfly.secret",
+                "select mayfly.prune('30 days')", "select mayfly.channel('workers')",
                 "select nextval('mayfly.id_sequence')", "truncate mayfly.job_data",
             ]
             for statement in forbidden {
@@ -56,8 +60,9 @@ import Testing
                     await sqlstate { try await connection.run(statement) } == "42501",
                     "\(statement.text)")
             }
-            #expect(
-                await sqlstate { try await connection.run("delete from mayfly.job") } == "MF009")
+            for statement: Statement in [
+                "delete from mayfly.job", "update mayfly.job set priority = 1",
+            ] { #expect(await sqlstate { try await connection.run(statement) } == "55000") }
         }
     }
 
@@ -117,7 +122,10 @@ import Testing
             let worker = try await connection.register()
             let held = try #require(try await connection.claim(worker).first)
             #expect(try await connection.settle(worker, held, "succeeded") == "succeeded")
-            try await connection.run("select mayfly.reap(), mayfly.arm_bell('{}', '1 s')")
+            try await connection.run(
+                """
+                select mayfly.reap(), mayfly.arm_bell(\(worker.number), \(worker.secret), '{}', '1 s')
+                """)
             for statement: Statement in [
                 "select mayfly.enqueue('code', '{}')", "select mayfly.pause('default')",
                 "select * from mayfly.job_data", "update mayfly.worker set dead = false",
@@ -141,7 +149,8 @@ import Testing
                 "select * from mayfly.health", "select mayfly.pause('default')",
                 "select mayfly.resume('default')",
                 "select mayfly.grant_tenant(\(roles.plain), 'acme')", "select mayfly.replay_all()",
-                "select mayfly.maintain('30 days')", "select * from mayfly.list('queued')",
+                "select mayfly.maintain()", "select mayfly.prune('30 days')",
+                "select * from mayfly.list('queued')",
             ] {
                 #expect(
                     await sqlstate { try await connection.run(statement) } == nil,

@@ -52,7 +52,7 @@ struct WorkerCommand: AsyncParsableCommand {
             let settings = configuration.queueSettings(kinds: kinds.names)
             let supervisor = Supervisor(
                 context: WorkerContext(
-                    host: host, kinds: kinds, blobs: Database(configuration), health: HostHealth()),
+                    host: host, kinds: kinds, health: HostHealth()),
                 images: images,
                 slotCount: configuration.count(.workerSlots),
                 drainTimeout: configuration.duration(.drainTimeout))
@@ -78,6 +78,7 @@ extension Configuration {
         var settings = QueueSettings(
             connection: connection, name: name.isEmpty ? "\(Self.hostName)-\(getpid())" : name,
             version: Mayfly.version, kinds: kinds, slots: count(.workerSlots))
+        settings.host = Self.hostName
         settings.queues = list(.workerQueues)
         settings.lease = duration(.workerLease)
         return settings

@@ -50,6 +50,8 @@ protocol BlobSource: Sendable {
     func bytes(of digest: String) async throws -> [UInt8]?
 }
 
+extension JobInputs: BlobSource {}
+
 /// The kinds that this worker can do.
 struct Kinds: Sendable {
     let all: [any Kind]

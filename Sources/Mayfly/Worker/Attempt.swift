@@ -8,11 +8,12 @@ import Machines
 /// Runs the claimed job in a machine of its own and stores how that ended, exactly once.
 func attempt(_ claim: consuming Claim, in context: WorkerContext) async {
     let job = claim.job
+    let inputs = claim.inputs
     let metadata: Logger.Metadata = ["job.id": "\(job.id)", "attempt": "\(job.attempt)"]
     let (result, stopped) = await withLogger(mergingMetadata: metadata) { _ in
         await claim.stop.guarding { () async throws(AttemptError) in
             let kind = try context.kinds.named(job.kind)
-            let recipe = try await kind.recipe(for: job, blobs: context.blobs)
+            let recipe = try await kind.recipe(for: job, blobs: inputs)
             let run = try await context.host.run(recipe, pin: job.pin)
             return kind.outcome(of: run, recipe: recipe, job: job)
         }

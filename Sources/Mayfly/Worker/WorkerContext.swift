@@ -7,7 +7,6 @@ import Machines
 struct WorkerContext: Sendable {
     let host: MachineHost
     let kinds: Kinds
-    let blobs: any BlobSource
     let health: HostHealth
 
     /// One line per attempt.

@@ -1,4 +1,4 @@
--- Mayfly's queue, told from the beginning.
+-- Mayfly's queue, told from the beginning. Chapter 1 of version 1: what is stored.
 --
 -- A backend puts a job into the queue with one call, inside whatever transaction it is in:
 --
@@ -16,37 +16,48 @@
 -- of history as with none. What grows (`job_data`, `outcome`, `attempt`) is only ever appended
 -- to, lies in one partition per week, and goes away by dropping whole weeks (`mayfly.maintain`).
 --
--- A worker registers, gets a number and a lease, and keeps the lease alive with one update of
--- its own row (`mayfly.heartbeat`), however many jobs it holds. `mayfly.claim` moves rows from
--- ready to running; each gets a token that was never given out before. `mayfly.settle` ends an
+-- A worker registers, gets a number, a secret and a lease, and keeps the lease alive with one
+-- update of its own row (`mayfly.heartbeat`), however many jobs it holds. `mayfly.claim` moves rows
+-- from ready to running; each gets a token that was never given out before. `mayfly.settle` ends an
 -- attempt: it takes the row out of running by that token, or, when the row is gone because the
 -- lease ran out and somebody gave the job back, refuses with MF005, and the transaction, with
 -- the blobs of the result in it, rolls back. `outcome` has the job's id as its key: the schema
 -- itself stores an outcome once. Any worker may call `mayfly.reap`, which gives back what dead
 -- workers held.
 --
--- Whose failure was it? The task's own (`failed`) is final unless the job asked for more with
+-- Whose failure was it? The job's own (`failed`) is final unless the job asked for more with
 -- max_attempts. Ours (`lost`: machine, image, worker) is tried again by itself, with growing
--- pauses, and costs the job nothing, until it has happened `losses_max` times: then the job itself
--- is suspected and stopped as `poison`. `interrupted` is neither: the job is back at its place.
+-- pauses, and costs the job nothing. Only a loss that speaks against the job is a strike: its
+-- machine had come to life, and the host had not lost this job before, or has proven since that it
+-- can run jobs. After `losses_max` strikes, or `losses_limit` losses of any sort, the job is stopped
+-- as `poison`. `interrupted` is neither: the job is back at its place.
 --
--- Who may do what: roles in v5_roles.sql. A producer sees the view `mayfly.job` and functions, and
+-- Nobody waits for somebody else. Producers hold transactions open for as long as they like, and
+-- workers must never notice. So producers only ever insert rows that nobody else inserts, into
+-- tables without a key that two of them could want (`cancel_request`, `lane_news`, `blob`); what is
+-- common to all (lanes, floors) is written by the short transactions of workers alone; and there is
+-- no advisory lock, because any role may take those. The exceptions are within one tenant: a unique
+-- key, and a waiting job that is being cancelled, which claims step over.
+--
+-- Who may do what: roles in v1_5_roles.sql. A producer sees the view `mayfly.job` and functions, and
 -- of the jobs only those of its tenants. Every clock is this server's.
 --
--- Waking: `mayfly_job` (payload: queue) is sent only while an idle worker has armed the bell, so
--- that a busy system pays nothing for it; workers poll as well, now and then, as the safety net.
--- `mayfly_done` carries the id of each job that ended, `mayfly_cancel` the token of an attempt
--- that is to be stopped.
+-- Waking: a notification is a hint to look, never a fact, and workers poll as well. Workers listen
+-- on a channel whose name only they can learn (`mayfly.worker_channel`); it says that a queue has
+-- work, while an idle worker has armed the bell for that queue, or that one of a worker's attempts
+-- was cancelled. `mayfly_done` carries the id of each job of the unnamed tenant that ended; each
+-- named tenant has a channel of its own (`mayfly.done_channel`).
 --
 -- Refusals carry what and why as the message, what to do as the hint, and a stable SQLSTATE:
 --     MF001  an argument is not acceptable            MF006  the worker is unknown or declared dead
 --     MF002  the payload is not acceptable            MF007  no such blob, or its bytes are wrong
 --     MF003  the tenant is not granted to the caller  MF008  not possible in the job's state
---     MF004  no such job                              MF009  not by this way: call the function
+--     MF004  no such job                              MF009  only possible at READ COMMITTED
 --     MF005  fenced: the attempt is no longer held    MF010  the server is too old
 --
--- The files v1, v2, … are applied in order and never edited once released: by `mayfly migrate`, or
--- by `psql -v ON_ERROR_STOP=1 -1 -f`. Each notes itself in mayfly.migration, so the two ways mix.
+-- A version is applied as a whole, its chapters in order: by `mayfly migrate`, in one transaction, or
+-- by `psql -v ON_ERROR_STOP=1 -1 -f` for each. The last chapter notes the version in
+-- mayfly.migration. Once released, a version is never edited.
 
 do $$ begin
     if current_setting('server_version_num')::int < 150000 then
@@ -65,48 +76,65 @@ create table mayfly.migration (
     name       text not null,
     applied_at timestamptz not null default now()
 );
-insert into mayfly.migration (version, name) values (1, 'v1_schema');
 
 -- What is refused and how long things may take. One row; an operator may update it.
 create table mayfly.setting (
     only_row          boolean primary key default true
         constraint setting_is_one_row check (only_row),
-    losses_max        int not null default 5,             -- the loss that makes a job poison
+    losses_max        int not null default 5,             -- the strike that makes a job poison
+    losses_limit      int not null default 25,            -- the loss of any sort that does
     backoff_first     interval not null default '1 s',    -- doubles with every loss, retry
     backoff_max       interval not null default '5 min',
     timeout_default   interval not null default '1 h',    -- for the deadline, without timeout
     deadline_slack    interval not null default '1 min',  -- restore, store and destroy, generously
     restart_grace     interval not null default '15 s',   -- after a restart nobody is dead yet
     payload_bytes_max int not null default 16 * 1024 * 1024,
-    blob_bytes_max    int not null default 64 * 1024 * 1024
+    blob_bytes_max    int not null default 64 * 1024 * 1024,
+    retention         interval default '30 days'          -- history and blobs; null: for ever
+        constraint setting_retention_is_a_day_or_more check (retention >= interval '1 day')
 );
 insert into mayfly.setting default values;
 
--- Why attempts end otherwise than well: the closed list. `whose` decides what follows: a `task`
--- failure is the job's own, `ours` is tried again by itself, a `decision` was taken by somebody.
+-- From this the names of channels are made. Only the owner reads it.
+create table mayfly.secret (
+    only_row boolean primary key default true constraint secret_is_one_row check (only_row),
+    bytes    bytea not null default uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid())
+);
+insert into mayfly.secret default values;
+
+-- Work that one worker at a time does for all: whoever locks the row with SKIP LOCKED. Nobody but
+-- the owner can lock it.
+create table mayfly.duty (
+    duty text primary key,
+    note text                            -- what stood in the way the last time
+);
+insert into mayfly.duty (duty) values ('reap'), ('maintain');
+
+-- Why attempts end otherwise than well: the closed list. `whose` decides what follows: a failure of
+-- the `job` is its own, `ours` is tried again by itself, a `decision` was taken by somebody.
 -- `retryable`: running the same job again could end differently.
 create table mayfly.reason (
     reason    text primary key,
     whose     text not null,
     retryable boolean not null,
     meaning   text not null,
-    constraint reason_whose_is_known check (whose in ('task', 'ours', 'decision'))
+    constraint reason_whose_is_known check (whose in ('job', 'ours', 'decision'))
 );
 insert into mayfly.reason (reason, whose, retryable, meaning) values
-    ('exit_nonzero', 'task', true, 'The program ended with an exit code other than zero.'),
-    ('signalled', 'task', true, 'The program was ended by a signal that Mayfly did not send.'),
-    ('timeout', 'task', true, 'The attempt took longer than its timeout and was stopped.'),
-    ('out_of_memory', 'task', true, 'The program wanted more memory than its machine has.'),
-    ('disk_full', 'task', true, 'The program wrote more than its machine can hold.'),
-    ('output_limit', 'task', true, 'The program printed or left behind more than may be kept.'),
-    ('invalid_payload', 'task', false,
+    ('exit_nonzero', 'job', true, 'The program ended with an exit code other than zero.'),
+    ('signalled', 'job', true, 'The program was ended by a signal that Mayfly did not send.'),
+    ('timeout', 'job', true, 'The attempt took longer than its timeout and was stopped.'),
+    ('out_of_memory', 'job', true, 'The program wanted more memory than its machine has.'),
+    ('disk_full', 'job', true, 'The program wrote more than its machine can hold.'),
+    ('output_limit', 'job', true, 'The program printed or left behind more than may be kept.'),
+    ('invalid_payload', 'job', false,
         'The payload does not say what to run; no machine was used.'),
-    ('blob_missing', 'task', false,
+    ('blob_missing', 'job', false,
         'The payload names a blob that is not stored; put it and replay.'),
-    ('guest_protocol_violation', 'task', true, 'The machine broke the protocol and was destroyed.'),
-    ('document_invalid', 'task', false, 'The document cannot be read as what it says it is.'),
-    ('page_failed', 'task', true, 'The page could not be loaded, or an action on it did not work.'),
-    ('network_denied', 'task', false, 'The program needs a destination that its allow-list lacks.'),
+    ('guest_protocol_violation', 'job', true, 'The machine broke the protocol and was destroyed.'),
+    ('document_invalid', 'job', false, 'The document cannot be read as what it says it is.'),
+    ('page_failed', 'job', true, 'The page could not be loaded, or an action on it did not work.'),
+    ('network_denied', 'job', false, 'The program needs a destination that its allow-list lacks.'),
     ('machine_lost', 'ours', true,
         'The machine died or stopped answering in the middle of the attempt.'),
     ('restore_failed', 'ours', true, 'No machine could be restored from the image.'),
@@ -144,7 +172,8 @@ create function mayfly.position_time(pos bigint) returns timestamptz
 $$ select to_timestamp(((pos >> 22) + 1704067200000) / 1000.0) $$;
 
 -- -------------------------------------------------------------------------------------------------
--- Cold: written once. All three are partitioned by the job's id, so a week goes as a whole.
+-- Cold: written once. All are partitioned by the job's id, so a week goes as a whole. There is no
+-- default partition: to attach a week beside one would lock it against everybody.
 
 create table mayfly.job_data (
     id           bigint not null primary key,
@@ -161,8 +190,12 @@ create table mayfly.job_data (
     pin          jsonb,                  -- replay --pinned: {generation, seed (hex), clock (ns)}
     payload      jsonb not null,
     constraint job_payload_is_an_object check (jsonb_typeof(payload) = 'object'),
+    -- A few bytes of jsonb can print as a gigabyte. Whoever inserts, what is stored can be read.
+    constraint job_payload_can_be_read check (octet_length(payload::text) <= 67108864),
     constraint job_max_attempts_in_range check (max_attempts between 1 and 100)
 ) partition by range (id);
+create index job_data_tenant on mayfly.job_data (tenant, id);
+create index job_data_unique_key on mayfly.job_data (unique_key) where unique_key is not null;
 create index job_data_replay_of on mayfly.job_data (replay_of) where replay_of is not null;
 
 create table mayfly.outcome (
@@ -171,12 +204,15 @@ create table mayfly.outcome (
     finished_at timestamptz not null default clock_timestamp(),
     attempt     smallint not null,
     state       text not null,
+    tenant      text not null,
     result      jsonb,
     error       jsonb,
     constraint outcome_state_is_final check (state in ('succeeded', 'failed', 'cancelled')),
     constraint outcome_error_unless_succeeded check ((error is null) = (state = 'succeeded'))
 ) partition by range (id);
 create index outcome_unwell on mayfly.outcome (state, id) where state <> 'succeeded';
+create index outcome_unwell_of_tenant on mayfly.outcome (tenant, state, id)
+    where state <> 'succeeded';
 
 create table mayfly.attempt (
     id          bigint not null,
@@ -189,6 +225,7 @@ create table mayfly.attempt (
     outcome     text not null,
     reason      text,
     message     text,
+    host        text,
     machine     text,
     generation  text,                    -- of the image
     seed        bytea,                   -- the entropy the machine was given, for a pinned replay
@@ -202,76 +239,91 @@ create table mayfly.attempt (
     constraint attempt_reason_unless_succeeded check ((reason is null) = (outcome = 'succeeded'))
 ) partition by range (id);
 
+-- Which blobs a job names: in its payload, or in its result. While the row is there, so is the blob.
+create table mayfly.blob_use (
+    id     bigint not null,
+    tenant text not null,
+    sha256 bytea not null
+) partition by range (id);
+create index blob_use_sha256 on mayfly.blob_use (sha256, tenant);
+
 -- -------------------------------------------------------------------------------------------------
--- Hot: a row here means that the job is alive. Vacuumed early and without pauses: they churn.
+-- Hot: a row here means that the job is alive. Vacuumed early and without pauses: they churn. Each
+-- of the three tables has the same seven columns that wander: id, priority, timeout, queue, kind,
+-- tenant and tries.
+
+-- What happened to a job so far; null for one that was never claimed.
+create type mayfly.tries as (
+    attempt  smallint,                   -- tries so far
+    failures smallint,                   -- of which the job's own failures
+    losses   smallint,                   -- of which ours
+    strikes  smallint,                   -- of which such that speak against the job
+    lost_on  text[]                      -- the hosts that lost its machine
+);
 
 create table mayfly.ready (              -- runnable now: inserted and deleted, never updated
-    pos          bigint not null default mayfly.new_position(),
-    id           bigint not null,
-    priority     smallint not null,
-    attempt      smallint not null default 0,   -- tries so far
-    failures     smallint not null default 0,   -- of which the job's own failures
-    losses       smallint not null default 0,   -- of which ours
-    max_attempts smallint not null,
-    timeout      interval,
-    queue        text not null,
-    kind         text not null,
-    tenant       text not null,
+    id       bigint not null,
+    priority smallint not null,
+    timeout  interval,
+    queue    text not null,
+    kind     text not null,
+    tenant   text not null,
+    tries    mayfly.tries,
+    pos      bigint not null default mayfly.new_position(),
     constraint ready_pkey primary key (queue, kind, priority, pos)
 ) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000,
         autovacuum_vacuum_cost_delay = 0);
 create unique index ready_id on mayfly.ready (id);
 
 create table mayfly.delayed (            -- runnable later: scheduled, or pausing before a retry
-    id           bigint not null primary key,
-    run_at       timestamptz not null,
-    priority     smallint not null,
-    attempt      smallint not null default 0,
-    failures     smallint not null default 0,
-    losses       smallint not null default 0,
-    max_attempts smallint not null,
-    timeout      interval,
-    queue        text not null,
-    kind         text not null,
-    tenant       text not null
+    id       bigint not null primary key,
+    priority smallint not null,
+    timeout  interval,
+    queue    text not null,
+    kind     text not null,
+    tenant   text not null,
+    tries    mayfly.tries,
+    run_at   timestamptz not null
 ) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000,
         autovacuum_vacuum_cost_delay = 0);
 create index delayed_run_at on mayfly.delayed (run_at);
 
-create table mayfly.worker (             -- one row per worker process; all that heartbeats touch
-    worker      bigint generated always as identity primary key,
-    lease_until timestamptz not null,
-    started_at  timestamptz not null default now(),
-    dead        boolean not null default false,
-    slots       int not null,
-    name        text not null,
-    identity    text,     -- what only one process can be at a time: a new holder buries the old one
-    version     text not null,
-    kinds       text[] not null,
-    queues      text[] not null          -- empty: all
-) with (fillfactor = 50);
-
-create table mayfly.running (            -- one row per live attempt
-    token        bigint not null default mayfly.new_position() primary key,
-    id           bigint not null,
-    pos          bigint not null,        -- where it stood, for an attempt that is given back
-    worker       bigint not null,
-    started_at   timestamptz not null default clock_timestamp(),
-    deadline_at  timestamptz not null,
-    priority     smallint not null,
-    attempt      smallint not null,
-    failures     smallint not null,
-    losses       smallint not null,
-    max_attempts smallint not null,
-    cancel       boolean not null default false,
-    timeout      interval,
-    queue        text not null,
-    kind         text not null,
-    tenant       text not null
-) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000,
+create table mayfly.running (            -- one row per live attempt; only workers touch it
+    id          bigint not null,
+    priority    smallint not null,
+    timeout     interval,
+    queue       text not null,
+    kind        text not null,
+    tenant      text not null,
+    tries       mayfly.tries not null,   -- with this attempt counted
+    pos         bigint not null,         -- where it stood, for an attempt that is given back
+    token       bigint not null default mayfly.new_position() primary key,
+    worker      bigint not null,
+    started_at  timestamptz not null default clock_timestamp(),
+    deadline_at timestamptz not null
+) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000,
         autovacuum_vacuum_cost_delay = 0);
 create unique index running_id on mayfly.running (id);
 create index running_worker on mayfly.running (worker);
+
+create table mayfly.worker (             -- one row per worker process; all that heartbeats touch
+    worker       bigint generated always as identity primary key,
+    secret       bytea not null,         -- SHA-256 of what only this process knows
+    lease_until  timestamptz not null,
+    started_at   timestamptz not null default now(),
+    dead         boolean not null default false,
+    slots        int not null,
+    name         text not null,
+    host         text not null,
+    identity     text,    -- what only one process can be at a time: a new holder buries the old one
+    version      text not null,
+    kinds        text[] not null,
+    queues       text[] not null,        -- empty: all
+    health       text not null default 'ok',
+    health_note  text,
+    health_since timestamptz not null default now(),
+    constraint worker_health_is_known check (health in ('ok', 'ill'))
+) with (fillfactor = 50);
 
 -- A lane is all ready jobs of one queue, kind and priority, in their order. A claim reads a lane
 -- from its floor on: below it there is nothing but dead rows, which a scan would pay for as long as
@@ -284,10 +336,29 @@ create table mayfly.lane (
     next       bigint,                   -- becomes the floor once no transaction older than
     next_xid   xid8,                     -- next_xid is left
     moved_at   timestamptz not null default '-infinity',
-    checked_at timestamptz not null default '-infinity',
+    checked_at timestamptz not null default clock_timestamp(),
     used_at    timestamptz not null default now(),
+    closing    boolean not null default false,   -- empty for long; producers announce it anew
     primary key (queue, kind, priority)
 ) with (fillfactor = 50);
+
+-- What claims must know of lanes: one that has work and no row yet, or work at a place that its
+-- floor may have passed. Producers only insert here, and find the lane there most of the time.
+create table mayfly.lane_news (
+    queue    text not null,
+    kind     text not null,
+    priority smallint not null,
+    floor    bigint not null
+) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500,
+        autovacuum_vacuum_cost_delay = 0);
+
+-- Who wants a job stopped that was running at that moment. Only inserted to by producers; the row
+-- goes when the job ends.
+create table mayfly.cancel_request (
+    id bigint not null,
+    at timestamptz not null default clock_timestamp()
+);
+create index cancel_request_id on mayfly.cancel_request (id);
 
 -- Armed by idle workers before they wait. Unlogged: it may be lost, workers arm it again.
 create unlogged table mayfly.bell (
@@ -310,26 +381,35 @@ create table mayfly.queue (              -- only queues about which there is som
     paused_by name
 );
 
-create table mayfly.tenant_grant (       -- tenant '*': all
-    role   name not null,
+create table mayfly.tenant_grant (       -- tenant '*': all; '': the unnamed one, granted like any
+    role   oid not null,                 -- not the name, which another role may bear tomorrow
     tenant text not null,
-    primary key (role, tenant)
+    primary key (tenant, role)
 );
 
 -- -------------------------------------------------------------------------------------------------
--- Blobs: bytes by their SHA-256, in chunks that a connection can carry without effort.
+-- Blobs: bytes by their SHA-256, in chunks that a connection can carry without effort. A blob
+-- belongs to a tenant. Nothing here is unique, so that nobody waits for another's open transaction;
+-- now and then the same bytes are stored twice, until the upkeep removes the older copy.
 
 create table mayfly.blob (
-    sha256     bytea primary key,
-    size       bigint not null,
-    kept_at    timestamptz not null default now(),  -- put or named in a result the last time
+    blob   bigint generated always as identity primary key,
+    tenant text not null,
+    sha256 bytea not null,
+    size   bigint not null,
+    token  bigint,                       -- of the attempt that is putting it; null once sealed
+    put_at timestamptz not null default clock_timestamp(),
     constraint blob_sha256_is_32_bytes check (octet_length(sha256) = 32)
 );
+create index blob_sha256 on mayfly.blob (sha256, tenant);
+create index blob_put_at on mayfly.blob (put_at);
+create index blob_token on mayfly.blob (token) where token is not null;
+
 create table mayfly.blob_chunk (
-    sha256  bytea not null,
+    blob    bigint not null,
     ordinal int not null,
     bytes   bytea not null,
-    primary key (sha256, ordinal),
+    primary key (blob, ordinal),
     constraint blob_chunk_at_most_256_kib check (octet_length(bytes) between 1 and 262144)
 );
 alter table mayfly.blob_chunk alter column bytes set storage external;  -- it rarely compresses

@@ -1,0 +1,712 @@
+-- Chapter 2: what backends call and read. The contract of producers: the view mayfly.job, enqueue
+-- and INSERT, enqueue_many, list, get_job, cancel, replay, and blobs. The story is in
+-- v1_1_tables.sql. What is called from outside runs with its owner's rights and checks its arguments
+-- and the caller's tenants itself.
+--
+-- Plans are generic: these functions are called thousands of times a second with statements whose
+-- best plan never changes, and planning one costs more than running it.
+
+create function mayfly.refuse(code text, what text, remedy text) returns void language plpgsql as $$
+begin
+    raise exception using errcode = code, message = what, hint = remedy;
+end $$;
+
+-- -------------------------------------------------------------------------------------------------
+-- Who calls, and which tenants are theirs. Inside a function that runs with its owner's rights
+-- current_user is the owner; the caller is the role that was set, or else the one that logged in.
+
+create function mayfly.caller() returns name language sql stable as
+$$ select case current_setting('role') when 'none' then session_user
+    else current_setting('role')::name end $$;
+
+-- Operators, the schema's owner, and whoever was granted '*'.
+create function mayfly.sees_all() returns boolean language sql stable security definer
+set search_path = pg_catalog, pg_temp as $$
+    select coalesce(pg_has_role(mayfly.caller(), to_regrole('mayfly_operator'), 'member'), false)
+        or exists (select from pg_namespace n where n.nspname = 'mayfly'
+            and pg_has_role(mayfly.caller(), n.nspowner, 'member'))
+        or exists (select from mayfly.tenant_grant g where g.tenant = '*'
+            and pg_has_role(mayfly.caller(), g.role, 'member'))
+$$;
+
+-- The tenants granted to the caller. Without a grant there is none, not even the unnamed one.
+create function mayfly.tenants() returns text[] language sql stable security definer
+set search_path = pg_catalog, pg_temp as $$
+    select coalesce(array_agg(distinct g.tenant), '{}') from mayfly.tenant_grant g
+    where pg_has_role(mayfly.caller(), g.role, 'member')
+$$;
+
+create function mayfly.may_use(tenant text) returns boolean language plpgsql stable as $$
+begin
+    return exists (select from mayfly.tenant_grant g where g.tenant = may_use.tenant
+            and pg_has_role(mayfly.caller(), g.role, 'member'))
+        or mayfly.sees_all();
+end $$;
+
+create function mayfly.check_tenant(tenant text) returns void language plpgsql stable as $$
+begin
+    if not mayfly.may_use(tenant) then
+        perform mayfly.refuse('MF003',
+            format('the tenant %L is not granted to the role %I', tenant, mayfly.caller()),
+            format('Have an operator run: select mayfly.grant_tenant(%L, %L). Granted so far: %s.',
+                mayfly.caller(), tenant, coalesce((select string_agg(quote_literal(t), ', ')
+                    from unnest(mayfly.tenants()) t), 'none')));
+    end if;
+end $$;
+
+-- -------------------------------------------------------------------------------------------------
+-- Waking others. A notification is only sent while the server's queue of them has room: somebody
+-- who listens and never reads can fill it, and then a commit with a notification fails. Nobody
+-- depends on one.
+
+create function mayfly.tell(channel text, payload text) returns void language plpgsql as $$
+begin
+    if pg_notification_queue_usage() < 0.5 then
+        perform pg_notify(channel, payload);
+    end if;
+end $$;
+
+-- A channel whose name cannot be guessed.
+create function mayfly.channel(purpose text) returns text language sql stable as $$
+    select 'mayfly_' || left(encode(sha256(s.bytes || convert_to(purpose, 'UTF8')), 'hex'), 40)
+    from mayfly.secret s
+$$;
+
+-- Where the id of each job of this tenant is told when it ends.
+create function mayfly.done_channel(tenant text default '') returns text language plpgsql stable
+security definer set search_path = pg_catalog, pg_temp as $$
+begin
+    perform mayfly.check_tenant(tenant);
+    return case when tenant = '' then 'mayfly_done' else mayfly.channel('done ' || tenant) end;
+end $$;
+
+-- Something became ready in a lane: claims must know of the lane, and a waiting worker of the work.
+create function mayfly.announce(queue text, kind text, priority smallint) returns void
+language plpgsql as $$
+begin
+    if not exists (select from mayfly.lane l where l.queue = announce.queue
+            and l.kind = announce.kind and l.priority = announce.priority and not l.closing) then
+        insert into mayfly.lane_news (queue, kind, priority, floor)
+        values (queue, kind, priority, 9223372036854775807);
+    end if;
+    if exists (select from mayfly.bell b where b.queue in (announce.queue, '*')
+            and b.armed_until > clock_timestamp()) then
+        perform mayfly.tell(mayfly.channel('workers'), 'job ' || queue);
+    end if;
+end $$;
+
+-- -------------------------------------------------------------------------------------------------
+-- What may be enqueued
+
+-- The text is what workers and backends will have to read, so the text is what is measured. But
+-- first the numbers: a few bytes of jsonb can print as a gigabyte.
+create function mayfly.check_payload(payload jsonb) returns void language plpgsql stable as $$
+declare
+    bytes_max int;
+    size bigint;
+begin
+    if payload is null or jsonb_typeof(payload) <> 'object' then
+        perform mayfly.refuse('MF002', format('the payload is %s, not a JSON object',
+                coalesce(jsonb_typeof(payload), 'null')),
+            'Pass {"key": value, …} as the kind wants it.');
+    elsif payload @? 'strict $.** ? (@.type() == "number") ? (@ > 1.7976931348623157e308
+            || @ < -1.7976931348623157e308 || (@ != 0 && @ < 4.9e-324 && @ > -4.9e-324))' then
+        perform mayfly.refuse('MF002', 'the payload has a number that no double can hold',
+            'Pass it as a string, if it is meant.');
+    end if;
+    size := pg_column_size(payload || '{}');   -- unpacked, even if it came from a table
+    if size > 8192 then
+        select s.payload_bytes_max into bytes_max from mayfly.setting s;
+        if size / 4 > bytes_max then
+            perform mayfly.refuse('MF002', format('the payload has over %s bytes, more than %s',
+                size / 4, bytes_max), mayfly.large_payload_hint());
+        elsif exists (select from jsonb_path_query(payload, 'strict $.** ? (@.type() == "number")')
+                n where scale(n::numeric) > 400) then
+            perform mayfly.refuse('MF002', 'the payload has a number with more than 400 decimals',
+                'Round it, or pass it as a string.');
+        end if;
+        size := octet_length(payload::text);
+        if size > bytes_max then
+            perform mayfly.refuse('MF002', format('the payload has %s bytes, more than %s',
+                size, bytes_max), mayfly.large_payload_hint());
+        end if;
+    end if;
+end $$;
+
+create function mayfly.large_payload_hint() returns text language sql immutable as
+$$ select 'Put large inputs with mayfly.put_blob and name their SHA-256: {"blob": "…"}.' $$;
+
+create function mayfly.check_job(
+    kind text, payload jsonb, queue text, tenant text, priority int, run_at timestamptz,
+    timeout interval, max_attempts int, unique_key text
+) returns void language plpgsql stable as $$
+declare
+    name_form constant text := '^[a-z0-9][a-z0-9_.-]{0,62}$';
+    name_hint constant text := 'Use 1 to 63 of: lower-case letters, digits, _ . -';
+begin
+    if kind is null or kind !~ name_form then
+        perform mayfly.refuse('MF001', format('kind %s is not a name of a kind',
+            coalesce(quote_literal(kind), 'null')), name_hint);
+    elsif queue is null or queue !~ name_form then
+        perform mayfly.refuse('MF001', format('queue %s is not a name of a queue',
+            coalesce(quote_literal(queue), 'null')), name_hint);
+    elsif tenant is null or tenant = '*' or length(tenant) > 128 or tenant ~ '[[:cntrl:]]' then
+        perform mayfly.refuse('MF001',
+            'the tenant is null, ''*'', too long or has control characters',
+            'Use at most 128 printable characters; '''' when there is only one tenant.');
+    elsif priority is null or priority not between -1000 and 1000 then
+        perform mayfly.refuse('MF001', format('priority %s is out of range',
+            coalesce(priority::text, 'null')),
+            'Use -1000 to 1000; higher runs first, 0 is normal.');
+    elsif run_at is null or not isfinite(run_at) or run_at > now() + interval '5 years' then
+        perform mayfly.refuse('MF001', format('run_at %s is not a time in the next five years',
+            coalesce(run_at::text, 'null')),
+            'Leave it out to run at once.');
+    elsif timeout < interval '1 second' or timeout > interval '24 hours' then
+        perform mayfly.refuse('MF001', format('timeout %s is out of range', timeout),
+            'Use 1 second to 24 hours, or null for the default of the kind.');
+    elsif max_attempts not between 1 and 100 then
+        perform mayfly.refuse('MF001', format('max_attempts %s is out of range', max_attempts),
+            'Use 1 to 100; 1, the default, makes the first failure of the job final.');
+    elsif length(unique_key) not between 1 and 256 then
+        perform mayfly.refuse('MF001', 'unique_key is empty or longer than 256 characters',
+            'Use 1 to 256 characters, a digest of them if need be, or null.');
+    end if;
+    perform mayfly.check_payload(payload);
+end $$;
+
+-- The id of the live job that holds the key, or null after the key was taken for `id`. Waits while
+-- another transaction of the tenant that took the same key is open: only its end tells.
+create function mayfly.take_key(tenant text, key text, id bigint) returns bigint language plpgsql
+    as $$
+declare
+    holder bigint;
+begin
+    for try in 1 .. 100 loop
+        insert into mayfly.live_key as k (tenant, key, id)
+            values (take_key.tenant, take_key.key, take_key.id)
+            on conflict do nothing;
+        if found then
+            return null;
+        end if;
+        select k.id into holder from mayfly.live_key k
+            where k.tenant = take_key.tenant and k.key = take_key.key;
+        if found then
+            return holder;
+        end if;                          -- its job ended just now: the key is free again
+    end loop;
+    raise exception using errcode = '40001', message = 'the unique key changes hands too fast',
+        hint = 'Try the transaction again.';
+end $$;
+
+-- Notes which blobs a payload names, {"blob": "<sha256>"} at any depth, so that they stay as long
+-- as the job.
+create function mayfly.note_blobs(id bigint, tenant text, payload jsonb) returns void
+language plpgsql as $$
+begin
+    if strpos(payload::text, '"blob"') > 0 then
+        insert into mayfly.blob_use (id, tenant, sha256)
+        select distinct note_blobs.id, note_blobs.tenant, decode(b #>> '{}', 'hex')
+        from jsonb_path_query(payload, 'lax $.**.blob ? (@ like_regex "^[0-9a-f]{64}$")') b;
+    end if;
+end $$;
+
+-- -------------------------------------------------------------------------------------------------
+-- Enqueue
+
+-- Stores a job that was checked, and answers its row; or, when a live job holds the key, the id of
+-- that one in a row that is otherwise null.
+create function mayfly.put_job(
+    kind text, payload jsonb, queue text, tenant text, priority int, run_at timestamptz,
+    timeout interval, max_attempts int, unique_key text,
+    replay_of bigint default null, pin jsonb default null
+) returns mayfly.job_data language plpgsql as $$
+declare
+    job mayfly.job_data;
+    holder bigint;
+begin
+    job.id := mayfly.new_id();
+    if unique_key is not null then
+        holder := mayfly.take_key(tenant, unique_key, job.id);
+        if holder is not null then
+            job.id := holder;
+            return job;
+        end if;
+    end if;
+    insert into mayfly.job_data (id, run_at, timeout, priority, max_attempts, queue, tenant, kind,
+        unique_key, replay_of, pin, payload)
+    values (job.id, run_at, timeout, priority, coalesce(max_attempts, 1), queue, tenant, kind,
+        unique_key, replay_of, pin, payload)
+    returning * into job;
+    perform mayfly.note_blobs(job.id, tenant, payload);
+    if run_at <= now() then
+        insert into mayfly.ready (id, priority, timeout, queue, kind, tenant)
+        values (job.id, priority, timeout, queue, kind, tenant);
+        perform mayfly.announce(queue, kind, priority::smallint);
+    else
+        insert into mayfly.delayed (id, priority, timeout, queue, kind, tenant, run_at)
+        values (job.id, priority, timeout, queue, kind, tenant, run_at);
+    end if;
+    return job;
+end $$;
+
+create function mayfly.enqueue(
+    kind text, payload jsonb, queue text default 'default', tenant text default '',
+    priority int default 0, run_at timestamptz default now(), timeout interval default null,
+    max_attempts int default null, unique_key text default null
+) returns bigint language plpgsql security definer set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan as $$
+declare
+    job mayfly.job_data;
+begin
+    perform mayfly.check_job(kind, payload, queue, tenant, priority, run_at, timeout, max_attempts,
+        unique_key);
+    perform mayfly.check_tenant(tenant);
+    job := mayfly.put_job(kind, payload, queue, tenant, priority, run_at, timeout, max_attempts,
+        unique_key);
+    return job.id;
+end $$;
+
+-- One element of enqueue_many's argument; the keys are enqueue's arguments.
+create type mayfly.new_job as (
+    kind text, payload jsonb, queue text, tenant text, priority int, run_at timestamptz,
+    timeout interval, max_attempts int, unique_key text
+);
+
+create function mayfly.check_element(element jsonb) returns mayfly.new_job language plpgsql stable
+as $$
+declare
+    unknown text;
+    job mayfly.new_job;
+begin
+    if jsonb_typeof(element) <> 'object' then
+        perform mayfly.refuse('MF001', 'not a JSON object',
+            'Pass {"kind": "code", "payload": {…}}.');
+    end if;
+    select k into unknown from jsonb_object_keys(element) k
+    where k not in ('kind', 'payload', 'queue', 'tenant', 'priority', 'run_at', 'timeout',
+        'max_attempts', 'unique_key')
+    limit 1;
+    if found then
+        perform mayfly.refuse('MF001', format('unknown key %L', unknown),
+            'The keys are the arguments of mayfly.enqueue.');
+    end if;
+    job := jsonb_populate_record(null::mayfly.new_job, element);
+    perform mayfly.check_job(job.kind, job.payload, coalesce(job.queue, 'default'),
+        coalesce(job.tenant, ''), coalesce(job.priority, 0), coalesce(job.run_at, now()),
+        job.timeout, job.max_attempts, job.unique_key);
+    return job;
+end $$;
+
+-- Many at once: [{"kind": …, "payload": …, …}, …]. All or none; the ids come in the order of the
+-- array.
+create function mayfly.enqueue_many(jobs jsonb) returns setof bigint language plpgsql
+security definer set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan as $$
+declare
+    element jsonb;
+    place int := -1;
+    remedy text;
+begin
+    if jobs is null or jsonb_typeof(jobs) <> 'array' or jsonb_array_length(jobs) > 10000 then
+        perform mayfly.refuse('MF001', 'enqueue_many wants a JSON array of at most 10,000 jobs',
+            'Pass [{"kind": "code", "payload": {…}}, …], in several calls if need be.');
+    end if;
+    begin
+        for element in select e from jsonb_array_elements(jobs) e loop
+            place := place + 1;
+            perform mayfly.check_element(element);
+        end loop;
+    exception
+        when sqlstate 'MF001' or sqlstate 'MF002' then
+            get stacked diagnostics remedy = pg_exception_hint;
+            perform mayfly.refuse(sqlstate, format('element %s: %s', place, sqlerrm), remedy);
+        when data_exception then         -- a text where a number, a time or an interval belongs
+            perform mayfly.refuse('MF001', format('element %s: %s', place, sqlerrm),
+                'The values are of the types of mayfly.enqueue''s arguments.');
+    end;
+    perform mayfly.check_tenant(t.tenant) from
+        (select distinct coalesce(e.job ->> 'tenant', '')
+            from jsonb_array_elements(jobs) e (job)) t (tenant);
+    return query select s.id from mayfly.put_jobs(jobs) s (id);
+end $$;
+
+-- Stores what enqueue_many has checked, in one statement.
+create function mayfly.put_jobs(jobs jsonb) returns setof bigint language sql as $$
+    with element as materialized (
+        select e.n, mayfly.new_id() as id, r.kind, r.payload, r.timeout, r.unique_key,
+            coalesce(r.queue, 'default') as queue, coalesce(r.tenant, '') as tenant,
+            coalesce(r.priority, 0)::smallint as priority, coalesce(r.run_at, now()) as run_at,
+            coalesce(r.max_attempts, 1)::smallint as max_attempts
+        from jsonb_array_elements(jobs) with ordinality e (job, n)
+            cross join jsonb_populate_record(null::mayfly.new_job, e.job) r
+        order by e.n),
+    -- Keys are taken in one order by everybody, so that two bulk calls cannot deadlock.
+    keyed as materialized (
+        select o.n, mayfly.take_key(o.tenant, o.unique_key, o.id) as holder
+        from (select e.* from element e where e.unique_key is not null
+            order by e.tenant, e.unique_key) o),
+    fresh as materialized (
+        select e.* from element e left join keyed k on k.n = e.n where k.holder is null),
+    stored as (
+        insert into mayfly.job_data (id, run_at, timeout, priority, max_attempts, queue, tenant,
+            kind, unique_key, payload)
+        select f.id, f.run_at, f.timeout, f.priority, f.max_attempts, f.queue, f.tenant, f.kind,
+            f.unique_key, f.payload from fresh f),
+    noted as materialized (
+        select mayfly.note_blobs(f.id, f.tenant, f.payload) from fresh f),
+    now_ready as (
+        insert into mayfly.ready (id, priority, timeout, queue, kind, tenant)
+        select f.id, f.priority, f.timeout, f.queue, f.kind, f.tenant
+        from fresh f where f.run_at <= now() order by f.n),
+    later as (
+        insert into mayfly.delayed (id, priority, timeout, queue, kind, tenant, run_at)
+        select f.id, f.priority, f.timeout, f.queue, f.kind, f.tenant, f.run_at
+        from fresh f where f.run_at > now()),
+    told as materialized (
+        select mayfly.announce(t.queue, t.kind, t.priority) from (select distinct f.queue, f.kind,
+            f.priority from fresh f where f.run_at <= now()) t)
+    select coalesce(k.holder, e.id) from element e left join keyed k on k.n = e.n
+    where (select count(*) from noted) >= 0 and (select count(*) from told) >= 0  -- they must run
+    order by e.n
+$$;
+
+-- -------------------------------------------------------------------------------------------------
+-- mayfly.job: what backends read, and insert into
+
+create view mayfly.job with (security_barrier) as
+select d.id, d.queue, d.tenant, d.kind,
+    case when o.id is not null then o.state when r.id is not null then 'running' else 'queued' end
+        as state,
+    d.priority::int as priority, d.payload, o.result, o.error,
+    coalesce(o.attempt, (r.tries).attempt, (w.tries).attempt, (l.tries).attempt, 0)::int as attempt,
+    d.max_attempts::int as max_attempts, d.unique_key, d.replay_of,
+    case when o.id is null then coalesce(l.run_at, d.run_at) else d.run_at end as run_at,
+    d.created_at, coalesce(o.started_at, r.started_at) as started_at, o.finished_at, d.timeout,
+    o.id is null and exists (select from mayfly.cancel_request c where c.id = d.id)
+        as cancel_requested,
+    r.worker
+from mayfly.job_data d
+    left join mayfly.outcome o on o.id = d.id
+    left join mayfly.running r on r.id = d.id
+    left join mayfly.ready w on w.id = d.id
+    left join mayfly.delayed l on l.id = d.id
+where (select mayfly.sees_all()) or d.tenant = any ((select mayfly.tenants())::text[]);
+
+alter view mayfly.job alter column queue set default 'default';
+alter view mayfly.job alter column tenant set default '';
+alter view mayfly.job alter column priority set default 0;
+
+create function mayfly.insert_job() returns trigger language plpgsql security definer
+set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan as $$
+declare
+    job mayfly.job_data;
+begin
+    if num_nonnulls(new.id, new.state, new.result, new.error, new.attempt, new.replay_of,
+        new.created_at, new.started_at, new.finished_at, new.cancel_requested, new.worker) > 0 then
+        perform mayfly.refuse('MF001',
+            'an INSERT into mayfly.job gives a column that the queue fills in',
+            'Give only the columns that are arguments of mayfly.enqueue.');
+    end if;
+    new.queue := coalesce(new.queue, 'default');
+    new.tenant := coalesce(new.tenant, '');
+    new.priority := coalesce(new.priority, 0);
+    new.run_at := coalesce(new.run_at, now());
+    perform mayfly.check_job(new.kind, new.payload, new.queue, new.tenant, new.priority, new.run_at,
+        new.timeout, new.max_attempts, new.unique_key);
+    perform mayfly.check_tenant(new.tenant);
+    job := mayfly.put_job(new.kind, new.payload, new.queue, new.tenant, new.priority, new.run_at,
+        new.timeout, new.max_attempts, new.unique_key);
+    if job.kind is null then             -- a live job holds the key: what RETURNING gives is that
+        select j.* into new from mayfly.job j where j.id = job.id;
+        return new;
+    end if;
+    new.id := job.id;
+    new.state := 'queued';
+    new.created_at := job.created_at;
+    new.max_attempts := job.max_attempts;
+    new.attempt := 0;
+    new.cancel_requested := false;
+    return new;
+end $$;
+create trigger insert_job instead of insert on mayfly.job
+    for each row execute function mayfly.insert_job();
+
+-- Times as programs like to read them.
+create function mayfly.iso(at timestamptz) returns text language sql immutable parallel safe as
+$$ select to_char(at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') $$;
+
+-- The job with this id, or nothing when there is none for the caller. Unlike a query of the view
+-- its plan, and how long it took, do not tell whether somebody else has a job of that id.
+create function mayfly.get_job(id bigint) returns setof mayfly.job language plpgsql stable
+security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
+set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off as $$
+begin
+    return query select j.* from mayfly.job j where j.id = get_job.id;
+end $$;
+
+-- Ids of the newest jobs that fit; null fits all. It walks back from the newest and stops when it
+-- has enough: along the tenant's own index where there are few tenants to look for, along the index
+-- of failures for a few failures among a hundred million jobs.
+create function mayfly.find(
+    state text, kind text, queue text, tenants text[], since timestamptz, until timestamptz,
+    limit_rows int, unreplayed boolean
+) returns bigint[] language plpgsql stable
+set enable_hashjoin = off set enable_mergejoin = off set enable_seqscan = off set jit = off as $$
+declare
+    source text;
+    fits text := 'd.id >= $1 and d.id < $2 and ($3 is null or d.kind = $3)
+        and ($4 is null or d.queue = $4)';
+    found_ids bigint[];
+begin
+    if state = 'succeeded' or state is null then
+        source := 'mayfly.job_data d';
+    elsif state in ('failed', 'cancelled') then
+        source := format('(select o.id, o.tenant, x.kind, x.queue from mayfly.outcome o
+            join mayfly.job_data x on x.id = o.id where o.state = %L) d', state);
+    elsif state = 'running' then
+        source := 'mayfly.running d';
+    elsif state = 'queued' then
+        source := '(select r.id, r.kind, r.queue, r.tenant from mayfly.ready r
+            union all select r.id, r.kind, r.queue, r.tenant from mayfly.delayed r) d';
+    else
+        perform mayfly.refuse('MF001', format('there is no state %L', state),
+            'Use queued, running, succeeded, failed or cancelled.');
+    end if;
+    if state = 'succeeded' then
+        fits := fits || ' and exists (select from mayfly.outcome o where o.id = d.id
+            and o.state = ''succeeded'')';
+    end if;
+    if unreplayed then
+        fits := fits || ' and not exists (select from mayfly.job_data n where n.replay_of = d.id)';
+    end if;
+    execute format(case when tenants is null
+            then 'select array_agg(c.id) from (select d.id from %s where %s
+                order by d.id desc limit $6) c'
+            else 'select array_agg(c.id) from (select x.id from unnest($5) t (tenant)
+                cross join lateral (select d.id from %s where d.tenant = t.tenant and %s
+                    order by d.id desc limit $6) x
+                order by x.id desc limit $6) c' end, source, fits)
+    into found_ids using coalesce(mayfly.id_at(since), 0),
+        coalesce(mayfly.id_at(until), 9223372036854775807), kind, queue, tenants, limit_rows;
+    return found_ids;
+end $$;
+
+-- The tenants among which the caller may look, when it asks for `tenant`; null: all.
+create function mayfly.visible_tenants(tenant text) returns text[] language plpgsql stable as $$
+begin
+    if mayfly.sees_all() then
+        return case when tenant is not null then array[tenant] end;
+    end if;
+    return coalesce((select array_agg(t) from unnest(mayfly.tenants()) t
+        where tenant is null or t = tenant), '{}');
+end $$;
+
+-- The newest jobs that fit; null fits all. Prefer it to the view for lists: the view, which must
+-- not let a query's own functions see foreign tenants, may read much more.
+create function mayfly.list(
+    state text default null, kind text default null, queue text default null,
+    tenant text default null, since timestamptz default null, until timestamptz default null,
+    limit_rows int default 100
+) returns setof mayfly.job language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp
+set enable_hashjoin = off set enable_mergejoin = off set enable_seqscan = off set jit = off as $$
+begin
+    return query select j.* from mayfly.job j where j.id = any (mayfly.find(list.state, list.kind,
+        list.queue, mayfly.visible_tenants(list.tenant), since, until, limit_rows, false))
+    order by j.id desc;
+end $$;
+
+-- -------------------------------------------------------------------------------------------------
+-- The end of a job, by whatever way. Only mayfly.end_attempt, mayfly.cancel and mayfly.reap come
+-- here.
+
+create function mayfly.finish(
+    id bigint, tenant text, state text, attempt smallint, started_at timestamptz, result jsonb,
+    error jsonb
+) returns void language plpgsql as $$
+begin
+    insert into mayfly.outcome (id, tenant, state, attempt, started_at, result, error)
+    values (id, tenant, state, coalesce(attempt, 0), started_at, result, error);
+    delete from mayfly.live_key k where k.id = finish.id;
+    delete from mayfly.cancel_request c where c.id = finish.id;
+    perform mayfly.tell(case when tenant = '' then 'mayfly_done'
+        else mayfly.channel('done ' || tenant) end, id::text);
+end $$;
+
+-- The `error` of a job: reason, message, and whether running it again could end differently.
+create function mayfly.error_of(reason text, message text) returns jsonb language sql stable as $$
+    select jsonb_build_object('reason', r.reason, 'message',
+        coalesce(nullif(message, ''), r.meaning),
+        'retryable', r.retryable)
+    from mayfly.reason r where r.reason = error_of.reason
+$$;
+
+create function mayfly.check_job_id(id bigint) returns mayfly.job_data language plpgsql stable as $$
+declare
+    job mayfly.job_data;
+begin
+    select d.* into job from mayfly.job_data d where d.id = check_job_id.id;
+    -- A job of somebody else's tenant does not exist for the caller.
+    if not found or not mayfly.may_use(job.tenant) then
+        perform mayfly.refuse('MF004', format('there is no job %s', coalesce(id::text, 'null')),
+            'Look for it in mayfly.job; history goes away after the retention time.');
+    end if;
+    return job;
+end $$;
+
+-- Cancels one job and answers what it is now: 'cancelled' when it was waiting, 'cancelling' when it
+-- runs (its worker is told at once and ends it within a second), else the state in which it ended.
+create function mayfly.cancel(id bigint) returns text language plpgsql security definer
+set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
+set enable_seqscan = off as $$
+declare
+    job mayfly.job_data := mayfly.check_job_id(id);
+    so_far mayfly.tries;
+    holder bigint;
+    state_now text;
+begin
+    for try in 1 .. 100 loop              -- it may move on between two of these looks
+        delete from mayfly.delayed d where d.id = job.id returning d.tries into so_far;
+        if not found then
+            delete from mayfly.ready w where w.id = job.id returning w.tries into so_far;
+        end if;
+        if found then
+            perform mayfly.finish(job.id, job.tenant, 'cancelled', so_far.attempt, null, null,
+                mayfly.error_of('cancelled', 'cancelled before it ran'));
+            return 'cancelled';
+        end if;
+        select r.worker into holder from mayfly.running r where r.id = job.id;
+        if found then
+            insert into mayfly.cancel_request (id) values (job.id);
+            perform mayfly.tell(mayfly.channel('workers'), 'cancel ' || holder);
+            return 'cancelling';
+        end if;
+        select o.state into state_now from mayfly.outcome o where o.id = job.id;
+        if found then
+            return state_now;
+        end if;
+    end loop;
+    raise exception using errcode = '40001', message = format('job %s moves too fast', id),
+        hint = 'Try the transaction again.';
+end $$;
+
+-- -------------------------------------------------------------------------------------------------
+-- Replay: a new job with the payload of one that has ended; the original stays as it is. It does
+-- not take the original's unique key. Pinned: in the same image generation, with the entropy and
+-- the clock of the original's last attempt.
+
+-- Null when no attempt of the job got as far as a machine.
+create function mayfly.pin_of(id bigint) returns jsonb language sql stable as $$
+    select jsonb_build_object('generation', a.generation, 'seed', encode(a.seed, 'hex'),
+        'clock', a.clock)
+    from mayfly.attempt a
+    where a.id = pin_of.id and a.generation is not null and a.seed is not null
+        and a.clock is not null
+    order by a.attempt desc limit 1
+$$;
+
+create function mayfly.replay(id bigint, pinned boolean default false) returns bigint
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan as $$
+declare
+    job mayfly.job_data := mayfly.check_job_id(id);
+    copy mayfly.job_data;
+    pin jsonb := case when pinned then mayfly.pin_of(id) end;
+begin
+    if not exists (select from mayfly.outcome o where o.id = job.id) then
+        perform mayfly.refuse('MF008', format('job %s has not ended yet', id),
+            'Wait for it, or cancel it first with mayfly.cancel.');
+    elsif pinned and pin is null then
+        perform mayfly.refuse('MF008',
+            format('job %s cannot be replayed pinned: no attempt of it got as far as a machine',
+                id),
+            'Replay it without pinned.');
+    end if;
+    copy := mayfly.put_job(job.kind, job.payload, job.queue, job.tenant, job.priority, now(),
+        job.timeout, job.max_attempts, null, job.id, pin);
+    return copy.id;
+end $$;
+
+-- -------------------------------------------------------------------------------------------------
+-- Blobs. A blob belongs to a tenant: to know the SHA-256 of somebody else's bytes gives nobody the
+-- bytes. A blob stays as long as a job names it, and at least for the retention time after it was
+-- put.
+
+create function mayfly.blob_address(sha256 text) returns bytea language plpgsql immutable as $$
+begin
+    if sha256 is null or sha256 !~ '^[0-9a-f]{64}$' then
+        perform mayfly.refuse('MF001', format('%s is not the address of a blob',
+            coalesce(quote_literal(left(sha256, 80)), 'null')),
+            'Use the SHA-256 as 64 lower-case hexadecimal digits, as mayfly.put_blob returns it.');
+    end if;
+    return decode(sha256, 'hex');
+end $$;
+
+-- Whether the bytes are there and were put so lately that the upkeep is far from removing them.
+create function mayfly.has_fresh_blob(tenant text, address bytea) returns boolean
+language sql stable as $$
+    select exists (select from mayfly.blob b where b.sha256 = address
+        and b.tenant = has_fresh_blob.tenant and b.token is null
+        and b.put_at > now() - interval '1 day')
+$$;
+
+create function mayfly.put_blob(bytes bytea, tenant text default '') returns text
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+    bytes_max int := (select s.blob_bytes_max from mayfly.setting s);
+    address bytea := sha256(bytes);
+    number bigint;
+begin
+    perform mayfly.check_tenant(tenant);
+    if bytes is null or octet_length(bytes) > bytes_max then
+        perform mayfly.refuse('MF007', case when bytes is null then 'the blob is null'
+                else format('the blob has %s bytes, more than %s', octet_length(bytes), bytes_max)
+                end,
+            'Split the data, or have an operator raise mayfly.setting.blob_bytes_max.');
+    end if;
+    if not mayfly.has_fresh_blob(tenant, address) then
+        insert into mayfly.blob as b (tenant, sha256, size)
+        values (tenant, address, octet_length(bytes)) returning b.blob into number;
+        insert into mayfly.blob_chunk (blob, ordinal, bytes)
+        select number, n, substring(bytes from n * 262144 + 1 for 262144)
+        from generate_series(0, (octet_length(bytes) - 1) / 262144) n
+        where octet_length(bytes) > 0;
+    end if;
+    return encode(address, 'hex');
+end $$;
+
+-- The bytes, or null. tenants null: whoever's.
+create function mayfly.read_blob(address bytea, tenants text[]) returns bytea
+language plpgsql stable as $$
+declare
+    number bigint;
+    bytes bytea;
+begin
+    select b.blob into number from mayfly.blob b
+    where b.sha256 = address and b.token is null and (tenants is null or b.tenant = any (tenants))
+    limit 1;
+    if not found then
+        return null;
+    end if;
+    select string_agg(c.bytes, ''::bytea order by c.ordinal) into bytes
+    from mayfly.blob_chunk c where c.blob = number;
+    return coalesce(bytes, ''::bytea);
+end $$;
+
+create function mayfly.check_blob(bytes bytea, sha256 text) returns bytea
+language plpgsql immutable as $$
+begin
+    if bytes is null then
+        perform mayfly.refuse('MF007', format('there is no blob %s', sha256),
+            'Put it with mayfly.put_blob; unused blobs go away after the retention time.');
+    end if;
+    return bytes;
+end $$;
+
+create function mayfly.get_blob(sha256 text) returns bytea language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp as $$
+begin
+    return mayfly.check_blob(mayfly.read_blob(mayfly.blob_address(sha256),
+        mayfly.visible_tenants(null)), sha256);
+end $$;
