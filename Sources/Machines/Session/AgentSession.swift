@@ -4,6 +4,7 @@
 
 import Events
 import Glibc
+import Processes
 import Wire
 
 /// A session over one connected stream; any violation by the guest ends it.
@@ -13,7 +14,7 @@ final class AgentSession {
     /// as long it is lost.
     private static let silence = Duration.seconds(10)
 
-    private let channel: Channel
+    private let channel: ByteStream
     private let processDescriptor: CInt
     private var connection: HostConnection
     private var outgoing: [UInt8] = []
@@ -23,7 +24,7 @@ final class AgentSession {
     private(set) var tries = 1
 
     private init(
-        channel: Channel, processDescriptor: CInt, connection: HostConnection
+        channel: ByteStream, processDescriptor: CInt, connection: HostConnection
     ) {
         self.channel = channel
         self.processDescriptor = processDescriptor
@@ -79,7 +80,7 @@ final class AgentSession {
         }
     }
 
-    convenience init(_ channel: Channel, _ processDescriptor: CInt) throws(MachineError) {
+    convenience init(_ channel: ByteStream, _ processDescriptor: CInt) throws(MachineError) {
         do throws(WireError) {
             let connection = try HostConnection(nonce: randomBytes(Limits.nonceByteCount))
             self.init(
