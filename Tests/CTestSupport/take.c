@@ -2,6 +2,7 @@
 #include "CTestSupport.h"
 #include <errno.h>
 #include <stddef.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
@@ -27,4 +28,11 @@ int test_machine_socket(int descriptor) {
         return 0;
     size_t unnamed = offsetof(struct sockaddr_un, sun_path);
     return our_length == unnamed && their_length == unnamed;
+}
+int test_limit_files(pid_t pid, unsigned long wanted, unsigned long *before) {
+    struct rlimit limit;
+    if (prlimit(pid, RLIMIT_NOFILE, NULL, &limit) < 0) return -errno;
+    *before = limit.rlim_cur;
+    limit.rlim_cur = wanted;
+    return prlimit(pid, RLIMIT_NOFILE, &limit, NULL) < 0 ? -errno : 0;
 }

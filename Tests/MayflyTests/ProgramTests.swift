@@ -48,7 +48,7 @@ struct ProgramTests {
         #expect(missing.status == 2)
         let wrong = try await mayfly(["config"], environment: ["MAYFLY_WORKER_SLOTS": "few"])
         #expect(wrong.status == 2)
-        #expect(wrong.errors.hasPrefix("mayfly: environment: MAYFLY_WORKER_SLOTS"))
+        #expect(wrong.errors.hasPrefix("mayfly: MAYFLY_WORKER_SLOTS: worker.slots expects"))
     }
 
     @Test func `prints data on stdout and help with exit code 0, usage errors with 2`() async throws

@@ -1,4 +1,5 @@
-/* For tests that harm another process: its descriptors, taken by pidfd_getfd(2), which needs root. */
+/* For tests that harm another process, which needs root: its descriptors, taken by pidfd_getfd(2),
+   and its limits. */
 #pragma once
 #include <sys/types.h>
 
@@ -7,3 +8,6 @@ int test_take_descriptor(pid_t pid, int number);
 /* Whether it is a socket that leads into a machine: AF_VSOCK (2), an unnamed AF_UNIX pair (1), or
    neither (0). */
 int test_machine_socket(int descriptor);
+/* Sets how many descriptors process `pid` may open, and tells how many it might before; 0, or a negative
+   errno. */
+int test_limit_files(pid_t pid, unsigned long wanted, unsigned long *before);

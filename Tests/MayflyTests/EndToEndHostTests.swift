@@ -1,0 +1,127 @@
+// Hosts that are slow, paused or broken: a paused worker loses its attempt and nothing else, and a
+// host that cannot restore machines stops claiming by itself and comes back by itself.
+
+import CTestSupport
+import Foundation
+import Glibc
+import Jobs
+import Testing
+
+@testable import Mayfly
+
+extension EndToEndTests {
+    @Suite("A host in trouble", .serialized)
+    struct HostTroubleTests {
+        /// Stops the worker that runs the job, as a host that swaps or is suspended does, until
+        /// `isLongEnough`.
+        private func pause(
+            _ workers: [Worker], running id: Int64, in world: World,
+            until isLongEnough: () async throws -> Bool
+        ) async throws {
+            let name = try world.sql(
+                """
+                select w.name from mayfly.running r join mayfly.worker w using (worker)
+                where r.id = \(id)
+                """)
+            let worker = try #require(workers.first { name.hasSuffix("-\($0.program.pid)") })
+            worker.program.signal(SIGSTOP)
+            let deadline = ContinuousClock.now + .seconds(60)
+            while try await !isLongEnough(), .now < deadline {
+                try await Task.sleep(for: .milliseconds(20))
+            }
+            worker.program.signal(SIGCONT)
+            #expect(.now < deadline)
+        }
+
+        private func expectOneOutcome(of id: Int64, in world: World) async throws {
+            let job = try await world.ended(id)
+            #expect(job.state == "succeeded", "\(job.error ?? "")")
+            #expect(job.stdout == "done\n")
+            let attempts = try await world.attempts(id)
+            #expect(attempts.map(\.outcome) == ["lost", "succeeded"], "\(attempts)")
+            #expect(attempts.first?.reason == "lease_lost")
+            #expect(try world.number("select count(*) from mayfly.outcome where id = \(id)") == 1)
+        }
+
+        @Test
+        func `a worker paused beyond its lease loses the attempt, and nobody cancelled the job`()
+            async throws
+        {
+            try await World.with { world in
+                let workers = [
+                    try await world.worker(["--slots", "1"]),
+                    try await world.worker(["--slots", "1"]),
+                ]
+                let id = try world.enqueue("bash", "sleep 8; echo done", ", timeout => '5 min'")
+                _ = try await world.until(id) { $0.state == "running" }
+                try await pause(workers, running: id, in: world) {
+                    try await !world.attempts(id).isEmpty  // taken over by the other worker
+                }
+                try await expectOneOutcome(of: id, in: world)
+                #expect(workers.allSatisfy { $0.program.poll() == nil })
+            }
+        }
+
+        @Test func `the only worker, paused beyond its lease, runs the job again when it wakes`()
+            async throws
+        {
+            try await World.with { world in
+                let worker = try await world.worker(["--slots", "1"])
+                let id = try world.enqueue("bash", "sleep 8; echo done", ", timeout => '5 min'")
+                _ = try await world.until(id) { $0.state == "running" }
+                try await pause([worker], running: id, in: world) {
+                    try world.number(
+                        """
+                        select count(*) from mayfly.worker
+                        where lease_until < clock_timestamp() - interval '1 s'
+                        """) == 1
+                }
+                try await expectOneOutcome(of: id, in: world)
+            }
+        }
+
+        @Test func `a host that runs out of descriptors claims nothing, says so, and comes back`()
+            async throws
+        {
+            try await World.with { world in
+                let worker = try await world.worker(["--slots", "1", "--set", "machine.shells=0"])
+                let first = try await world.ended(try world.enqueue("bash", "echo first"))
+                #expect(first.state == "succeeded")
+                let limit = try setDescriptorLimit(of: worker, to: nil)
+                let ids = try (0..<4).map { try world.enqueue("bash", "echo \($0)") }
+                let deadline = ContinuousClock.now + .seconds(60)
+                let ill = "select count(*) from mayfly.worker where health = 'ill'"
+                while try world.number(ill) == 0, .now < deadline {
+                    try await Task.sleep(for: .milliseconds(50))
+                }
+                #expect(try world.number(ill) == 1, "\(worker.words)")
+                let losses = "select count(*) from mayfly.attempt where outcome = 'lost'"
+                let before = try world.number(losses)
+                #expect((3...4).contains(before))
+                // Jobs are due again, and it still takes none of them.
+                try await Task.sleep(for: .seconds(3))
+                #expect(try world.number(losses) == before, "\(worker.words)")
+                let doctor = try await world.mayfly(["doctor"])
+                #expect(doctor.output.contains("ill"), "\(doctor.output)")
+
+                _ = try setDescriptorLimit(of: worker, to: limit)
+                for id in ids {
+                    let job = try await world.ended(id)
+                    #expect(job.state == "succeeded", "\(job.error ?? "")")
+                }
+                #expect(try world.number(ill) == 0)
+            }
+        }
+
+        /// Sets the soft limit of a process; nil: to what it has open now.
+        ///
+        /// - Returns: the limit before.
+        private func setDescriptorLimit(of worker: Worker, to wanted: UInt?) throws -> UInt {
+            let pid = worker.program.pid
+            let open = try FileManager.default.contentsOfDirectory(atPath: "/proc/\(pid)/fd").count
+            var before: UInt = 0
+            try #require(unsafe test_limit_files(pid, wanted ?? UInt(open), &before) == 0)
+            return before
+        }
+    }
+}
