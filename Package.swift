@@ -37,7 +37,7 @@ let package = Package(
         .target(name: "Postgres", dependencies: ["CLibPQ", "Events"], swiftSettings: strict),
         .target(
             name: "Jobs",
-            dependencies: ["Postgres", .product(name: "Logging", package: "swift-log")],
+            dependencies: ["Postgres", "Events", .product(name: "Logging", package: "swift-log")],
             resources: [.embedInCode("sql")],
             swiftSettings: strict
         ),
@@ -60,7 +60,7 @@ let package = Package(
         .executableTarget(
             name: "Mayfly",
             dependencies: [
-                "Jobs", "Machines",
+                "Jobs", "Machines", "Postgres", "Wire",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
             ],
