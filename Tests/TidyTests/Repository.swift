@@ -60,6 +60,17 @@ enum Repository {
         }
         return result
     }
+    /// What the tests of a file are called: their display names, or else their functions.
+    static func testNames(in file: File) -> [String] {
+        file.text.components(separatedBy: "@Test").dropFirst().compactMap { rest in
+            if rest.hasPrefix("(\"") { return rest.dropFirst(2).prefix { $0 != "\"" }.description }
+            guard let start = rest.range(of: "func ")?.upperBound else { return nil }
+            let name = rest[start...]
+            return name.hasPrefix("`")
+                ? name.dropFirst().prefix { $0 != "`" }.description
+                : name.prefix { $0 != "(" }.description
+        }
+    }
     /// The module that a line imports.
     static func imported(_ line: String) -> String? {
         let words = code(line).split(separator: " ")

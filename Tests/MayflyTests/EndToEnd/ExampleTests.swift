@@ -10,9 +10,7 @@ import Testing
 
 /// What the examples need beside Mayfly.
 enum ExampleRuntime {
-    static let directory = URL(fileURLWithPath: #filePath).resolvingSymlinksInPath()
-        .deletingLastPathComponent().deletingLastPathComponent().deletingLastPathComponent()
-        .appendingPathComponent("examples").path
+    static let directory = repository.appendingPathComponent("examples").path
     /// Where Debian puts modules, and where scripts/prepare-examples.sh does.
     static let nodePath =
         "/usr/share/nodejs:\(directory)/../.build/node-pg/usr/share/nodejs"
