@@ -63,7 +63,7 @@ enum Repository {
     /// What the tests of a file are called: their display names, or else their functions.
     static func testNames(in file: File) -> [String] {
         file.text.components(separatedBy: "@Test").dropFirst().compactMap { rest in
-            if rest.hasPrefix("(\"") { return rest.dropFirst(2).prefix { $0 != "\"" }.description }
+            if let shown = rest.prefixMatch(of: /\(\s*"([^"]+)"/) { return String(shown.1) }
             guard let start = rest.range(of: "func ")?.upperBound else { return nil }
             let name = rest[start...]
             return name.hasPrefix("`")

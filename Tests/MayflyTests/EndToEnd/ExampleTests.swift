@@ -148,6 +148,38 @@ extension EndToEndTests {
             }
         }
 
+        @Test func `in the README prints what the README shows`() async throws {
+            try await World.with { world in
+                try world.makeProducer()
+                _ = try await world.worker(["--slots", "1"])
+                let page = try String(
+                    contentsOf: repository.appendingPathComponent("README.md"), encoding: .utf8)
+                let block = try #require(
+                    page.firstMatch(of: /```sql\n(.*?)```\s*```\n(.*?)```/.dotMatchesNewlines()))
+                let statements = block.1.split(separator: "\n\n", maxSplits: 1)
+                #expect(statements.count == 2)
+                func psql(_ flags: [String], _ text: Substring) async throws -> String {
+                    let path = "\(world.directory)/readme.sql"
+                    try text.write(toFile: path, atomically: true, encoding: .utf8)
+                    let ended = try await world.run(
+                        ["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1"] + flags + ["-f", path])
+                    #expect(ended.status == 0, "\(ended.errors)")
+                    return ended.output
+                }
+                let answer = try await psql(["-A", "-t"], statements[0] + "\n\\echo :id\n")
+                let id = try #require(
+                    Int64(answer.trimmingCharacters(in: .whitespacesAndNewlines)))
+                _ = try await world.ended(id)
+                let shown = try await psql(["-P", "footer=off", "-v", "id=\(id)"], statements[1])
+                func words(_ text: some StringProtocol) -> [String] {
+                    text.split(separator: "\n").map { line in
+                        String(line.reversed().drop { $0 == " " }.reversed())
+                    }.filter { !$0.isEmpty }
+                }
+                #expect(words(shown) == words(block.2))
+            }
+        }
+
         @Test func `in plain SQL prints the result and the file's text`() async throws {
             try await World.with { world in
                 try world.makeProducer()
