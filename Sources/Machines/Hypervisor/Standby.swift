@@ -16,7 +16,7 @@ struct Standby: ~Copyable {
 
     /// Starts and prepares one for `image`.
     static func spawn(
-        for image: GoldenImage, binary: String, mark: String
+        for image: GoldenImage, binary: QEMUBinary, mark: String
     ) async throws(MachineError) -> Standby {
         try image.checkRootDisk()
         // A description of its own: reading the state moves its offset.

@@ -115,7 +115,7 @@ package struct ImageBuilder {
         var manifest = try newManifest(
             base: base, hardware: hardware, profile: profile, agent: agentDigest,
             generation: generation, directory: work)
-        try await snapshot(&manifest, into: work)
+        try await snapshot(&manifest, on: probe, into: work)
         try sign(manifest, in: work)
         try await proveClones(in: work, profile: profile)
         try publish(work, as: directory)
@@ -209,14 +209,15 @@ package struct ImageBuilder {
     // MARK: Snapshot
 
     private func snapshot(
-        _ manifest: inout Manifest, into work: String
+        _ manifest: inout Manifest, on probe: HostProbe, into work: String
     ) async throws(MachineError) {
         progress("booting \(definition.memory) with \(definition.vCPUCount) vCPU")
         let memory = try attempting(Descriptor.memory("mayfly-build"))
         guard ftruncate(memory.number, off_t(definition.memory.bytes)) == 0 else {
             throw MachineError(.hostUnfit, "no memory for the guest: \(errnoText(errno))")
         }
-        let boot = try BootedMachine(manifest, in: work, memory: memory.number, settings: settings)
+        let boot = try BootedMachine(
+            manifest, in: work, memory: memory.number, binary: probe.qemu)
         do throws(MachineError) {
             let deadline = ContinuousClock.now + Self.bootTimeout
             let begin = ContinuousClock.now

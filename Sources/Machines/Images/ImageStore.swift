@@ -151,15 +151,28 @@ package struct ImageStore: Sendable {
         try makeDirectory("\(keysDirectory)/trusted", mode: 0o755)
         if let data = FileManager.default.contents(atPath: path) {
             let text = String(decoding: data, as: UTF8.self).trimmed
-            return try SigningKey(privateKey: bytes(ofHex: text) ?? [])
+            guard let secret = bytes(ofHex: text), secret.count == 32 else {
+                throw MachineError(
+                    .hostUnfit,
+                    "\(path) is damaged (\(data.count) bytes, not 64 hexadecimal digits); restore it, "
+                        + "or move it away and build every image anew")
+            }
+            let key = try SigningKey(privateKey: secret)
+            try trust(key)
+            return key
         }
         let secret = randomBytes(32)
         let key = try SigningKey(privateKey: secret)
+        // Trusted first: a key that signs and is not trusted would make images that nobody takes.
+        try trust(key)
         try writeFile(path, Array((hexText(secret) + "\n").utf8), mode: 0o600)
-        let publicKey = hexText(key.publicKey)
-        try writeFile(
-            "\(keysDirectory)/trusted/\(publicKey.prefix(16)).pub",
-            Array((publicKey + "\n").utf8), mode: 0o644)
         return key
+    }
+    private func trust(_ key: borrowing SigningKey) throws(MachineError) {
+        let publicKey = hexText(key.publicKey)
+        let path = "\(keysDirectory)/trusted/\(publicKey.prefix(16)).pub"
+        let contents = Array((publicKey + "\n").utf8)
+        guard FileManager.default.contents(atPath: path).map(Array.init) != contents else { return }
+        try writeFile(path, contents, mode: 0o644)
     }
 }
