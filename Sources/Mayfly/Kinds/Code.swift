@@ -1,5 +1,5 @@
 // Jobs of the kind `code`: a program in Python, JavaScript or bash with its input and the patterns
-// of its output files. The shape is drawn in README.md; everything is refused that is not in it.
+// of its output files. docs/payloads.md has the table of its fields; everything else is refused.
 
 import Jobs
 import Machines
