@@ -9,7 +9,7 @@ STATE = os.environ.get("MAYFLY_STATE_DIRECTORY") or (
     "/var/lib/mayfly" if os.geteuid() == 0 else os.path.expanduser("~/.local/state/mayfly"))
 
 # In the environment of every process that a run starts, with the run's own directory as its value.
-MARK = "MAYFLY_CHAOS"
+MARK = "CHAOS_RUN"
 
 
 class ChaosError(Exception):

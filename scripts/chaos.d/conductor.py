@@ -138,6 +138,9 @@ class Conductor:
                     # The second signal may find it past its own handlers.
                     if status not in (0, -signal.SIGTERM):
                         self.findings.add("workers", f"{worker.name} was told to stop and ended with {status}")
+                elif worker.has_logged(b"draining:"):
+                    self.findings.add("workers", f"{worker.name} drained because of a signal that is not this "
+                                      "run's: somebody else's, or its own fault")
                 elif worker.was_ready:
                     self.findings.add("workers", f"{worker.name} ended by itself with {status}; its log says why")
                 else:  # the server may be away while it starts; whoever supervises it tries again

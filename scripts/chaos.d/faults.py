@@ -45,12 +45,20 @@ def schedule(seed: int, minutes: float, workers: int) -> list[Fault]:
             round(at, 2), kind, dice.randrange(workers), round(dice.uniform(*SECONDS.get(kind, (0, 0))), 1),
             dice.choice(Holder.DEEDS) if kind == "hold" else "", dice.random() < 0.7))
         at += dice.expovariate(1 / MEAN_GAP_SECONDS)
-    # Every run has at least one pause beyond the lease.
-    if not any(fault.kind == "pause" and fault.seconds > 1.5 * LEASE_SECONDS for fault in faults):
-        faults.append(Fault(round(end / 3, 2), "pause", dice.randrange(workers), 2.0 * LEASE_SECONDS))
+    faults += storm(dice, end, workers)
     if minutes >= BUILDS_FROM_MINUTES:
         faults += builds(random.Random(f"{seed} builds"), end)
     return sorted(faults)
+
+
+def storm(dice: random.Random, end: float, workers: int) -> list[Fault]:
+    """Once in every run: a restart of the server, after which nobody is declared dead for a while, and
+    within that while pauses of all workers beyond their leases. Jobs are then still held by whom the
+    lease has left."""
+    at = dice.uniform(8, max(8, end / 2))
+    return [Fault(round(at, 2), "database")] + [
+        Fault(round(at + 0.5 + worker / 10, 2), "pause", worker, round(dice.uniform(1.3, 2) * LEASE_SECONDS, 1))
+        for worker in range(workers)]
 
 
 def builds(dice: random.Random, end: float) -> list[Fault]:

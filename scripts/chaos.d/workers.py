@@ -48,11 +48,15 @@ class Worker:
         for path in glob.glob(f"{self.runtime}/hosts/{self.pid}-*"):
             self.marks.add("MAYFLY_HOST=" + os.path.basename(path))
 
+    def has_logged(self, words: bytes) -> bool:
+        """Since the last start."""
+        with open(self.log, "rb") as log:
+            return words in log.read().rpartition(b"---- start ")[2]
+
     @property
     def was_ready(self) -> bool:
         """Whether this process came as far as claiming jobs."""
-        with open(self.log, "rb") as log:
-            return b"worker ready" in log.read().rpartition(b"---- start ")[2]
+        return self.has_logged(b"worker ready")
 
     def kill(self) -> None:
         self.look()
