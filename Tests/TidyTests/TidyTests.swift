@@ -109,10 +109,12 @@ struct TidyTests {
     }
 
     @Test func `what a comment quotes as code exists in the code`() {
-        let files = Self.all + Repository.files(in: "sql", ending: ".sql")
+        let files =
+            Self.all + Repository.files(in: "sql", ending: ".sql")
             + Repository.files(in: "Sources", ending: ".c")
         func words(_ text: some StringProtocol) -> [String] {
-            text.split { !($0.isLetter || $0.isNumber || $0 == "_") }.map(String.init)
+            String(text).split(whereSeparator: { !($0.isLetter || $0.isNumber || $0 == "_") })
+                .map(String.init)
         }
         var known: Set<String> = ["u0000", "dotted"]  // an escape, and the form of a key
         var quoted: [(place: String, words: [String])] = []
