@@ -50,6 +50,18 @@ private func writeDurably(
         throw MachineError(SystemError("finish", path))
     }
 }
+/// Points a symbolic link elsewhere, in one step.
+func replaceLink(_ path: String, with target: String) throws(MachineError) {
+    let url = URL(fileURLWithPath: path)
+    let draft =
+        url.deletingLastPathComponent().path
+        + "/.\(url.lastPathComponent).\(hexText(randomBytes(6)))"
+    guard unsafe symlink(target, draft) == 0, unsafe rename(draft, path) == 0 else {
+        let error = MachineError(SystemError("point the link", path))
+        _ = unsafe unlink(draft)
+        throw error
+    }
+}
 /// Blocks really occupied, in bytes.
 func occupied(_ directory: String) -> Int {
     children(of: directory).reduce(0) { sum, name in

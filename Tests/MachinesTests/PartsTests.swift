@@ -146,16 +146,19 @@ struct ImageDefinitionTests {
         let hardware = VirtualHardware(
             vCPUCount: 1, memory: .mebibytes(512), accelerator: "tcg", transport: "virtio-serial")
         let processor = try Processor.current()
-        func generation(_ definition: ImageDefinition, qemu: String = "7.2") -> String {
+        func generation(
+            _ definition: ImageDefinition, base: String = "b1", qemu: String = "7.2"
+        ) -> String {
             Manifest.generation(
-                definition: definition, packages: "python3 3.11", agent: "00", qemuVersion: qemu,
-                hardware: hardware, processor: processor)
+                definition: definition, base: base, packages: "python3 3.11", agent: "00",
+                qemuVersion: qemu, hardware: hardware, processor: processor)
         }
         var other = ImageDefinition.code
         other.pythonModules = []
         #expect(generation(.code) == generation(.code))
         #expect(generation(.code) != generation(other))
         #expect(generation(.code) != generation(.code, qemu: "8.0"))
+        #expect(generation(.code) != generation(.code, base: "b2"))
     }
 }
 

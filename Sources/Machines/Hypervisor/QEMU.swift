@@ -81,8 +81,8 @@ final class QEMU {
         // Making them needs root.
         request.namespaces = geteuid() == 0 ? mayfly_ns_net | mayfly_ns_ipc | mayfly_ns_uts : 0
         request.user = HypervisorUser.forAccelerator(hardware.accelerator)
-        // A machine's writable files are its console and its messages; while an image is built, the device state
-        // too, which is smaller than the memory.
+        // A machine's writable files are its console and its messages; while an image is built, the
+        // device state too, which is smaller than the memory.
         request.fileSizeLimit = UInt64(
             parts.isMemoryShared ? hardware.memory.bytes : MemoryLog.byteCount)
         let child = try attempting(Child.spawn(request))
