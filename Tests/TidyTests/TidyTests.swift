@@ -108,6 +108,33 @@ struct TidyTests {
         #expect(wrong == [])
     }
 
+    @Test func `what a comment quotes as code exists in the code`() {
+        let files =
+            Self.all + Repository.files(in: "sql", ending: ".sql")
+            + Repository.files(in: "Sources", ending: ".c")
+        func words(_ text: some StringProtocol) -> [String] {
+            String(text).split(whereSeparator: { !($0.isLetter || $0.isNumber || $0 == "_") })
+                .map(String.init)
+        }
+        var known: Set<String> = ["u0000", "dotted"]  // an escape, and the form of a key
+        var quoted: [(place: String, words: [String])] = []
+        for file in files {
+            for (index, line) in file.lines.enumerated() {
+                let text = line.drop { $0 == " " }
+                guard text.hasPrefix("//") || text.hasPrefix("--") || text.hasPrefix("*") else {
+                    known.formUnion(words(line))
+                    continue
+                }
+                let parts = text.split(separator: "`", omittingEmptySubsequences: false)
+                for (place, part) in parts.enumerated() where place % 2 == 1 {
+                    quoted.append(("\(file.path):\(index + 1) `\(part)`", words(part)))
+                }
+            }
+        }
+        #expect(quoted.count > 200)
+        #expect(quoted.filter { !known.isSuperset(of: $0.words) }.map(\.place) == [])
+    }
+
     @Test func `suites have names of their own, and tests are named in words`() {
         var suites: [String: Int] = [:]
         var poor: [String] = []
