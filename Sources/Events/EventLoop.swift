@@ -1,6 +1,6 @@
 // One thread with one epoll: the executor of the actors that own descriptors, and the source of
 // their readiness. Postgres connections and machines share it, so that nothing blocks the pool.
-// It must never be asked to do long work; that belongs to `offload`.
+// It must never be asked to do long work: that belongs to `offload`, or is cut up by `yield`.
 
 import CLinux
 import Glibc
@@ -35,6 +35,8 @@ package final class EventLoop: SerialExecutor, @unchecked Sendable {
     private var handlers: [CInt: (Interest) -> Void] = [:]
     private var timers: [(at: ContinuousClock.Instant, id: Int, handler: () -> Void)] = []
     private var lastTimer = 0
+    /// Those who let others go first, in their order.
+    private var yielding: [CheckedContinuation<Void, Never>] = []
 
     private init() {
         epoll = mayfly_epoll()
@@ -128,6 +130,24 @@ package final class EventLoop: SerialExecutor, @unchecked Sendable {
         return CInt(clamping: max(0, milliseconds))
     }
 
+    // MARK: Sharing the thread
+
+    /// Suspends until everything else that is ready now has had its turn: descriptors, timers,
+    /// other actors' jobs.
+    ///
+    /// For long work on the loop, between slices of a millisecond at most.
+    ///
+    /// One caller goes on per round: however many have much to do, between two of them everybody
+    /// else is served.
+    @LoopActor
+    package func yield() async {
+        await withCheckedContinuation { yielding.append($0) }
+    }
+    private func resumeOneYielding() {
+        guard !yielding.isEmpty else { return }
+        yielding.removeFirst().resume()
+    }
+
     // MARK: The thread
 
     private func run() -> Never {
@@ -138,7 +158,7 @@ package final class EventLoop: SerialExecutor, @unchecked Sendable {
         var batch: [UnownedJob] = []
         while true {
             let mayWait =
-                local.isEmpty
+                local.isEmpty && yielding.isEmpty
                 && inbox.withLock { inbox in
                     inbox.isSleeping = inbox.jobs.isEmpty
                     return inbox.isSleeping
@@ -154,6 +174,7 @@ package final class EventLoop: SerialExecutor, @unchecked Sendable {
                 }
             }
             fireTimers()
+            resumeOneYielding()
             inbox.withLock { inbox in
                 inbox.isSleeping = false
                 local += inbox.jobs

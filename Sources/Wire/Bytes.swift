@@ -33,6 +33,12 @@ struct ByteReader {
     mutating func i32() throws(WireError) -> Int32 { Int32(bitPattern: try u32()) }
     mutating func i64() throws(WireError) -> Int64 { Int64(bitPattern: try u64()) }
 
+    /// Nanoseconds since 1970; no machine's clock stands before that.
+    mutating func clock() throws(WireError) -> Int64 {
+        let value = try i64()
+        guard value >= 0 else { throw .invalidValue("clock") }
+        return value
+    }
     /// A byte that is 0 or 1 and nothing else.
     mutating func flag(_ field: String) throws(WireError) -> Bool {
         switch try u8() {

@@ -3,15 +3,22 @@
 
 /// The sender's end: how much may still be sent.
 package struct SendWindow: Equatable, Sendable {
+    private let initial: Int
     package private(set) var available: Int
-    package init(_ initial: Int) { available = initial }
+    package init(_ initial: Int) {
+        self.initial = initial
+        available = initial
+    }
 
     package mutating func spend(_ count: Int, stream: UInt32) throws(WireError) {
         guard count >= 0, count <= available else { throw .creditExceeded(stream: stream) }
         available -= count
     }
+    /// What the receiver gives back: a quarter of the window at least, and never more than it got.
+    ///
+    /// So a window never grows, and grants are as rare as the data that they answer.
     package mutating func grant(_ count: UInt32, stream: UInt32) throws(WireError) {
-        guard count > 0, Int(count) <= Limits.creditCeiling - available else {
+        guard Int(count) >= initial / 4, Int(count) <= initial - available else {
             throw .badCredit(stream: stream)
         }
         available += Int(count)
@@ -40,12 +47,7 @@ package struct ReceiveWindow: Equatable, Sendable {
     /// CREDIT frames stay rare.
     package mutating func release(_ count: Int) -> UInt32? {
         released += count
-        guard released >= initial / 4 else { return nil }
-        return grantAll()
-    }
-    /// Grants whatever has gathered.
-    package mutating func grantAll() -> UInt32? {
-        guard released > 0, let grant = UInt32(exactly: released) else { return nil }
+        guard released >= initial / 4, let grant = UInt32(exactly: released) else { return nil }
         allowed += released
         released = 0
         return grant

@@ -54,6 +54,8 @@ package struct FrameHeader: Equatable, Sendable {
         let flags = bytes[start + 9]
         guard flags == 0 || flags == 1 && type.isData else { throw .unknownFlags(flags) }
         guard bytes[start + 10] == 0, bytes[start + 11] == 0 else { throw .reservedNotZero }
+        // Costs no credit, so there could be any number of them.
+        guard length > 0 || flags == 1 || !type.isData else { throw .emptyData }
         self.init(length: length, stream: u32(start + 4), type: type, isFinal: flags == 1)
     }
 

@@ -67,7 +67,8 @@ package struct GuestConnection: Sendable {
         switch message {
         case .credit(let stream, let count):
             guard number == 0 else { throw .badStream(number) }
-            try streams.grant(stream, count)
+            // For a stream that was closed meanwhile it comes too late, and means nothing.
+            _ = try streams.grant(stream, count)
             return false
         case .prepare, .ping, .warm, .park, .shutdown:
             guard number == 0 else { throw .badStream(number) }
@@ -143,6 +144,7 @@ package struct GuestConnection: Sendable {
         guard type.isData, bytes.count <= Limits.payloadByteCount else {
             throw .payloadTooLong(bytes.count)
         }
+        guard isFinal || !bytes.isEmpty else { throw .emptyData }
         try streams.spend(bytes.count, at: index)
         FrameHeader(length: bytes.count, stream: stream, type: type, isFinal: isFinal)
             .encode(into: &output)

@@ -1,6 +1,7 @@
 // Patterns for output files: `*` and `?` within a segment, `[a-z]`, `**` across segments. A file or
 // directory whose name begins with a dot must be spelt, as in a shell. Matching takes at most
-// (pattern length × name length) steps: both are bounded, so no pattern can hang anybody.
+// (pattern length × name length) steps, and all names of one search together no more than a budget:
+// no pattern and no tree of files can hang anybody.
 
 /// A compiled pattern.
 package struct GuestGlob: Equatable, Sendable {
@@ -10,6 +11,11 @@ package struct GuestGlob: Equatable, Sendable {
         case star
         /// Closed ranges of scalars; `[!…]` when negated.
         case set([ClosedRange<UInt32>], isNegated: Bool)
+
+        /// Steps that one comparison takes.
+        var cost: Int {
+            if case .set(let ranges, _) = self { ranges.count } else { 1 }
+        }
     }
     private enum Segment: Equatable, Sendable {
         case tokens([Token])
@@ -89,18 +95,26 @@ package struct GuestGlob: Equatable, Sendable {
 
     package func matches(_ name: String) -> Bool {
         var steps = 0
-        return matches(name, steps: &steps)
+        return matches(Self.parts(of: name), steps: &steps)
     }
-
     /// As `matches`, and counts the work: the tests hold it to its bound.
     func matches(_ name: String, steps: inout Int) -> Bool {
-        let parts = name.unicodeScalars.map(\.value)
-            .split(separator: slash, omittingEmptySubsequences: false).map(Array.init)
+        matches(Self.parts(of: name), steps: &steps)
+    }
+
+    /// The segments of a name, as scalars.
+    fileprivate static func parts(of name: String) -> [ArraySlice<UInt32>] {
+        name.unicodeScalars.map(\.value)
+            .split(separator: slash, omittingEmptySubsequences: false)
+    }
+
+    fileprivate func matches(_ parts: [ArraySlice<UInt32>], steps: inout Int) -> Bool {
         // possible[i]: the first i parts are matched by the segments read so far. Each pair of
         // segment and part is compared at most once.
         var possible = [Bool](repeating: false, count: parts.count + 1)
         possible[0] = true
         for segment in segments {
+            steps += parts.count
             var next = [Bool](repeating: false, count: parts.count + 1)
             switch segment {
             case .doubleStar:
@@ -120,12 +134,14 @@ package struct GuestGlob: Equatable, Sendable {
     }
 
     /// One segment: on a mismatch only the last star takes one more, so this never branches.
-    private static func match(_ tokens: [Token], _ part: [UInt32], _ steps: inout Int) -> Bool {
+    private static func match(
+        _ tokens: [Token], _ part: ArraySlice<UInt32>, _ steps: inout Int
+    ) -> Bool {
         if part.first == dot, tokens.first != .literal(dot) { return false }
-        var (token, position) = (0, 0)
+        var (token, position) = (0, part.startIndex)
         var retry: (token: Int, position: Int)?
-        while position < part.count {
-            steps += 1
+        while position < part.endIndex {
+            steps += token < tokens.count ? tokens[token].cost : 1
             if token < tokens.count, tokens[token] == .star {
                 retry = (token, position)
                 token += 1
@@ -150,6 +166,33 @@ package struct GuestGlob: Equatable, Sendable {
         case .set(let ranges, let isNegated):
             ranges.contains { $0.contains(value) } != isNegated
         }
+    }
+}
+
+/// The patterns of one search, with what it may cost in all.
+package struct GuestPatterns: Sendable {
+    private let globs: [GuestGlob]
+    private var steps = 0
+
+    /// Throws `.invalidPattern` for the first that means nothing.
+    package init(_ patterns: [String]) throws(WireError) {
+        var globs: [GuestGlob] = []
+        for pattern in patterns { globs.append(try GuestGlob(pattern)) }
+        self.globs = globs
+    }
+
+    /// Whether one of them matches.
+    ///
+    /// - Throws: `.tooMany` when the search has cost `Limits.matchingSteps`.
+    package mutating func matches(_ name: String) throws(WireError) -> Bool {
+        let parts = GuestGlob.parts(of: name)
+        steps += name.utf8.count
+        for glob in globs {
+            let isMatch = glob.matches(parts, steps: &steps)
+            guard steps <= Limits.matchingSteps else { throw .tooMany("steps of matching") }
+            if isMatch { return true }
+        }
+        return false
     }
 }
 

@@ -144,7 +144,7 @@ extension GuestMessage {
             return .ack(status, message: message)
         case .pong:
             let value = try reader.u64()
-            return .pong(value, realtime: try reader.i64())
+            return .pong(value, realtime: try reader.clock())
         case .credit:
             let stream = try reader.u32()
             return .credit(stream: stream, try reader.u32())
@@ -220,7 +220,7 @@ extension ReadyReport {
             steps.append(Step(name: name, isDone: isDone, message: message))
         }
         self.steps = steps
-        realtime = try reader.i64()
+        realtime = try reader.clock()
         sample = try reader.fixed(Limits.sampleByteCount)
     }
     func encode(into body: inout [UInt8]) throws(WireError) {

@@ -5,7 +5,7 @@ extension Preparation {
     init(_ reader: inout ByteReader) throws(WireError) {
         entropy = try reader.fixed(Limits.entropyByteCount)
         interpreterSeed = try reader.fixed(Limits.seedByteCount)
-        realtime = try reader.i64()
+        realtime = try reader.clock()
         hostname = try reader.text("hostname", atMost: Limits.hostNameByteCount)
         machineID = try reader.text("machine-id", atMost: 32)
         generation = try reader.text("generation", atMost: Limits.generationByteCount)

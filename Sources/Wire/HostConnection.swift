@@ -11,14 +11,23 @@ package struct HostConnection: Sendable {
         case message(stream: UInt32, GuestMessage)
     }
 
+    private enum State {
+        /// Until the guest's preamble.
+        case greeting
+        case open
+        /// PARK is said; the guest ends what it has begun, and then says PARKED.
+        case parking
+        /// Nothing can come after PARKED.
+        case parked
+    }
+
     private let nonce: [UInt8]
+    private var state = State.greeting
     private var decoder = FrameDecoder(from: .guest)
     private var streams = StreamTable()
-    private var isGreeted = false
-    private var isParked = false
-    private var awaitedReady = 0
-    private var isWarming = false
-    private var isParking = false
+    /// What the guest owes: READY for each PREPARE, ACK for each WARM, PONG for each PING.
+    private var preparations = 0
+    private var warmings = 0
     private var pings: [UInt64] = []
     /// What is to be written; take it with `takeOutput()`.
     package private(set) var output: [UInt8]
@@ -53,7 +62,9 @@ package struct HostConnection: Sendable {
         case .get: stream = OpenStream(number: number, kind: .get, isInputFinal: true)
         default: throw .unexpected("opening a stream with '\(message.type)'")
         }
-        guard !isParking else { throw .unexpected("a stream after 'park'") }
+        guard state == .greeting || state == .open else {
+            throw .unexpected("a stream after 'park'")
+        }
         // Encoded before the stream counts: a message that cannot be sent must leave no trace.
         var frame: [UInt8] = []
         try message.encode(stream: number, into: &frame)
@@ -71,15 +82,16 @@ package struct HostConnection: Sendable {
             guard streams.index(of: stream) != nil else { return }
         case .prepare, .ping, .warm, .park, .shutdown:
             guard stream == 0 else { throw .badStream(stream) }
+            if case .park = message, state != .open { throw .unexpected("'park' now") }
         default: throw .unexpected("sending '\(message.type)' this way")
         }
         if case .ping = message, pings.count >= Limits.pendingPings { throw .tooMany("pings") }
         try message.encode(stream: stream, into: &output)
         switch message {
-        case .prepare: awaitedReady += 1
+        case .prepare: preparations += 1
         case .ping(let value): pings.append(value)
-        case .warm: isWarming = true
-        case .park: isParking = true
+        case .warm: warmings += 1
+        case .park: state = .parking
         default: break
         }
     }
@@ -105,6 +117,7 @@ package struct HostConnection: Sendable {
         }
         guard !streams[index].isInputFinal else { throw .unexpected("data after the last") }
         guard bytes.count <= Limits.payloadByteCount else { throw .payloadTooLong(bytes.count) }
+        guard isFinal || !bytes.isEmpty else { throw .emptyData }
         try streams.spend(bytes.count, at: index)
         streams[index].isInputFinal = isFinal
         FrameHeader(length: bytes.count, stream: stream, type: type, isFinal: isFinal)
@@ -133,19 +146,19 @@ package struct HostConnection: Sendable {
 
     /// The next event, or `nil` until more bytes arrive.
     package mutating func next() throws(WireError) -> Event? {
-        guard isGreeted else {
+        guard state != .greeting else {
             guard let bytes = decoder.take(Limits.guestPreambleByteCount) else { return nil }
             let preamble = try GuestPreamble(decoding: bytes)
             guard preamble.version == Limits.version else {
                 throw .unsupportedVersion(preamble.version)
             }
             guard preamble.nonce == nonce else { throw .wrongNonce }
-            isGreeted = true
+            state = .open
             return .greeted(preamble)
         }
         while let frame = try decoder.next() {
             let message = try GuestMessage(decoding: frame)
-            guard !isParked else { throw .unexpected("a message after 'parked'") }
+            guard state != .parked else { throw .unexpected("a message after 'parked'") }
             if frame.stream == 0 {
                 if try checkControl(message) { return .message(stream: 0, message) }
             } else {
@@ -160,20 +173,21 @@ package struct HostConnection: Sendable {
     private mutating func checkControl(_ message: GuestMessage) throws(WireError) -> Bool {
         switch message {
         case .credit(let stream, let count):
-            try streams.grant(stream, count)
+            // The guest itself closes streams, so its credit cannot have crossed the end of one.
+            guard try streams.grant(stream, count) else { throw .badStream(stream) }
             return false
         case .ready:
-            guard awaitedReady > 0 else { throw .unexpected("'ready'") }
-            awaitedReady -= 1
+            guard preparations > 0 else { throw .unexpected("'ready'") }
+            preparations -= 1
         case .pong(let value, _):
             guard pings.first == value else { throw .unexpected("'pong'") }
             pings.removeFirst()
         case .ack:
-            guard isWarming else { throw .unexpected("'ack' on stream 0") }
-            isWarming = false
+            guard warmings > 0 else { throw .unexpected("'ack' on stream 0") }
+            warmings -= 1
         case .parked:
-            guard isParking else { throw .unexpected("'parked'") }
-            isParked = true
+            guard state == .parking else { throw .unexpected("'parked'") }
+            state = .parked
         case .error: break
         default: throw .unexpected("'\(message.type)' on stream 0")
         }

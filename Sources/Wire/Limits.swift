@@ -22,8 +22,6 @@ package enum Limits {
     package static let streamCredit = 256 << 10
     /// Bounds what all streams together can pile up in the receiver.
     package static let connectionCredit = 2 << 20
-    /// A window never grows beyond this, so that no sum of grants can overflow or unbound it.
-    package static let creditCeiling = 16 << 20
 
     /// Command line and environment travel in one frame; these bound the counts inside it.
     package static let arguments = 1024
@@ -32,6 +30,9 @@ package enum Limits {
     package static let patterns = 64
     /// What LIST may ask for; LISTED ends earlier when its frame is full.
     package static let listedFiles = 4096
+    /// Steps of matching names with patterns in one search, on either side: hundreds of times what
+    /// a job's files need, and a few seconds of the slowest machine.
+    package static let matchingSteps = 20_000_000
     /// READY names a handful of steps.
     package static let readySteps = 32
     /// Sentences from the other side, shown to an operator.

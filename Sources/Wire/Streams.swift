@@ -73,15 +73,18 @@ struct StreamTable: Sendable {
         try open[index].receiving.receive(count, stream: number)
         try receiving.receive(count, stream: 0)
     }
-    /// Credit for a closed stream crossed its end on the way: no violation.
-    mutating func grant(_ number: UInt32, _ count: UInt32) throws(WireError) {
+    /// `false` when the stream is closed.
+    mutating func grant(_ number: UInt32, _ count: UInt32) throws(WireError) -> Bool {
         if number == 0 {
             try sending.grant(count, stream: 0)
         } else if let index = index(of: number) {
             try open[index].sending.grant(count, stream: number)
-        } else if !wasUsed(number) || count == 0 {
+        } else if wasUsed(number) {
+            return false
+        } else {
             throw .badStream(number)
         }
+        return true
     }
     /// What to grant the peer after `count` bytes of a stream were used up.
     mutating func release(_ count: Int, of number: UInt32) -> (stream: UInt32?, all: UInt32?) {

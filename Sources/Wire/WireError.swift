@@ -13,6 +13,8 @@ package enum WireError: Error, Equatable, Sendable, CustomStringConvertible {
     case reservedNotZero
     case unsupportedVersion(UInt16)
     case payloadTooLong(Int)
+    /// A data frame without data that does not end anything.
+    case emptyData
     case unknownType(UInt8)
     case unknownFlags(UInt8)
     /// A field holds a value outside its range; the text names the field.
@@ -31,7 +33,7 @@ package enum WireError: Error, Equatable, Sendable, CustomStringConvertible {
     case unexpected(String)
     /// Data beyond the credit that was granted.
     case creditExceeded(stream: UInt32)
-    /// Credit of zero, or beyond the ceiling.
+    /// Credit for less than a quarter of the window, or for more than was sent.
     case badCredit(stream: UInt32)
 
     package var description: String {
@@ -45,6 +47,7 @@ package enum WireError: Error, Equatable, Sendable, CustomStringConvertible {
         case .unsupportedVersion(let version): "protocol version \(version) is not supported"
         case .payloadTooLong(let count):
             "a payload of \(count) bytes is over the limit of \(Limits.payloadByteCount)"
+        case .emptyData: "a data frame is empty and does not end its stream"
         case .unknownType(let type): "frame type \(type) does not exist in this direction"
         case .unknownFlags(let flags): "frame flags \(flags) are not allowed here"
         case .invalidValue(let field): "the field '\(field)' holds a value that it cannot have"
@@ -55,7 +58,8 @@ package enum WireError: Error, Equatable, Sendable, CustomStringConvertible {
         case .badStream(let stream): "stream \(stream) cannot be used so"
         case .unexpected(let message): "\(message) is not possible in this state"
         case .creditExceeded(let stream): "stream \(stream) sent more than its credit"
-        case .badCredit(let stream): "credit for stream \(stream) is zero or over the ceiling"
+        case .badCredit(let stream):
+            "credit for stream \(stream) is too little, or more than was sent"
         }
     }
 }

@@ -11,17 +11,21 @@ struct CreditTests {
         var window = SendWindow(100)
         try window.spend(100, stream: 1)
         #expect(throws: WireError.creditExceeded(stream: 1)) { try window.spend(1, stream: 1) }
-        try window.grant(1, stream: 1)
-        try window.spend(1, stream: 1)
+        try window.grant(25, stream: 1)
+        try window.spend(25, stream: 1)
         #expect(window.available == 0)
     }
 
-    @Test func `of nothing, or beyond the ceiling, is refused`() throws {
+    @Test func `of less than a quarter, or of more than was sent, is refused`() throws {
         var window = SendWindow(100)
-        #expect(throws: WireError.badCredit(stream: 3)) { try window.grant(0, stream: 3) }
-        #expect(throws: WireError.badCredit(stream: 3)) { try window.grant(.max, stream: 3) }
-        try window.grant(UInt32(Limits.creditCeiling - 100), stream: 3)
-        #expect(throws: WireError.badCredit(stream: 3)) { try window.grant(1, stream: 3) }
+        #expect(throws: WireError.badCredit(stream: 3)) { try window.grant(25, stream: 3) }
+        try window.spend(60, stream: 3)
+        for count: UInt32 in [0, 1, 24, 61, .max] {
+            #expect(throws: WireError.badCredit(stream: 3)) { try window.grant(count, stream: 3) }
+        }
+        try window.grant(25, stream: 3)
+        try window.grant(35, stream: 3)
+        #expect(window.available == 100)
     }
 
     @Test func `adds up at both ends, whatever the order`() throws {

@@ -12,10 +12,24 @@ package struct GuestReport: Sendable {
         case outputLimit(String)
     }
 
+    /// Why an output file may be missing; a closed list.
+    package enum Warning: Sendable, Equatable {
+        /// More files match than one listing holds, or the search for them grew too long.
+        case listingTruncated
+        /// The job's directory could not be searched: the agent's words.
+        case listingFailed(String)
+        /// A file that was listed and could then not be read: its name, the agent's words.
+        case fileUnreadable(String, String)
+        /// Listing and reading took longer than they may; the files so far are there.
+        case collectionUnfinished
+    }
+
     package var ending: Ending
     package var stdout: CapturedOutput
     package var stderr: CapturedOutput
     package var files: [OutputFile]
+    /// What of its outputs is missing although the job did its part.
+    package var warnings: [Warning] = []
     /// User and system time of everything that the job started, as the guest counted it.
     package var cpu: Duration
     package var peakMemory: ByteCount

@@ -14,9 +14,9 @@ package enum OutputStream: String, Sendable {
 
 extension AgentSession {
     /// How long after the job's own timeout the guest may take to report its end.
-    private static let grace = Duration.milliseconds(1500)
-    /// For each step around the program: files in, files out.
-    private static let transferTimeout = Duration.seconds(120)
+    fileprivate nonisolated static let grace = Duration.milliseconds(1500)
+    /// How long it may take to report the end of a program that it was told to kill.
+    private static let killGrace = Duration.seconds(5)
 
     /// Puts the job's files, runs its program, and collects what it left.
     ///
@@ -25,8 +25,9 @@ extension AgentSession {
         _ job: GuestJob, onOutput: (@Sendable (OutputStream, [UInt8]) -> Void)? = nil
     ) async throws(MachineError) -> GuestReport {
         let begin = ContinuousClock.now
-        if let source = job.sourceFile { try await put(source) }
-        for file in job.files { try await put(file) }
+        let deadline = begin + transferTimeout
+        if let source = await job.sourceFile() { try await put(source, deadline) }
+        for file in job.files { try await put(file, deadline) }
         var run = ProgramRun(job: job, begin: .now, onOutput: onOutput)
         var report = try await runProgram(&run)
         report.timings.run = .now - begin
@@ -39,25 +40,23 @@ extension AgentSession {
 
     // MARK: Files in
 
-    private func put(_ file: GuestFile) async throws(MachineError) {
-        let deadline = ContinuousClock.now + Self.transferTimeout
+    private func put(
+        _ file: GuestFile, _ deadline: ContinuousClock.Instant
+    ) async throws(MachineError) {
         let stream = try open(
             .put(PutRequest(name: file.name, byteCount: UInt64(file.bytes.count))))
         var sent = 0
         var isFinished = false
         while true {
+            // No more at a time than the stream's credit.
             while !isFinished, capacity(of: stream) > 0 || file.bytes.isEmpty {
                 let end = min(file.bytes.count, sent + capacity(of: stream))
                 isFinished = end == file.bytes.count
                 try sendData(file.bytes[sent..<end], on: stream, isFinal: isFinished)
                 sent = end
             }
-            let answer: (stream: UInt32, GuestMessage)?
-            if isFinished {
-                answer = try await message(before: deadline)
-            } else {
-                answer = try await messageOrCredit(before: deadline, sendingOn: stream)
-            }
+            let answer = try await messageOrCredit(
+                before: deadline, sendingOn: isFinished ? nil : stream)
             guard let (_, message) = answer else { continue }
             guard case .ack(let status, let words) = message else {
                 throw MachineError(.protocolViolation, "a file was not answered with ACK")
@@ -75,7 +74,6 @@ extension AgentSession {
     private func runProgram(_ run: inout ProgramRun) async throws(MachineError) -> GuestReport {
         let job = run.job
         let stream = try open(.exec(job.request))
-        let deadline = run.begin + job.timeout + Self.grace
         var input = job.standardInput[...]
         var isInputFinished = job.standardInput.isEmpty
         while true {
@@ -87,25 +85,23 @@ extension AgentSession {
             }
             let answer: (stream: UInt32, GuestMessage)?
             do throws(MachineError) {
-                if isInputFinished {
-                    answer = try await message(before: deadline)
-                } else {
-                    answer = try await messageOrCredit(before: deadline, sendingOn: stream)
-                }
-            } catch  where .now >= deadline && error.reason == .restoreFailed {
-                // The guest's own clock should have ended it; ours does not depend on that.
+                answer = try await messageOrCredit(
+                    before: run.deadline, sendingOn: isInputFinished ? nil : stream)
+            } catch  where slowness == .deadline {
+                // The guest should have ended it, by its own clock or by KILL; ours does not depend
+                // on that.
                 run.isAbandoned = true
-                return run.report(.timedOut, nil)
+                return await run.report(run.overflow.map { .outputLimit($0) } ?? .timedOut, nil)
             }
             guard let (_, message) = answer else { continue }
-            if let report = try handle(message, on: stream, &run) { return report }
+            if let report = try await handle(message, on: stream, &run) { return report }
         }
     }
 
     /// Takes one message of a running program; the report when it was the last.
     private func handle(
         _ message: GuestMessage, on stream: UInt32, _ run: inout ProgramRun
-    ) throws(MachineError) -> GuestReport? {
+    ) async throws(MachineError) -> GuestReport? {
         switch message {
         case .started(let isParked, _):
             run.isWarm = isParked
@@ -117,91 +113,44 @@ extension AgentSession {
             run.take(bytes, .stderr)
             try release(bytes.count, of: stream)
         case .exit(let exit):
-            return run.report(run.ending(exit), exit)
+            return await run.report(run.ending(exit), exit)
         case .ack(let status, let words):
             throw MachineError(
                 .machineLost, "the guest could not start the program (\(status)): \(words)")
         default:
             throw MachineError(.protocolViolation, "\(message.type) while a program runs")
         }
-        if run.overflow != nil, !run.isKilled {
+        if run.isOverflowing, !run.isKilled {
             run.isKilled = true
+            run.deadline = min(run.deadline, .now + Self.killGrace)
             try send(.kill, on: stream)
         }
         return nil
     }
-
-    // MARK: Files out
-
-    private func collect(
-        _ job: GuestJob, into report: inout GuestReport
-    ) async throws(MachineError) {
-        guard !job.outputs.isEmpty else { return }
-        let deadline = ContinuousClock.now + Self.transferTimeout
-        _ = try open(
-            .list(
-                ListRequest(
-                    patterns: job.outputs, maximumEntries: UInt16(Limits.listedFiles))))
-        let (_, message) = try await message(before: deadline)
-        guard case .listed(let listed, _) = message else {
-            throw MachineError(.protocolViolation, "LIST was not answered with LISTED")
-        }
-        // What the host put there itself is no output, unless the job asked for it by name.
-        let given = Set(job.files.map(\.name) + [job.sourceFile?.name].compactMap(\.self))
-        let wanted = listed.filter { !given.contains($0.name) || job.outputs.contains($0.name) }
-        if wanted.count > job.limits.fileCount {
-            report.limit("\(wanted.count) output files; at most \(job.limits.fileCount) are kept")
-        }
-        var total = 0
-        for file in wanted.prefix(job.limits.fileCount) {
-            let room = min(job.limits.file.bytes, job.limits.allFiles.bytes - total)
-            if file.byteCount > UInt64(room) {
-                report.limit(
-                    "the output file \(file.name) has \(file.byteCount) bytes; at most "
-                        + "\(job.limits.file) each and \(job.limits.allFiles) in all are kept")
-                continue
-            }
-            guard let bytes = try await get(file.name, atMost: room, deadline) else { continue }
-            total += bytes.count
-            report.files.append(
-                OutputFile(name: file.name, bytes: bytes, sha256: SHA256.hex(of: bytes)))
-        }
-    }
-
-    private func get(
-        _ name: String, atMost maximum: Int, _ deadline: ContinuousClock.Instant
-    ) async throws(MachineError) -> [UInt8]? {
-        let stream = try open(
-            .get(GetRequest(name: name, maximumByteCount: UInt64(maximum))))
-        var bytes: [UInt8] = []
-        while true {
-            let (_, message) = try await message(before: deadline)
-            switch message {
-            case .file(let chunk, let isFinal):
-                bytes += chunk
-                guard bytes.count <= maximum else {
-                    throw MachineError(
-                        .protocolViolation, "the guest sent more of a file than was asked for")
-                }
-                try release(chunk.count, of: stream)
-                if isFinal { return bytes }
-            // It may have vanished or grown since it was listed; that is the job's business.
-            case .ack: return nil
-            default:
-                throw MachineError(.protocolViolation, "\(message.type) while a file is read")
-            }
-        }
-    }
 }
 
 extension GuestJob {
-    /// The file that the source becomes.
-    var sourceFile: GuestFile? {
+    /// Bytes from which on copying and hashing is no longer the loop's business.
+    static let smallByteCount = 256 << 10
+
+    /// What the source's file is called.
+    var sourceName: String? {
         switch program {
-        case .python(let source): GuestFile(name: "main.py", bytes: Array(source.utf8))
-        case .node(let source): GuestFile(name: "main.js", bytes: Array(source.utf8))
-        case .bash(let source): GuestFile(name: "main.sh", bytes: Array(source.utf8))
+        case .python: "main.py"
+        case .node: "main.js"
+        case .bash: "main.sh"
         case .command: nil
+        }
+    }
+    /// The file that the source becomes.
+    func sourceFile() async -> GuestFile? {
+        guard let name = sourceName else { return nil }
+        switch program {
+        case .python(let source), .node(let source), .bash(let source):
+            let isSmall = source.utf8.count < Self.smallByteCount
+            let bytes = isSmall ? Array(source.utf8) : await offload { Array(source.utf8) }
+            return GuestFile(name: name, bytes: bytes)
+        case .command: return nil
         }
     }
     var request: ExecRequest {
@@ -243,6 +192,8 @@ private struct ProgramRun {
     var firstByte: Duration?
     var isWarm = false
     var isKilled = false
+    /// When the guest must have reported the end.
+    var deadline: ContinuousClock.Instant
     /// The guest did not report the end in time; there is no point in asking it for files.
     var isAbandoned = false
 
@@ -253,18 +204,18 @@ private struct ProgramRun {
         self.job = job
         self.begin = begin
         self.onOutput = onOutput
+        deadline = begin + job.timeout + AgentSession.grace
         stdout = OutputCapture(kept: job.limits.kept)
         stderr = OutputCapture(kept: job.limits.kept)
     }
 
     /// Which stream printed more than is allowed.
     var overflow: String? {
-        for (name, stream) in [("stdout", stdout), ("stderr", stderr)]
-        where stream.total > job.limits.printed.bytes {
-            return "\(name) went over \(job.limits.printed); print less or write a file"
-        }
-        return nil
+        guard isOverflowing else { return nil }
+        let name = stdout.total > job.limits.printed.bytes ? "stdout" : "stderr"
+        return "\(name) went over \(job.limits.printed); print less or write a file"
     }
+    var isOverflowing: Bool { max(stdout.total, stderr.total) > job.limits.printed.bytes }
     mutating func take(_ bytes: [UInt8], _ stream: OutputStream) {
         guard !bytes.isEmpty else { return }
         if firstByte == nil { firstByte = .now - begin }
@@ -272,7 +223,7 @@ private struct ProgramRun {
         case .stdout: stdout.append(bytes)
         case .stderr: stderr.append(bytes)
         }
-        if overflow == nil { onOutput?(stream, bytes) }
+        if !isOverflowing { onOutput?(stream, bytes) }
     }
     func ending(_ exit: ExitReport) -> GuestReport.Ending {
         if let overflow { return .outputLimit(overflow) }
@@ -283,11 +234,22 @@ private struct ProgramRun {
         case .signal(let signal): return .signalled(signal)
         }
     }
-    func report(_ ending: GuestReport.Ending, _ exit: ExitReport?) -> GuestReport {
-        GuestReport(
-            ending: ending, stdout: stdout.captured, stderr: stderr.captured, files: [],
+    func report(_ ending: GuestReport.Ending, _ exit: ExitReport?) async -> GuestReport {
+        let wall = ContinuousClock.now - begin
+        let (stdout, stderr) = await captured
+        return GuestReport(
+            ending: ending, stdout: stdout, stderr: stderr, files: [],
             cpu: .microseconds(Int64(clamping: exit?.cpuMicroseconds ?? 0)),
             peakMemory: ByteCount(bytes: Int(clamping: exit?.peakByteCount ?? 0)),
-            wall: .now - begin, firstByte: firstByte, isWarm: isWarm)
+            wall: wall, firstByte: firstByte, isWarm: isWarm)
+    }
+    private var captured: (CapturedOutput, CapturedOutput) {
+        get async {
+            let (stdout, stderr) = (stdout, stderr)
+            if stdout.total + stderr.total < GuestJob.smallByteCount {
+                return (stdout.captured, stderr.captured)
+            }
+            return await offload { (stdout.captured, stderr.captured) }
+        }
     }
 }

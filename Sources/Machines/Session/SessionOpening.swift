@@ -1,0 +1,152 @@
+// How a session begins: the connection by the machine's transport, HELLO, PREPARE; and what only
+// the image builder asks of an agent. Extends AgentSession.swift.
+
+import Events
+import Wire
+
+extension AgentSession {
+    // MARK: Opening
+
+    /// Connects by the machine's transport and greets; `agent` is the digest that must answer.
+    static func open(
+        qemu: QEMU, contextID: UInt32?, agent: String, before deadline: ContinuousClock.Instant
+    ) async throws(MachineError) -> AgentSession {
+        guard let contextID else {
+            guard let port = qemu.takePort() else {
+                throw MachineError(.restoreFailed, "the agent's port was taken before")
+            }
+            let session = try AgentSession(port, qemu.pidDescriptor)
+            try await session.greet(agent: agent, before: deadline)
+            return session
+        }
+        // Right after a resume a connection may hang on a stale context id, or be accepted and
+        // then reset: short tries until one is greeted. HELLO changes nothing in the guest. The
+        // first are so short that hardware loses no time; a slow guest gets ever longer ones.
+        var tries = 0
+        var patience = VsockPort.firstTry
+        var greeting = VsockPort.firstGreeting
+        while .now < deadline {
+            tries += 1
+            if let channel = try await VsockPort.connect(contextID, within: patience) {
+                let session = try AgentSession(channel, qemu.pidDescriptor)
+                do throws(MachineError) {
+                    try await session.greet(
+                        agent: agent, before: min(deadline, .now + greeting))
+                    session.tries = tries
+                    return session
+                } catch  where error.reason == .machineLost || error.reason == .restoreFailed {
+                    greeting *= 2
+                }
+            }
+            patience = min(patience * 2, VsockPort.longestTry)
+            try await pauseBetweenTries(qemu)
+        }
+        throw MachineError(
+            .restoreFailed, "the guest agent did not answer on vsock in time (\(tries) tries)")
+    }
+    private static func pauseBetweenTries(_ qemu: QEMU) async throws(MachineError) {
+        let probe = await EventLoop.shared.ready(
+            [(qemu.pidDescriptor, .read)], before: .now + .milliseconds(5))
+        switch probe {
+        case .timedOut: return
+        case .ready: throw MachineError(.machineLost, "the hypervisor ended")
+        case .cancelled: throw MachineError(.cancelled, "stopped while connecting")
+        }
+    }
+
+    func greet(
+        agent: String, before deadline: ContinuousClock.Instant
+    ) async throws(MachineError) {
+        let preamble = try await greeting(before: deadline)
+        guard hexText(preamble.agent) == agent else {
+            throw MachineError(
+                .imageRefused,
+                "another agent answers than the one that the image was built with; "
+                    + "rebuild the image with `mayfly image build --force`")
+        }
+    }
+
+    // MARK: PREPARE
+
+    /// How far off a guest's clock may be after PREPARE.
+    private static let clockError = Duration.milliseconds(100)
+
+    /// Makes the machine fresh and proves it; returns the clock that was set.
+    ///
+    /// - Throws: `restoreFailed` naming the step that the guest could not do.
+    func prepare(
+        _ freshness: Freshness, id: String, generation: String,
+        before deadline: ContinuousClock.Instant
+    ) async throws(MachineError) -> Int64 {
+        // The time in PREPARE ages on its way; a slow answer is asked again, when the guest's code
+        // is warm, until the clock is provably close or time is up.
+        while .now < deadline {
+            let clock = freshness.pinnedClock ?? realtimeNow()
+            let sent = ContinuousClock.now
+            try send(
+                .prepare(
+                    Preparation(
+                        entropy: freshness.entropy, interpreterSeed: freshness.interpreterSeed,
+                        realtime: clock, hostname: id,
+                        machineID: String(
+                            SHA256.hex(of: freshness.entropy + Array(id.utf8)).prefix(32)),
+                        generation: generation)))
+            let (_, message) = try await message(before: deadline)
+            guard case .ready(let report) = message else {
+                throw MachineError(.protocolViolation, "PREPARE was not answered with READY")
+            }
+            if let step = report.unproven {
+                throw MachineError(
+                    .restoreFailed, "the machine was not made fresh, so it runs nothing: \(step)")
+            }
+            guard SeenSamples.shared.insert(report.sample) else {
+                throw MachineError(
+                    .restoreFailed,
+                    "two machines gave the same random bytes; rebuild the image with "
+                        + "`mayfly image build --force`")
+            }
+            // As durations: no value that a guest or a pin may name can overflow them.
+            let passed = Duration.nanoseconds(report.realtime) - .nanoseconds(clock)
+            let error = passed - (ContinuousClock.now - sent)
+            if error < Self.clockError, error + Self.clockError > .zero { return clock }
+        }
+        throw MachineError(
+            .restoreFailed, "the guest's clock is more than 100 ms off; the host is overloaded")
+    }
+
+    // MARK: Building
+
+    /// Starts and exercises the interpreters that the snapshot shall hold.
+    func warm(before deadline: ContinuousClock.Instant) async throws(MachineError) {
+        try send(.warm)
+        let (_, message) = try await message(before: deadline)
+        guard case .ack(.ok, _) = message else {
+            throw MachineError(.buildFailed, "the interpreters did not start: \(message)")
+        }
+    }
+    /// Makes the agent forget this connection; nothing is in flight afterwards.
+    func park(before deadline: ContinuousClock.Instant) async throws(MachineError) {
+        try send(.park)
+        let (_, message) = try await message(before: deadline)
+        guard case .parked = message else {
+            throw MachineError(.buildFailed, "the agent did not park: \(message)")
+        }
+    }
+}
+
+/// The last samples of /dev/urandom that machines sent with READY: none may come twice.
+@LoopActor
+final class SeenSamples {
+    static let shared = SeenSamples()
+    private static let capacity = 4096
+    private var order: [[UInt8]] = []
+    private var samples: Set<[UInt8]> = []
+
+    /// False when it was seen before.
+    func insert(_ sample: [UInt8]) -> Bool {
+        guard samples.insert(sample).inserted else { return false }
+        order.append(sample)
+        if order.count > Self.capacity { samples.remove(order.removeFirst()) }
+        return true
+    }
+}
