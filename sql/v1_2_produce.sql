@@ -569,7 +569,7 @@ end $$;
 -- runs (its worker is told at once and ends it within a second), else the state in which it ended.
 create function mayfly.cancel(id bigint) returns text language plpgsql security definer
 set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
-set enable_seqscan = off as $$
+set enable_seqscan = off set jit = off as $$
 declare
     job mayfly.job_data := mayfly.check_job_id(id);
     so_far mayfly.tries;

@@ -117,7 +117,7 @@ set search_path = pg_catalog, pg_temp as $$ select mayfly.channel('workers') $$;
 -- is due.
 create function mayfly.arm_bell(worker bigint, secret uuid, queues text[], for_time interval)
 returns interval language plpgsql security definer set search_path = pg_catalog, pg_temp
-set plan_cache_mode = force_generic_plan set enable_seqscan = off as $$
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off as $$
 begin
     if not exists (select from mayfly.worker w where w.worker = arm_bell.worker
             and w.secret = mayfly.hash_secret(arm_bell.secret)) then
@@ -520,7 +520,7 @@ end $$;
 -- an answer of mayfly.claim was lost on the way, the worker holds jobs that it knows nothing of.
 create function mayfly.give_back(worker bigint, secret uuid, keep bigint[]) returns int
 language plpgsql security definer set search_path = pg_catalog, pg_temp
-set plan_cache_mode = force_generic_plan set enable_seqscan = off as $$
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off as $$
 declare
     held mayfly.running;
     given_back int := 0;
@@ -735,7 +735,7 @@ end $$;
 create function mayfly.put_blob_part(
     worker bigint, secret uuid, token bigint, sha256 text, ordinal int, bytes bytea
 ) returns void language plpgsql security definer set search_path = pg_catalog, pg_temp
-set plan_cache_mode = force_generic_plan set enable_seqscan = off as $$
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off as $$
 declare
     address bytea := mayfly.blob_address(sha256);
     held mayfly.running := mayfly.check_held(worker, secret, token);
@@ -761,7 +761,7 @@ end $$;
 create function mayfly.seal_blob(
     worker bigint, secret uuid, token bigint, sha256 text, size bigint
 ) returns void language plpgsql security definer set search_path = pg_catalog, pg_temp
-set plan_cache_mode = force_generic_plan set enable_seqscan = off as $$
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off as $$
 declare
     address bytea := mayfly.blob_address(sha256);
     held mayfly.running := mayfly.check_held(worker, secret, token);

@@ -145,7 +145,7 @@ package struct QueueClient: Sendable {
                 mayfly.iso(created_at) as created_at, mayfly.iso(started_at) as started_at,
                 mayfly.iso(finished_at) as finished_at,
                 (extract(epoch from timeout) * 1000)::bigint as timeout_ms
-            from mayfly.job where id = \(id)
+            from mayfly.get_job(\(id))
             """)
         return rows.count == 0 ? nil : JobRow(rows, 0)
     }
@@ -218,18 +218,21 @@ package struct QueueClient: Sendable {
     package func replay(_ id: Int64, pinned: Bool = false) async throws(JobsError) -> Int64 {
         try await run("select mayfly.replay(\(id), \(pinned)) as id").integer(0, "id") ?? 0
     }
-    /// Those that fit and were not replayed before; a dry run only says which.
+    /// Those that fit and were not replayed before; a dry run only says which. What cannot be
+    /// replayed pinned comes back with the reason instead of a new id.
     package func replay(
         _ filter: Filter, pinned: Bool = false, isDryRun: Bool
-    ) async throws(JobsError) -> [(original: Int64, id: Int64?)] {
+    ) async throws(JobsError) -> [(original: Int64, id: Int64?, refusal: String?)] {
         let rows = try await run(
             """
-            select original, id from mayfly.replay_all(coalesce(\(filter.state), 'failed'),
+            select original, id, refusal from mayfly.replay_all(coalesce(\(filter.state), 'failed'),
                 \(filter.kind), \(filter.queue), \(filter.tenant),
                     now() - \(filter.since)::interval, null,
                 \(filter.limit), \(pinned), \(isDryRun))
             """)
-        return (0..<rows.count).map { (rows.integer($0, "original") ?? 0, rows.integer($0, "id")) }
+        return (0..<rows.count).map {
+            (rows.integer($0, "original") ?? 0, rows.integer($0, "id"), rows.text($0, "refusal"))
+        }
     }
     package func pause(_ queue: String) async throws(JobsError) {
         _ = try await run("select mayfly.pause(\(queue))")
