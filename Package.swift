@@ -30,14 +30,15 @@ let package = Package(
         .systemLibrary(name: "CCrypto", pkgConfig: "libcrypto", providers: [.apt(["libssl-dev"])]),
         // The system calls and structures that Swift's Glibc module does not show.
         .target(name: "CLinux"),
-        // Mounts /proc before Swift's own constructors run; linked into the guest agent only.
-        .target(name: "CGuestStart"),
+        // What only the guest's PID 1 needs, such as /proc before Swift's own constructors run.
+        .target(name: "CGuest"),
 
         .target(name: "Events", dependencies: ["CLinux"], swiftSettings: strict),
+        .target(name: "Processes", dependencies: ["CLinux", "Events"], swiftSettings: strict),
         .target(name: "Postgres", dependencies: ["CLibPQ", "Events"], swiftSettings: strict),
         .target(
             name: "Jobs",
-            dependencies: ["Postgres", .product(name: "Logging", package: "swift-log")],
+            dependencies: ["Postgres", "Events", .product(name: "Logging", package: "swift-log")],
             resources: [.embedInCode("sql")],
             swiftSettings: strict
         ),
@@ -45,14 +46,14 @@ let package = Package(
         .target(
             name: "Machines",
             dependencies: [
-                "Wire", "CLinux", "CCrypto", "Events",
+                "Wire", "CLinux", "CCrypto", "Events", "Processes",
                 .product(name: "Logging", package: "swift-log"),
             ],
             swiftSettings: strict
         ),
         .executableTarget(
             name: "GuestAgent",
-            dependencies: ["Wire", "CLinux", "CGuestStart"],
+            dependencies: ["Wire", "CLinux", "CGuest"],
             resources: [.embedInCode("Interpreters")],
             swiftSettings: strict,
             linkerSettings: [.unsafeFlags(["-static-executable"])]
@@ -60,7 +61,7 @@ let package = Package(
         .executableTarget(
             name: "Mayfly",
             dependencies: [
-                "Jobs", "Machines",
+                "Jobs", "Machines", "Processes", "Postgres", "Wire",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
             ],
@@ -72,17 +73,22 @@ let package = Package(
             swiftSettings: strict),
         // Reaches into another process's descriptors, as a fault would.
         .target(name: "CTestSupport", path: "Tests/CTestSupport"),
-        .testTarget(name: "WireTests", dependencies: ["Wire"], swiftSettings: strict),
+        .testTarget(
+            name: "WireTests", dependencies: ["Wire"], exclude: ["Golden"], swiftSettings: strict),
         .testTarget(
             name: "JobsTests", dependencies: ["Jobs", "Postgres", "Events", "TestSupport"],
             swiftSettings: strict),
         .testTarget(
-            name: "MachinesTests", dependencies: ["Machines", "Wire", "TestSupport"],
+            name: "MachinesTests",
+            dependencies: [
+                "Machines", "Processes", "Events", "CLinux", "Wire", "TestSupport",
+            ],
             swiftSettings: strict),
         .testTarget(
             name: "MayflyTests",
             dependencies: [
-                "Mayfly", "Jobs", "Machines", "TestSupport", "CTestSupport", "CLinux",
+                "Mayfly", "Jobs", "Machines", "Processes", "Postgres", "TestSupport",
+                "CTestSupport", "CLinux",
             ],
             swiftSettings: strict),
         .testTarget(name: "TidyTests", swiftSettings: strict),

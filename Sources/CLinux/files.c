@@ -29,3 +29,4 @@ int mayfly_open_beneath(int dirfd, const char *path, int flags, unsigned mode) {
     return fd < 0 ? -errno : (int)fd;
 }
 int mayfly_try_lock(int fd) { return flock(fd, LOCK_EX | LOCK_NB) < 0 ? -errno : 0; }
+int mayfly_try_share(int fd) { return flock(fd, LOCK_SH | LOCK_NB) < 0 ? -errno : 0; }

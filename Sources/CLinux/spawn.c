@@ -46,8 +46,8 @@ static int child_main(void *argument) {
     const struct mayfly_spawn *s = start->spec;
     int fd[3];
     TRY("setsid", syscall(SYS_setsid));
-    /* First above every number in use, so that no source is overwritten by dup2. */
-    for (int i = 0; i < 3; i++) TRY("dup", fd[i] = fcntl(s->stdio[i], F_DUPFD_CLOEXEC, 1000));
+    /* Copied first, to numbers that are free, so that no source is overwritten by dup2. */
+    for (int i = 0; i < 3; i++) TRY("dup", fd[i] = fcntl(s->stdio[i], F_DUPFD_CLOEXEC, 3));
     for (int i = 0; i < 3; i++) TRY("dup2", dup2(fd[i], i));
     TRY("close_range", syscall(SYS_close_range, 3, ~0U, 4 /* CLOSE_RANGE_CLOEXEC */));
     for (size_t i = 0; i < s->keep_count; i++) TRY("keep", fcntl(s->keep[i], F_SETFD, 0));
@@ -58,6 +58,7 @@ static int child_main(void *argument) {
     struct sigaction ignore = {.sa_handler = SIG_IGN};
     TRY("ignore SIGXFSZ", sigaction(SIGXFSZ, &ignore, NULL));
     TRY("process limit", limit(RLIMIT_NPROC, s->limit_processes));
+    TRY("address space limit", limit(RLIMIT_AS, s->limit_address_space));
     if (s->set_ids) {
         /* Raw calls: glibc's versions signal every thread of the process, which is our parent's. */
         TRY("setgroups", syscall(SYS_setgroups, 0, NULL));
@@ -70,7 +71,10 @@ static int child_main(void *argument) {
     sigset_t none;
     sigemptyset(&none);
     syscall(SYS_rt_sigprocmask, SIG_SETMASK, &none, NULL, 8);
-    execve(s->path, s->argv, s->envp);
+    if (s->executable >= 0)
+        syscall(SYS_execveat, s->executable, "", s->argv, s->envp, AT_EMPTY_PATH);
+    else
+        execve(s->path, s->argv, s->envp);
     TRY("execve", -1);
     return 127;
 }

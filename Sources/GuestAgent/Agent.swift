@@ -2,7 +2,7 @@
 // say. States: parked (no host), greeted, prepared, and, after the first EXEC, bound to that host:
 // from then on a lost host or a violation ends the machine.
 
-import CLinux
+import CGuest
 import Glibc
 import Wire
 

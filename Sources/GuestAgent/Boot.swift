@@ -1,7 +1,7 @@
 // From the initramfs to a machine that can run programs: kernel modules, the root file system with
 // a writable layer in RAM, the usual mounts. Runs once, before the agent; any failure is fatal.
 
-import CLinux
+import CGuest
 import Glibc
 
 enum Boot {

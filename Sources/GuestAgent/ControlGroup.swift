@@ -1,6 +1,5 @@
 // The cgroup of one program: its limits, its end, its usage.
 
-import CLinux
 import Glibc
 
 /// A directory of cgroup2, made before it is needed.

@@ -1,7 +1,7 @@
 // What makes a restored machine itself: entropy, clock, names. Every step of PREPARE reports what
 // really happened. The files are open since boot, so that a restored machine only writes.
 
-import CLinux
+import CGuest
 import Glibc
 import Wire
 

@@ -2,6 +2,7 @@
 // that becomes the program. Both are started as root by WARM and drop everything before the first
 // line of a task; tasks can neither see nor signal them while they wait.
 
+import CGuest
 import CLinux
 import Glibc
 import Wire

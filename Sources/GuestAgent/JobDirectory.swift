@@ -1,6 +1,7 @@
 // The job's directory and the files that go into it and come out of it. A task may have made
 // anything in there: each open stays beneath /work, follows no link, and takes regular files only.
 
+import CGuest
 import CLinux
 import Glibc
 import Wire

@@ -2,7 +2,6 @@
 // (a new process, the fork server, the parked node) no longer matters here, but for how its end is
 // reported.
 
-import CLinux
 import Glibc
 import Wire
 

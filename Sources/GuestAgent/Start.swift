@@ -1,7 +1,7 @@
 // Starting a program: in a parked interpreter where that is the same thing as a fresh one, as a new
 // process otherwise. Every way ends in the same cgroup, user and filter.
 
-import CLinux
+import CGuest
 import Glibc
 import Wire
 

@@ -1,7 +1,7 @@
 // Thin words over system calls: errors as sentences, small files, clocks, the console. Everything
 // that the rest of the agent needs from Glibc without caring how.
 
-import CLinux
+import CGuest
 import Glibc
 
 /// A system call that failed: what was tried, and why it did not work.

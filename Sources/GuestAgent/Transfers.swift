@@ -1,7 +1,6 @@
 // Files on their way: PUT writes what arrives, GET sends what credit allows. Each keeps its stream
 // until its last word; failures are told to the host, never fatal.
 
-import CLinux
 import Glibc
 import Wire
 

@@ -2,7 +2,7 @@
 // that what a job needs is in memory. Runs while an image is built; the loop goes on meanwhile, so
 // that a host that asks gets its answers.
 
-import CLinux
+import CGuest
 import Glibc
 import Wire
 

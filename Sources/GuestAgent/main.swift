@@ -3,7 +3,7 @@
 //
 // Read Agent.swift first; Boot.swift is what happens before it.
 
-import CGuestStart
+import CGuest
 
 mayfly_guest_start_is_linked()
 Agent.main()

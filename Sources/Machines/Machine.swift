@@ -3,6 +3,7 @@
 
 import Events
 import Glibc
+import Processes
 import Wire
 
 /// A restored machine, proven fresh; dropped or destroyed, its process is gone.

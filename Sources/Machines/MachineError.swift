@@ -1,5 +1,8 @@
 // Everything that can go wrong with a machine and is not the job's own failure.
 
+import Glibc
+import Processes
+
 /// Our failure, as a sentence that says what, where and what to do.
 package struct MachineError: Error, Sendable, CustomStringConvertible {
     /// The words of `error.reason` in SQL.
@@ -28,5 +31,34 @@ package struct MachineError: Error, Sendable, CustomStringConvertible {
     /// The same, of this machine.
     func of(_ machine: MachineIdentity) -> MachineError {
         MachineError(reason, description, machine)
+    }
+}
+
+extension MachineError {
+    init(_ error: SystemError, _ reason: Reason = .hostUnfit) {
+        self.init(reason, error.description)
+    }
+    init(_ error: ProgramError) {
+        if case .cancelled = error {
+            self.init(.cancelled, error.description)
+        } else {
+            self.init(.hostUnfit, error.description)
+        }
+    }
+}
+
+/// The value of a system call; its failure is ours: this host is unfit, or whatever `reason` says.
+func attempting<Value: ~Copyable>(
+    _ call: @autoclosure () throws(SystemError) -> Value,
+    as reason: MachineError.Reason = .hostUnfit
+) throws(MachineError) -> Value {
+    do throws(SystemError) { return try call() } catch { throw MachineError(error, reason) }
+}
+/// A file of an image, open for reading; one that is not there is a missing image.
+func openImageFile(_ path: String, _ flags: CInt = O_RDONLY) throws(MachineError) -> Descriptor {
+    do throws(SystemError) { return try Descriptor.open(path, flags) } catch {
+        guard error.code == ENOENT else { throw MachineError(error) }
+        throw MachineError(
+            .imageMissing, "\(error); the image is incomplete: build it with `mayfly image build`")
     }
 }

@@ -3,6 +3,7 @@
 import Events
 import Foundation
 import Glibc
+import Processes
 import Wire
 
 /// One measured quantity: percentiles of its samples, in milliseconds or MiB.
@@ -103,7 +104,7 @@ package struct RestoreBench {
         for index in 0..<count * 2 {
             let startsInterpreters = index % 2 == 0
             let manifest = image.manifest
-            let memory = try Descriptor.memory("mayfly-bench")
+            let memory = try attempting(Descriptor.memory("mayfly-bench"))
             ftruncate(memory.number, off_t(manifest.definition.memory.bytes))
             let deadline = ContinuousClock.now + Self.limit
             let begin = ContinuousClock.now

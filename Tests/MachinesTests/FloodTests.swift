@@ -5,6 +5,7 @@
 import CLinux
 import Events
 import Foundation
+import Processes
 import Testing
 import Wire
 
@@ -204,7 +205,7 @@ struct FloodTests {
         let pair = try SocketPair()
         let theirs = dup(pair.theirs.number)
         let living = Descriptor(mayfly_pidfd_open(getpid()))
-        let session = try AgentSession(Channel(pair.take()), living.number)
+        let session = try AgentSession(ByteStream(pair.take()), living.number)
         session.transferTimeout = timeout
         let guest = ScriptedGuest(
             theirs, flooding: point, with: try bytes(), before: before,

@@ -3,6 +3,7 @@
 
 import Events
 import Foundation
+import Processes
 import Synchronization
 import Testing
 
@@ -152,10 +153,10 @@ struct HostProbeTests {
         let nobody = HypervisorUser.unprivileged
         #expect(
             HypervisorUser.forDevice(mode: 0o020660, group: 105)
-                == HypervisorUser(user: nobody, group: 105))
+                == Credentials(user: nobody, group: 105))
         #expect(
             HypervisorUser.forDevice(mode: 0o020666, group: 0)
-                == HypervisorUser(user: nobody, group: nobody))
+                == Credentials(user: nobody, group: nobody))
         #expect(HypervisorUser.forDevice(mode: 0o020660, group: 0) == nil)
         #expect(HypervisorUser.forDevice(mode: 0o020600, group: 105) == nil)
     }

@@ -4,6 +4,7 @@
 import CLinux
 import Events
 import Foundation
+import Processes
 import Testing
 import Wire
 
@@ -206,7 +207,7 @@ struct HostileGuestTests {
         let pair = try SocketPair()
         let peer = Peer(dup(pair.theirs.number))
         let living = Descriptor(mayfly_pidfd_open(getpid()))
-        let session = try AgentSession(Channel(pair.take()), living.number)
+        let session = try AgentSession(ByteStream(pair.take()), living.number)
         try await body(session, peer)
     }
 }

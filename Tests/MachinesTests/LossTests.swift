@@ -4,6 +4,7 @@
 import CLinux
 import Events
 import Foundation
+import Processes
 import Testing
 import Wire
 

@@ -2,6 +2,7 @@
 
 import Events
 import Foundation
+import Processes
 import Testing
 
 @testable import Machines
@@ -113,9 +114,10 @@ struct ConsoleTests {
             head -c 81920 /dev/zero | tr '\\0' x | dd bs=1024 status=none >&\(writer) 2>/dev/null
             echo alive
             """
-        return try await runProgram(
-            ["/bin/bash", "-c", script], kept: [writer],
-            fileSizeLimit: UInt64(ConsoleFile.byteCount))
+        var request = ProgramRequest(["/bin/bash", "-c", script])
+        request.kept = [writer]
+        request.fileSizeLimit = UInt64(ConsoleFile.byteCount)
+        return try await runProgram(request)
     }
     private func write(_ bytes: [UInt8], to console: borrowing ConsoleFile) -> Int {
         unsafe Foundation.write(console.writer.number, bytes, bytes.count)

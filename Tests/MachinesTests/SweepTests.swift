@@ -2,6 +2,7 @@
 
 import Events
 import Foundation
+import Processes
 import Testing
 
 @testable import Machines

@@ -2,6 +2,7 @@
 // memory and the disk here: loading hashes and compares them just the same.
 
 import Foundation
+import Processes
 import Testing
 
 @testable import Machines

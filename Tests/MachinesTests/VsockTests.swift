@@ -1,8 +1,8 @@
 // Context ids of vsock: each is one machine's, whoever else wants it. Only where /dev/vhost-vsock is.
 
-import CLinux
 import Events
 import Foundation
+import Processes
 import Testing
 
 @testable import Machines

@@ -32,8 +32,14 @@ int mayfly_seal(int fd);
 int mayfly_is_sealed(int fd);
 /* openat2(2) with RESOLVE_BENEATH|NO_SYMLINKS|NO_MAGICLINKS. */
 int mayfly_open_beneath(int dirfd, const char *path, int flags, unsigned mode);
-/* flock(2) LOCK_EX|LOCK_NB: 0 when taken. */
+/* flock(2) LOCK_EX|LOCK_NB and LOCK_SH|LOCK_NB: 0 when taken. */
 int mayfly_try_lock(int fd);
+int mayfly_try_share(int fd);
+
+/* --- limits.c --- */
+/* RLIMIT_NOFILE of this process. */
+void mayfly_file_limit(uint64_t *soft, uint64_t *hard);
+int mayfly_set_file_limit(uint64_t soft);
 
 /* --- sockets.c --- */
 /* socketpair(2), AF_UNIX stream, close-on-exec, `pair[0]` non-blocking (ours). */
@@ -56,6 +62,7 @@ struct mayfly_spawn {
     const char *path;
     char *const *argv; /* NULL-terminated */
     char *const *envp; /* NULL-terminated */
+    int executable;    /* an open program to run instead of `path`, or -1 */
     int stdio[3];      /* become 0, 1, 2 */
     const int *keep;   /* descriptors that stay open in the child at their own numbers */
     size_t keep_count;
@@ -63,8 +70,9 @@ struct mayfly_spawn {
     int set_ids;         /* non-zero: drop groups, then become gid and uid */
     uid_t uid;
     gid_t gid;
-    uint64_t limit_core, limit_files, limit_file_size, limit_processes; /* UINT64_MAX: leave */
-    int die_with_parent;                                                /* PR_SET_PDEATHSIG SIGKILL */
+    uint64_t limit_core, limit_files, limit_file_size, limit_processes, limit_address_space;
+    /* UINT64_MAX: leave as it is */
+    int die_with_parent; /* PR_SET_PDEATHSIG SIGKILL */
 };
 struct mayfly_child {
     pid_t pid;
@@ -79,45 +87,3 @@ int mayfly_reap(int pidfd, int *status, int64_t *user_us, int64_t *system_us, in
 /* pidfd_open(2) / pidfd_send_signal(2). */
 int mayfly_pidfd_open(pid_t pid);
 int mayfly_pidfd_signal(int pidfd, int signal);
-
-/* --- guest.c: for the guest agent only --- */
-extern const unsigned long mayfly_mount_read_only, mayfly_mount_locked, mayfly_mount_no_devices,
-    mayfly_mount_bind, mayfly_mount_move, mayfly_mount_remount_proc;
-int mayfly_guest_mount(const char *source, const char *target, const char *type,
-                       unsigned long flags, const char *data);
-/* finit_module(2) of an opened file. */
-int mayfly_guest_load_module(int fd);
-/* Moves the mount at `path` onto / and makes it the root of this process. */
-int mayfly_guest_enter_root(const char *path);
-int mayfly_guest_loopback_up(void);
-/* Credits `bytes` to the kernel's generator (all bits) and rekeys it; `fd` is /dev/urandom. */
-int mayfly_guest_add_entropy(int fd, const uint8_t *bytes, size_t count);
-int mayfly_guest_set_clock(int64_t nanoseconds);
-int mayfly_guest_set_hostname(const char *name, size_t length);
-/* Does not return. */
-void mayfly_guest_power_off(void);
-/* Blocks SIGCHLD and answers a signalfd for it; ignores SIGPIPE. */
-int mayfly_guest_child_signal(void);
-/* One ended child, or 0: its exit code or signal. */
-pid_t mayfly_guest_reap(int *value, int *is_signal);
-/* Close-on-exec pairs: a pipe (read end first), and a packet socket. */
-int mayfly_guest_pipe(int ends[2]);
-int mayfly_guest_packet_pair(int ends[2]);
-/* MemAvailable in bytes, or -errno. */
-int64_t mayfly_guest_available_memory(void);
-/* Removes everything in a directory; follows no link. */
-int mayfly_guest_empty_directory(const char *path);
-struct mayfly_guest_program {
-    const char *path;
-    char *const *argv; /* NULL-terminated */
-    char *const *envp; /* NULL-terminated */
-    const char *directory;
-    int stdio[4];          /* become 0, 1, 2, 3; -1: leave */
-    int cgroup;            /* a directory descriptor, or -1 */
-    uid_t uid;             /* 0: stays root */
-    gid_t gid;
-    uint64_t open_files;
-};
-/* Starts it as the leader of a new session, with no_new_privs and under the filter that keeps every
-   task away from the host's channel; 0, or -errno of the step that failed. */
-int mayfly_guest_spawn(const struct mayfly_guest_program *program, pid_t *pid);

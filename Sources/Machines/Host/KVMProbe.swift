@@ -3,6 +3,7 @@
 
 import Events
 import Glibc
+import Processes
 
 enum KVMProbe {
     /// mov dx, 0x501; mov al, 0x10; out dx, al; hlt — QEMU then exits with (0x10 << 1) | 1 = 33.
@@ -48,18 +49,20 @@ enum KVMProbe {
         firmware.replaceSubrange(0..<code.count, with: code)
         firmware.replaceSubrange(0xFFF0..<0xFFF5, with: [0xEA, 0x00, 0x00, 0x00, 0xF0])
         do {
-            let file = try Descriptor.memory("mayfly-probe")
+            let file = try attempting(Descriptor.memory("mayfly-probe"))
             guard unsafe pwrite(file.number, firmware, firmware.count, 0) == firmware.count else {
                 return Obstacle(found: "there is no memory for a probe guest", remedy: remedy)
             }
-            let result = try await runProgram(
-                [
-                    settings.qemuBinary, "-M", "microvm", "-accel", "kvm", "-cpu", "host",
-                    "-m", "16M", "-nodefaults", "-no-user-config", "-display", "none",
-                    "-no-reboot", "-bios", "/proc/self/fd/\(file.number)", "-device",
-                    "isa-debug-exit,iobase=0x501,iosize=1",
-                ], user: HypervisorUser.forAccelerator("kvm"), kept: [file.number],
-                before: .now + settings.probeTimeout)
+            var request = ProgramRequest([
+                settings.qemuBinary, "-M", "microvm", "-accel", "kvm", "-cpu", "host",
+                "-m", "16M", "-nodefaults", "-no-user-config", "-display", "none",
+                "-no-reboot", "-bios", "/proc/self/fd/\(file.number)", "-device",
+                "isa-debug-exit,iobase=0x501,iosize=1",
+            ])
+            request.user = HypervisorUser.forAccelerator("kvm")
+            request.kept = [file.number]
+            request.deadline = .now + settings.probeTimeout
+            let result = try await runTool(request)
             if result.status == expectedStatus { return nil }
             let words = result.output.split(separator: "\n").last.map(String.init) ?? ""
             return Obstacle(

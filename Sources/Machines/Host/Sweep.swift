@@ -5,6 +5,7 @@
 import CLinux
 import Foundation
 import Glibc
+import Processes
 
 /// What a sweep removed.
 package struct SweepReport: Sendable, Equatable {
@@ -27,7 +28,7 @@ struct HostMark: ~Copyable {
         // Locked under a hidden name and then renamed: no sweep can see it unlocked.
         let hidden = "\(runtimeDirectory)/hosts/.\(name)"
         try makeDirectory(hidden, mode: 0o700)
-        let lock = try Descriptor.open("\(hidden)/lock", O_RDWR | O_CREAT)
+        let lock = try attempting(Descriptor.open("\(hidden)/lock", O_RDWR | O_CREAT))
         guard mayfly_try_lock(lock.number) == 0, unsafe rename(hidden, directory) == 0 else {
             throw MachineError(.hostUnfit, "cannot lock \(hidden): \(errnoText(errno))")
         }

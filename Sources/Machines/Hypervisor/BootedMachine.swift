@@ -2,6 +2,7 @@
 // a restore saves.
 
 import Events
+import Processes
 import Wire
 
 @LoopActor
@@ -13,7 +14,7 @@ struct BootedMachine {
     init(
         _ manifest: Manifest, in directory: String, memory: CInt, settings: HostSettings
     ) throws(MachineError) {
-        let rootDisk = try Descriptor.open("\(directory)/\(manifest.rootDisk.path)", 0)
+        let rootDisk = try openImageFile("\(directory)/\(manifest.rootDisk.path)")
         vsock = manifest.hardware.transport == "vsock" ? try VsockContext.take() : nil
         var parts = MachineParts(
             memory: memory, rootDisk: rootDisk.number, isMemoryShared: true, mark: "MAYFLY_BUILD=1")

@@ -1,8 +1,8 @@
 // The console of one guest, in memory: written by its hypervisor, read by us when something went
 // wrong. Costs nothing while nobody asks, survives the hypervisor, and can be filled, but no more.
 
-import CLinux
 import Glibc
+import Processes
 
 /// A memory file; the hypervisor's file size limit is its bound, and what comes later is lost.
 struct ConsoleFile: ~Copyable {
@@ -15,8 +15,9 @@ struct ConsoleFile: ~Copyable {
     let writer: Descriptor
 
     init() throws(MachineError) {
-        let file = try Descriptor.memory("mayfly-console")
-        writer = try Descriptor.open("/proc/self/fd/\(file.number)", O_WRONLY)
+        let file = try attempting(Descriptor.memory("mayfly-console"))
+        let path = "/proc/self/fd/\(file.number)"
+        writer = try attempting(Descriptor.open(path, O_WRONLY))
         self.file = file
     }
 

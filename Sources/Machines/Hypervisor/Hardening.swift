@@ -1,33 +1,31 @@
 // The layers between a guest that broke out of its hypervisor and this host, as they are: who QEMU
 // runs as, and what `mayfly doctor` says of each layer.
 
-import CLinux
 import Glibc
+import Processes
 
 /// Whom a hypervisor process runs as.
-struct HypervisorUser: Sendable, Equatable {
+enum HypervisorUser {
     /// The unprivileged id of every machine, when we are root.
     static let unprivileged: uid_t = 65534
 
-    let user: uid_t
-    /// For KVM the group of its device, so that an unprivileged process can open it.
-    let group: gid_t
-
+    /// For KVM in the group of its device, so that an unprivileged process can open it.
+    ///
     /// `nil`: our own user, because we are not root or because /dev/kvm is root's alone.
-    static func forAccelerator(_ accelerator: String) -> HypervisorUser? {
+    static func forAccelerator(_ accelerator: String) -> Credentials? {
         guard geteuid() == 0 else { return nil }
         guard accelerator == "kvm" else {
-            return HypervisorUser(user: unprivileged, group: unprivileged)
+            return Credentials(user: unprivileged, group: unprivileged)
         }
         var status = stat()
         guard unsafe stat("/dev/kvm", &status) == 0 else { return nil }
         return forDevice(mode: status.st_mode, group: status.st_gid)
     }
     /// Who can open a device of this mode and group without being root.
-    static func forDevice(mode: mode_t, group: gid_t) -> HypervisorUser? {
-        if mode & 0o006 == 0o006 { return HypervisorUser(user: unprivileged, group: unprivileged) }
+    static func forDevice(mode: mode_t, group: gid_t) -> Credentials? {
+        if mode & 0o006 == 0o006 { return Credentials(user: unprivileged, group: unprivileged) }
         if mode & 0o060 == 0o060, group != 0 {
-            return HypervisorUser(user: unprivileged, group: group)
+            return Credentials(user: unprivileged, group: group)
         }
         return nil
     }

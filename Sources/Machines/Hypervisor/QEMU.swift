@@ -6,6 +6,7 @@
 import CLinux
 import Events
 import Glibc
+import Processes
 
 /// What the hypervisor is started with; everything that a snapshot depends on.
 struct VirtualHardware: Sendable, Hashable, Codable {
@@ -39,7 +40,7 @@ final class QEMU {
     let pidDescriptor: CInt
     let monitor: QMP
     private var child: Child?
-    private var port: Channel?
+    private var port: ByteStream?
     /// What the guest's kernel and agent said; read only when something went wrong, and still there
     /// when the process is not.
     private let console: ConsoleFile
@@ -52,8 +53,8 @@ final class QEMU {
                 .hostUnfit,
                 "\(binary) is not installed; install qemu-system-x86 or set machine.qemu.binary")
         }
-        let monitorPair = try SocketPair()
-        let portPair = try SocketPair()
+        let monitorPair = try attempting(SocketPair())
+        let portPair = try attempting(SocketPair())
         console = try ConsoleFile()
         var request = SpawnRequest(
             arguments: [binary]
@@ -75,16 +76,16 @@ final class QEMU {
         // too, which is smaller than the memory.
         request.fileSizeLimit = UInt64(
             parts.isMemoryShared ? hardware.memory.bytes : ConsoleFile.byteCount)
-        let child = try Child.spawn(request)
+        let child = try attempting(Child.spawn(request))
         pid = child.pid
         pidDescriptor = child.pidDescriptor
         self.child = consume child
-        monitor = QMP(Channel(monitorPair.take()))
-        port = Channel(portPair.take())
+        monitor = QMP(ByteStream(monitorPair.take()))
+        port = ByteStream(portPair.take())
     }
 
     /// The agent's virtio-serial port; taken once.
-    func takePort() -> Channel? {
+    func takePort() -> ByteStream? {
         defer { port = nil }
         return port
     }
@@ -143,7 +144,7 @@ final class QEMU {
         }
         let hadEnded = hasEnded
         let usage = await end()
-        var words = hadEnded ? ["hypervisor: \(ChildUsage.words(usage.status))"] : []
+        var words = hadEnded ? ["hypervisor: \(usage.ending)"] : []
         let tail = console.lastLines(5).joined(separator: " | ")
         if !tail.isEmpty { words.append("console: \(tail)") }
         return words.isEmpty

@@ -2,6 +2,7 @@
 // distribution's binaries differ; Debian's qemu-system-x86_64-microvm has KVM only and no vsock.
 
 import Events
+import Processes
 
 /// The answers of `-version`, `-accel help` and `-device help`.
 struct QEMUFeatures: Sendable, Equatable {
@@ -15,15 +16,15 @@ struct QEMUFeatures: Sendable, Equatable {
     @LoopActor
     static func of(_ binary: String) async throws(MachineError) -> QEMUFeatures {
         let deadline = ContinuousClock.now + .seconds(60)
-        let version = try await runProgram([binary, "--version"], before: deadline)
+        let version = try await runTool([binary, "--version"], before: deadline)
         guard version.status == 0, let line = version.output.split(separator: "\n").first,
             line.contains("QEMU")
         else {
             let words = version.output.split(separator: "\n").first.map(String.init) ?? "nothing"
             throw MachineError(.hostUnfit, "\(binary) --version is not QEMU's: \(words)")
         }
-        let accelerators = try await runProgram([binary, "-accel", "help"], before: deadline)
-        let devices = try await runProgram([binary, "-device", "help"], before: deadline)
+        let accelerators = try await runTool([binary, "-accel", "help"], before: deadline)
+        let devices = try await runTool([binary, "-device", "help"], before: deadline)
         return QEMUFeatures(
             binary: binary, version: String(line),
             // A heading, then a name a line.

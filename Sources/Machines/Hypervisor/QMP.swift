@@ -4,6 +4,7 @@
 import Events
 import Foundation
 import Glibc
+import Processes
 
 /// A QMP conversation.
 @LoopActor
@@ -11,11 +12,11 @@ final class QMP {
     /// Longest line taken from QEMU; its replies to our commands are far below.
     private static let lineByteCountMax = 1 << 20
 
-    private let channel: Channel
+    private let stream: ByteStream
     private var received: [UInt8] = []
     private var events: [String: [String: Any]] = [:]
 
-    init(_ channel: Channel) { self.channel = channel }
+    init(_ stream: ByteStream) { self.stream = stream }
 
     /// Takes the greeting and enters command mode.
     func negotiate(before deadline: ContinuousClock.Instant) async throws(MachineError) {
@@ -40,7 +41,7 @@ final class QMP {
             throw MachineError(.restoreFailed, "QMP \(name): arguments are not JSON")
         }
         if let descriptor {
-            guard channel.send([UInt8](line) + [0x0A], passing: descriptor) else {
+            guard stream.send([UInt8](line) + [0x0A], passing: descriptor) else {
                 throw MachineError(.machineLost, "QEMU takes no descriptor")
             }
         } else {
@@ -91,7 +92,7 @@ final class QMP {
             guard received.count < Self.lineByteCountMax else {
                 throw MachineError(.restoreFailed, "QEMU's monitor sent an endless line")
             }
-            switch channel.receive() {
+            switch stream.receive() {
             case .bytes(let bytes): received += bytes
             case .ended: throw MachineError(.machineLost, "QEMU ended")
             case .nothingYet: try await wait(.read, deadline)
@@ -103,7 +104,7 @@ final class QMP {
     ) async throws(MachineError) {
         var sent = 0
         while sent < bytes.count {
-            guard let count = channel.send(bytes, from: sent) else {
+            guard let count = stream.send(bytes, from: sent) else {
                 throw MachineError(.machineLost, "QEMU ended")
             }
             sent += count
@@ -113,7 +114,7 @@ final class QMP {
     private func wait(
         _ interest: EventLoop.Interest, _ deadline: ContinuousClock.Instant
     ) async throws(MachineError) {
-        switch await EventLoop.shared.ready([(channel.number, interest)], before: deadline) {
+        switch await EventLoop.shared.ready([(stream.number, interest)], before: deadline) {
         case .ready: return
         case .timedOut: throw MachineError(.restoreFailed, "QEMU's monitor did not answer in time")
         case .cancelled: throw MachineError(.cancelled, "stopped while talking to QEMU")

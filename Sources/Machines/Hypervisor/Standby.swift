@@ -2,6 +2,7 @@
 
 import Events
 import Glibc
+import Processes
 
 /// A hypervisor process that waits with nothing loaded: spawned off the job's path.
 @LoopActor
@@ -19,7 +20,8 @@ struct Standby: ~Copyable {
     ) async throws(MachineError) -> Standby {
         try image.checkRootDisk()
         // A description of its own: reading the state moves its offset.
-        let state = try Descriptor.open("/proc/self/fd/\(image.state.number)", O_RDONLY)
+        let path = "/proc/self/fd/\(image.state.number)"
+        let state = try attempting(Descriptor.open(path, O_RDONLY))
         let vsock =
             image.manifest.hardware.transport == "vsock" ? try VsockContext.take() : nil
         var parts = MachineParts(

@@ -4,6 +4,7 @@
 import CLinux
 import Events
 import Glibc
+import Processes
 
 /// A taken context id; free again when dropped and no process holds the device any more.
 final class VsockContext: Sendable {
@@ -33,7 +34,7 @@ final class VsockContext: Sendable {
     }
     /// Takes this id, or answers `nil` when a machine has it.
     static func take(_ id: UInt32) throws(MachineError) -> VsockContext? {
-        let descriptor = try Descriptor.open(device, O_RDWR)
+        let descriptor = try attempting(Descriptor.open(device, O_RDWR))
         let status = mayfly_vhost_vsock_set_cid(descriptor.number, UInt64(id))
         if status == 0 { return VsockContext(id: id, descriptor: descriptor) }
         if status == -EADDRINUSE { return nil }
@@ -73,11 +74,11 @@ enum VsockPort {
     /// For the answer to HELLO over the first connection; doubles with every one that has none.
     static let firstGreeting = Duration.seconds(2)
 
-    /// One connected channel, or `nil` when this try did not succeed.
+    /// One connected stream, or `nil` when this try did not succeed.
     @LoopActor
     static func connect(
         _ contextID: UInt32, within patience: Duration
-    ) async throws(MachineError) -> Channel? {
+    ) async throws(MachineError) -> ByteStream? {
         let number = mayfly_vsock_connect(contextID, Self.number)
         guard number >= 0 else { return nil }
         let descriptor = Descriptor(number)
@@ -88,7 +89,7 @@ enum VsockPort {
         case .timedOut: return nil
         case .ready:
             guard mayfly_socket_error(descriptor.number) == 0 else { return nil }
-            return Channel(descriptor)
+            return ByteStream(descriptor)
         }
     }
 }

@@ -4,6 +4,7 @@
 import Events
 import Foundation
 import Glibc
+import Processes
 
 /// A built base directory: root.ext4, kernel, modules/ (with `order`), packages.
 struct ImageBase {
@@ -74,7 +75,7 @@ struct BaseBuilder {
         arguments += [
             "--dpkgopt=path-include=/usr/share/doc/*/copyright", definition.suite, root,
         ]
-        let result = try await runProgram(arguments) { [progress] line in
+        let result = try await runTool(arguments) { [progress] line in
             if line.hasPrefix("I:") { progress("mmdebstrap: \(line.dropFirst(3))") }
         }
         guard result.status == 0 else {
@@ -133,7 +134,7 @@ struct BaseBuilder {
         let names = order.map { KernelModules.moduleName($0) + ".ko" }.joined(separator: "\n")
         try writeFile("\(out)/modules/order", Array((names + "\n").utf8), mode: 0o644)
         try writeFile("\(out)/kernel.release", Array(release.utf8), mode: 0o644)
-        let list = try await runProgram([
+        let list = try await runTool([
             "dpkg-query", "--admindir=\(root)/var/lib/dpkg", "-W", "-f",
             "${Package} ${Version}\\n",
         ])
@@ -144,9 +145,9 @@ struct BaseBuilder {
 
     private func makeDisk(root: String, disk: String) async throws(MachineError) {
         progress("writing the root disk")
-        let size = try await runProgram(["du", "-s", "--block-size=1M", root])
+        let size = try await runTool(["du", "-s", "--block-size=1M", root])
         let used = Int(size.output.prefix { $0.isNumber }) ?? 1024
-        let made = try await runProgram([
+        let made = try await runTool([
             "mke2fs", "-q", "-t", "ext4", "-d", root, "-O", "^has_journal,^metadata_csum",
             "-E", "root_owner=0:0", "-m", "0", "-F", disk, "\(used + used / 4 + 64)M",
         ])

@@ -2,6 +2,7 @@
 
 import CCrypto
 import Glibc
+import Processes
 
 /// A running SHA-256.
 @safe struct SHA256: ~Copyable {
@@ -51,7 +52,7 @@ import Glibc
         }
     }
     static func hex(ofFile path: String) throws(MachineError) -> String {
-        let file = try Descriptor.open(path, O_RDONLY)
+        let file = try openImageFile(path)
         return try hex(ofDescriptor: file.number)
     }
 }

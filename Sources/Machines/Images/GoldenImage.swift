@@ -4,6 +4,7 @@
 import CLinux
 import Foundation
 import Glibc
+import Processes
 
 /// One generation, loaded and verified; shared by every machine restored from it.
 final class GoldenImage: Sendable {
@@ -36,7 +37,7 @@ final class GoldenImage: Sendable {
         try host.check(manifest, directory: directory)
         let memory = try sealedCopy(of: manifest.memory, in: directory, name: "mayfly-memory")
         let state = try sealedCopy(of: manifest.state, in: directory, name: "mayfly-state")
-        let rootDisk = try Descriptor.open("\(directory)/\(manifest.rootDisk.path)", O_RDONLY)
+        let rootDisk = try openImageFile("\(directory)/\(manifest.rootDisk.path)")
         let found = try SHA256.hex(ofDescriptor: rootDisk.number)
         guard found == manifest.rootDisk.sha256 else {
             throw refusal(manifest.rootDisk, in: directory)
@@ -114,8 +115,8 @@ final class GoldenImage: Sendable {
         of file: ImageFile, in directory: String, name: String
     ) throws(MachineError) -> Descriptor {
         let path = "\(directory)/\(file.path)"
-        let source = try Descriptor.open(path, O_RDONLY)
-        let copy = try Descriptor.memory(name)
+        let source = try openImageFile(path)
+        let copy = try attempting(Descriptor.memory(name))
         guard ftruncate(copy.number, off_t(file.byteCount)) == 0 else {
             throw MachineError(.hostUnfit, "no memory for \(path): \(errnoText(errno))")
         }

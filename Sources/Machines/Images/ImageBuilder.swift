@@ -5,6 +5,7 @@ import CLinux
 import Events
 import Foundation
 import Glibc
+import Processes
 import Wire
 
 /// The outcome of a build.
@@ -199,7 +200,7 @@ package struct ImageBuilder {
     private func describe(
         _ path: String, in directory: String
     ) throws(MachineError) -> ImageFile {
-        let file = try Descriptor.open("\(directory)/\(path)", O_RDONLY)
+        let file = try openImageFile("\(directory)/\(path)")
         let size = Int(lseek(file.number, 0, SEEK_END))
         return ImageFile(
             path: path, byteCount: size, sha256: try SHA256.hex(ofDescriptor: file.number))
@@ -211,7 +212,7 @@ package struct ImageBuilder {
         _ manifest: inout Manifest, into work: String
     ) async throws(MachineError) {
         progress("booting \(definition.memory) with \(definition.vCPUCount) vCPU")
-        let memory = try Descriptor.memory("mayfly-build")
+        let memory = try attempting(Descriptor.memory("mayfly-build"))
         guard ftruncate(memory.number, off_t(definition.memory.bytes)) == 0 else {
             throw MachineError(.hostUnfit, "no memory for the guest: \(errnoText(errno))")
         }
@@ -228,7 +229,7 @@ package struct ImageBuilder {
             progress("parked after \((ContinuousClock.now - begin).shown); saving")
             try await boot.qemu.pause(before: deadline)
             try await boot.qemu.prepareMigration(before: deadline)
-            let state = try Descriptor.open("\(work)/state", O_RDWR | O_CREAT | O_TRUNC)
+            let state = try attempting(Descriptor.open("\(work)/state", O_RDWR | O_CREAT | O_TRUNC))
             try await boot.qemu.save(to: state.number, before: deadline)
             _ = await boot.qemu.end()
         } catch {
@@ -316,7 +317,7 @@ package struct ImageBuilder {
     private func publish(_ work: String, as directory: String) throws(MachineError) {
         do {
             try? FileManager.default.removeItem(atPath: directory)
-            let file = try Descriptor.open(work, O_RDONLY | O_DIRECTORY)
+            let file = try attempting(Descriptor.open(work, O_RDONLY | O_DIRECTORY))
             fsync(file.number)
             try FileManager.default.moveItem(atPath: work, toPath: directory)
         } catch { throw MachineError(.buildFailed, "cannot publish \(directory): \(error)") }
@@ -335,7 +336,7 @@ package struct ImageBuilder {
 
 /// Copies a memory file to disk; pages of zeros become holes.
 private func copySparse(from source: CInt, to path: String) throws(MachineError) {
-    let target = try Descriptor.open(path, O_WRONLY | O_CREAT | O_TRUNC)
+    let target = try attempting(Descriptor.open(path, O_WRONLY | O_CREAT | O_TRUNC))
     let size = Int(lseek(source, 0, SEEK_END))
     var buffer = [UInt8](repeating: 0, count: 64 << 10)
     let zeros = buffer

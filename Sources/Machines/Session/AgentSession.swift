@@ -4,6 +4,7 @@
 
 import Events
 import Glibc
+import Processes
 import Wire
 
 /// A session over one connected stream; any violation by the guest ends it.
@@ -22,7 +23,7 @@ final class AgentSession {
     /// A guest that goes on for ever is cut off there.
     private static let overtime = 1 << 20
 
-    private let channel: Channel
+    private let channel: ByteStream
     private let processDescriptor: CInt
     private var connection: HostConnection
     private var outgoing: [UInt8] = []
@@ -38,7 +39,7 @@ final class AgentSession {
     /// How many connections it took until one was greeted.
     var tries = 1
 
-    init(_ channel: Channel, _ processDescriptor: CInt) throws(MachineError) {
+    init(_ channel: ByteStream, _ processDescriptor: CInt) throws(MachineError) {
         do throws(WireError) {
             connection = try HostConnection(nonce: randomBytes(Limits.nonceByteCount))
         } catch { throw Self.violation(error) }

@@ -4,6 +4,7 @@
 import Events
 import Glibc
 import Logging
+import Processes
 import Wire
 
 /// Which output stream a chunk belongs to.

@@ -5,6 +5,7 @@ import ArgumentParser
 import Glibc
 import Jobs
 import Machines
+import Processes
 
 struct DoctorCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
@@ -110,7 +111,7 @@ struct DoctorCommand: AsyncParsableCommand {
         [
             ("mmdebstrap", "mmdebstrap"), ("mke2fs", "e2fsprogs"), ("psql", "postgresql-client"),
         ].map { program, package in
-            let path = Program.find(program)
+            let path = findProgram(program)
             return Check(
                 name: program, state: path == nil ? "degraded" : "active",
                 found: path ?? "not installed",

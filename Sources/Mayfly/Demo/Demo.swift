@@ -5,6 +5,7 @@ import Glibc
 import Jobs
 import Machines
 import Postgres
+import Processes
 
 /// One run of the demo.
 struct Demo: Sendable {
@@ -22,20 +23,20 @@ struct Demo: Sendable {
         say("code image: building it, unless it is there")
         try await buildImage()
         say("PostgreSQL: a private one, by Unix socket only")
-        let postgres = try PrivatePostgres.start(
+        let postgres = try await PrivatePostgres.start(
             stateDirectory: stateDirectory,
             runtimeDirectory: configuration.text(.runtimeDirectory))
-        var worker: Program?
+        var worker: Child?
         var failure: (any Error)?
         do {
             let settings = ConnectionSettings(postgres.url)
             let applied = try await Migrations.apply(settings)
             say("schema: \(applied.count) migrations applied")
-            worker = try startWorker(postgres)
+            worker = try await startWorker(postgres)
             try await runJobs(postgres, Database(settings))
         } catch { failure = error }
         // Whatever happened above, nothing stays behind.
-        let remains = stopAll(worker, postgres)
+        let remains = await stopAll(worker, postgres)
         if let failure { throw failure }
         guard remains.isEmpty else { throw FileError("left running: \(remains)") }
         say("done; the worker, its machines and PostgreSQL have ended")
@@ -55,50 +56,43 @@ struct Demo: Sendable {
 
     // MARK: The worker
 
-    private func startWorker(_ postgres: PrivatePostgres) throws -> Program {
+    /// Ends with this process, whatever happens to it.
+    private func startWorker(_ postgres: PrivatePostgres) async throws -> Child {
         let path = "\(stateDirectory)/demo-worker.log"
-        let flags = O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW
-        let log = unsafe open(path, flags, 0o644)
-        guard log >= 0 else { throw FileError("write", path) }
-        defer { close(log) }
-        var request = Program.Request(
-            ["/proc/self/exe", "worker", "--set", "worker.slots=2", "--database", postgres.url])
-        request.environment = [
+        let flags = O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW
+        let log = try Descriptor.open(path, flags, mode: 0o644)
+        var request = SpawnRequest(arguments: [
+            "/proc/self/exe", "worker", "--set", "worker.slots=2", "--database", postgres.url,
+        ])
+        request.environment = inheritedEnvironment([
             Setting.stateDirectory.environmentName: stateDirectory,
             Setting.runtimeDirectory.environmentName: configuration.text(.runtimeDirectory),
-        ]
-        request.output = log
-        request.errors = log
-        let worker = try Program.start(request)
+        ])
+        request.standardOutput = log.number
+        request.standardError = log.number
+        request.fileLimit = .max
+        let worker = try await Child.spawn(request)
         say("worker: process \(worker.pid), two slots, log in \(path)")
         return worker
     }
 
     /// Answers what could not be stopped.
-    private func stopAll(_ worker: Program?, _ postgres: PrivatePostgres) -> String {
+    private func stopAll(_ worker: consuming Child?, _ postgres: PrivatePostgres) async -> String {
         var remains: [String] = []
-        if let worker {
+        if let worker = worker.take() {
             say("stopping the worker, then PostgreSQL")
             worker.signal(SIGTERM)
-            let begin = ContinuousClock.now
-            let (insistence, deadline) = (begin + .seconds(5), begin + .seconds(20))
-            var hasInsisted = false
-            while worker.poll() == nil {
-                if .now > insistence, !hasInsisted {  // after an error jobs may still run
-                    hasInsisted = true
-                    worker.signal(SIGTERM)
-                }
-                if .now > deadline {
-                    worker.signal(SIGKILL)
-                    _ = worker.wait()
+            if !(await worker.hasEnded(within: .seconds(5))) {
+                worker.signal(SIGTERM)  // after an error jobs may still run
+                if !(await worker.hasEnded(within: .seconds(15))) {
                     remains.append("the worker had to be killed")
-                    break
                 }
-                usleep(20_000)
             }
-            remains += Self.machines(ofWorker: worker.pid)
+            let pid = worker.pid
+            _ = await worker.end()
+            remains += Self.machines(ofWorker: pid)
         }
-        do throws(FileError) { try postgres.stop() } catch { remains.append("\(error)") }
+        do throws(FileError) { try await postgres.stop() } catch { remains.append("\(error)") }
         return remains.joined(separator: "; ")
     }
 
@@ -130,16 +124,16 @@ extension Demo {
         var wrong: [String] = []
         // All at once, as backends do; the worker takes two at a time.
         var waiting: [(DemoJob, Int64)] = []
-        for job in DemoJob.all { waiting.append((job, try enqueue(job, postgres))) }
+        for job in DemoJob.all { waiting.append((job, try await enqueue(job, postgres))) }
         for (job, id) in waiting { wrong += try await finish(job, id, base) }
 
         let early = DemoJob.early
-        let id = try enqueue(early, postgres)
+        let id = try await enqueue(early, postgres)
         wrong += try await finish(early, id, base)
         print(DemoJob.repair)
-        _ = try psql(DemoJob.repair, postgres)
+        _ = try await psql(DemoJob.repair, postgres)
         let replay = DemoJob.replay(of: id)
-        wrong += try await finish(replay, try enqueue(replay, postgres), base)
+        wrong += try await finish(replay, await enqueue(replay, postgres), base)
 
         Console.data("\n== mayfly jobs")
         let count = DemoJob.all.count + 2
@@ -165,18 +159,19 @@ extension Demo {
         }
     }
 
-    private func psql(_ sql: String, _ postgres: PrivatePostgres) throws -> String {
-        let (status, output) = try Program.run(
-            ["psql", "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-d", postgres.url],
-            input: sql + ";\n")
-        guard status == 0 else { throw FileError("psql: \(output)") }
-        return String(output.split(separator: "\n").first ?? "")
+    private func psql(_ sql: String, _ postgres: PrivatePostgres) async throws -> String {
+        var request = ProgramRequest(
+            ["psql", "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-d", postgres.url])
+        request.input = Array((sql + ";\n").utf8)
+        let result = try await runProgram(request)
+        guard result.status == 0 else { throw FileError("psql: \(result.output)") }
+        return String(result.output.split(separator: "\n").first ?? "")
     }
 
-    private func enqueue(_ job: DemoJob, _ postgres: PrivatePostgres) throws -> Int64 {
+    private func enqueue(_ job: DemoJob, _ postgres: PrivatePostgres) async throws -> Int64 {
         Console.data("\n== \(job.title)")
         print(job.sql)
-        let answer = try psql(job.sql, postgres)
+        let answer = try await psql(job.sql, postgres)
         guard let id = Int64(answer) else { throw FileError("psql answered \(answer)") }
         Console.data("  → job \(id)")
         return id

@@ -3,7 +3,7 @@
 // touched.
 
 import Glibc
-import Machines
+import Processes
 
 /// A running private cluster; `stop` must be called.
 struct PrivatePostgres {
@@ -20,8 +20,8 @@ struct PrivatePostgres {
     /// Makes the cluster if it is not there, and starts it.
     static func start(
         stateDirectory: String, runtimeDirectory: String
-    ) throws(FileError) -> PrivatePostgres {
-        guard let initdb = Program.findPostgres("initdb") else {
+    ) async throws(FileError) -> PrivatePostgres {
+        guard let initdb = findPostgres("initdb") else {
             throw FileError("PostgreSQL is not installed; run: apt-get install postgresql")
         }
         let binaries = String(initdb.dropLast("/initdb".count))
@@ -40,44 +40,64 @@ struct PrivatePostgres {
             socketDirectory: socketDirectory)
         if unsafe access("\(postgres.dataDirectory)/PG_VERSION", F_OK) != 0 {
             Console.say("· making a private PostgreSQL cluster in \(postgres.dataDirectory)")
-            try postgres.run([
+            try await postgres.run([
                 "\(binaries)/initdb", "--pgdata", postgres.dataDirectory, "--auth", "trust",
                 "--username", userName, "--encoding", "UTF8", "--locale", "C.UTF-8", "--no-sync",
             ])
         }
-        try postgres.launch()
+        try await postgres.launch()
         return postgres
     }
 
-    private func launch() throws(FileError) {
-        if isRunning { try stop() }  // left by a demo that was killed
+    private func launch() async throws(FileError) {
+        if await isRunning { try await stop() }  // left by a demo that was killed
         let options =
             "-c listen_addresses='' -c unix_socket_directories='\(socketDirectory)' "
             + "-c unix_socket_permissions=0700 -c fsync=off"
-        try run([
+        try await run([
             "\(binaries)/pg_ctl", "--pgdata", dataDirectory, "--wait", "--silent",
             "--log", "\(dataDirectory)/server.log", "--options", options, "start",
         ])
     }
 
     /// Ends the server and everything it serves.
-    func stop() throws(FileError) {
-        try run([
+    func stop() async throws(FileError) {
+        try await run([
             "\(binaries)/pg_ctl", "--pgdata", dataDirectory, "--wait", "--silent", "--mode",
             "fast", "stop",
         ])
     }
     var isRunning: Bool {
-        (try? Program.run(prefix + ["\(binaries)/pg_ctl", "--pgdata", dataDirectory, "status"]))?
-            .status == 0
+        get async {
+            let arguments =
+                prefix + [
+                    "\(binaries)/pg_ctl", "--pgdata", dataDirectory, "status",
+                ]
+            return (try? await runProgram(ProgramRequest(arguments)))?.status == 0
+        }
     }
 
-    private func run(_ arguments: [String]) throws(FileError) {
+    private func run(_ arguments: [String]) async throws(FileError) {
         // It must be able to stand in its working directory, which may be root's own.
-        let (status, output) = try Program.run(["env", "--chdir=/"] + prefix + arguments)
-        guard status == 0 else {
-            throw FileError("\(arguments[0]) ended with \(status): \(output)")
+        var request = ProgramRequest(["env", "--chdir=/"] + prefix + arguments)
+        // The demo stops the server also when it has itself been stopped.
+        request.ignoresCancellation = true
+        let result: ProgramResult
+        do throws(ProgramError) { result = try await runProgram(request) } catch {
+            throw FileError("\(error)")
         }
+        guard result.status == 0 else {
+            throw FileError("\(arguments[0]) ended with \(result.status): \(result.output)")
+        }
+    }
+
+    /// The newest of the programs that PostgreSQL keeps out of PATH on Debian.
+    private static func findPostgres(_ name: String) -> String? {
+        for version in (15...30).reversed() {
+            let path = "/usr/lib/postgresql/\(version)/bin/\(name)"
+            if unsafe access(path, X_OK) == 0 { return path }
+        }
+        return findProgram(name)
     }
 
     /// PostgreSQL refuses to run as root: root gives the directories to another user.

@@ -1,5 +1,4 @@
-// A non-blocking byte stream to a child or into a guest: QMP and AgentSession read and write
-// through it. It knows no protocol.
+// A non-blocking byte stream to a child or into a guest: it knows no protocol.
 
 import CLinux
 import Events
@@ -7,28 +6,28 @@ import Glibc
 
 /// Owns a connected, non-blocking descriptor on the loop.
 @LoopActor
-final class Channel {
+package final class ByteStream {
     private let descriptor: Descriptor
     private var buffer = [UInt8](repeating: 0, count: 128 << 10)
 
-    init(_ descriptor: consuming Descriptor) { self.descriptor = descriptor }
+    package init(_ descriptor: consuming Descriptor) { self.descriptor = descriptor }
 
-    var number: CInt { descriptor.number }
+    package var number: CInt { descriptor.number }
 
-    enum Received {
+    package enum Received {
         case bytes([UInt8])
         case nothingYet
         case ended
     }
     /// What has arrived, without waiting.
-    func receive() -> Received {
+    package func receive() -> Received {
         let count = unsafe read(descriptor.number, &buffer, buffer.count)
         if count > 0 { return .bytes(Array(buffer[..<count])) }
         if count < 0 && (errno == EAGAIN || errno == EINTR) { return .nothingYet }
         return .ended
     }
     /// Writes what comes from `start` on; returns how many bytes went, `nil` when the peer is gone.
-    func send(_ bytes: [UInt8], from start: Int) -> Int? {
+    package func send(_ bytes: [UInt8], from start: Int) -> Int? {
         guard start < bytes.count else { return 0 }
         // MSG_NOSIGNAL: a guest that hangs up must not raise SIGPIPE here.
         let count = unsafe bytes.withUnsafeBytes { buffer in
@@ -42,12 +41,12 @@ final class Channel {
     }
 
     /// Sends bytes together with a descriptor (SCM_RIGHTS), all at once; false when it cannot.
-    func send(_ bytes: [UInt8], passing descriptor: CInt) -> Bool {
+    package func send(_ bytes: [UInt8], passing descriptor: CInt) -> Bool {
         var descriptors = [descriptor]
         return unsafe mayfly_send_fds(
             self.descriptor.number, bytes, bytes.count, &descriptors, 1) == bytes.count
     }
 
     /// Ends the stream both ways; the descriptor stays until the owner drops it.
-    func cut() { shutdown(descriptor.number, CInt(SHUT_RDWR)) }
+    package func cut() { shutdown(descriptor.number, CInt(SHUT_RDWR)) }
 }

@@ -1,4 +1,4 @@
-#include "CGuestStart.h"
+#include "CGuest.h"
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <unistd.h>

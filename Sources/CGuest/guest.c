@@ -2,7 +2,7 @@
    the unprivileged user inside its own cgroup. The agent has one thread, so plain fork semantics
    are safe here. Nothing in this file is for the host. */
 #define _GNU_SOURCE 1
-#include "CLinux.h"
+#include "CGuest.h"
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>

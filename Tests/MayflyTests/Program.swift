@@ -1,8 +1,10 @@
-// Other programs that commands start: psql and initdb for the demo, workers for the demo and for
-// tests of it. Every child is waited for; none outlives the command that started it.
+// Other programs that the tests start, workers above all, from any thread and waited for by number.
 
 import Glibc
 import Machines
+import Processes
+
+@testable import Mayfly
 
 /// A running child process.
 final class Program: Sendable {
@@ -21,25 +23,8 @@ final class Program: Sendable {
         init(_ arguments: [String]) { self.arguments = arguments }
     }
 
-    /// The absolute path of a program.
-    static func find(_ name: String) -> String? {
-        if name.contains("/") { return unsafe access(name, X_OK) == 0 ? name : nil }
-        let path = ConfigurationOptions.environment()["PATH"] ?? ""
-        let places = path.split(separator: ":").map(String.init) + ["/usr/sbin", "/sbin"]
-        return places.map { "\($0)/\(name)" }.first { unsafe access($0, X_OK) == 0 }
-    }
-
-    /// The newest of the programs that PostgreSQL keeps out of PATH on Debian.
-    static func findPostgres(_ name: String) -> String? {
-        for version in (15...30).reversed() {
-            let path = "/usr/lib/postgresql/\(version)/bin/\(name)"
-            if unsafe access(path, X_OK) == 0 { return path }
-        }
-        return find(name)
-    }
-
     static func start(_ request: Request) throws(FileError) -> Program {
-        guard let name = request.arguments.first, let path = find(name) else {
+        guard let name = request.arguments.first, let path = findProgram(name) else {
             throw FileError("\(request.arguments.first ?? "a program") is not installed")
         }
         var environment = ConfigurationOptions.environment()
@@ -127,19 +112,4 @@ struct TemporaryFile: ~Copyable {
         return String(decoding: bytes, as: UTF8.self)
     }
     deinit { close(descriptor) }
-}
-
-/// Calls `body` with a NULL-terminated array of C strings, as exec(3) wants it.
-func withCStrings<Value>(
-    _ texts: [String],
-    _ body: (UnsafePointer<UnsafeMutablePointer<CChar>?>) -> Value
-) -> Value {
-    var pointers = unsafe texts.map { unsafe strdup($0) }
-    unsafe pointers.append(nil)
-    // SAFETY: strdup's memory lives until the loop below; the array lives for the call.
-    defer { unsafe pointers.forEach { unsafe free($0) } }
-    return unsafe pointers.withUnsafeBufferPointer { buffer in
-        guard let base = buffer.baseAddress else { preconditionFailure("an empty C array") }
-        return unsafe body(base)
-    }
 }

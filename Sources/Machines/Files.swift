@@ -1,0 +1,50 @@
+// Files and directories: whole files written so that they are on disk, directories made and listed.
+
+import Foundation
+import Glibc
+import Processes
+
+func children(of directory: String) -> [String] {
+    ((try? FileManager.default.contentsOfDirectory(atPath: directory)) ?? []).sorted()
+}
+func makeDirectory(_ path: String, mode: Int = 0o755) throws(MachineError) {
+    do {
+        try FileManager.default.createDirectory(
+            atPath: path, withIntermediateDirectories: true,
+            attributes: [.posixPermissions: mode])
+    } catch {
+        throw MachineError(
+            .hostUnfit,
+            "cannot make the directory \(path): \(error.localizedDescription); "
+                + "run as root or set state.directory / runtime.directory to a place you own")
+    }
+}
+/// Writes a whole file and waits until it is on disk.
+func writeFile(_ path: String, _ contents: [UInt8], mode: mode_t) throws(MachineError) {
+    let file = try attempting(Descriptor.open(path, O_WRONLY | O_CREAT | O_TRUNC, mode: mode))
+    var written = 0
+    while written < contents.count {
+        let count = unsafe contents[written...].withUnsafeBytes {
+            unsafe write(file.number, $0.baseAddress, $0.count)
+        }
+        guard count > 0 else {
+            throw MachineError(SystemError("write", path))
+        }
+        written += count
+    }
+    guard fchmod(file.number, mode) == 0, fsync(file.number) == 0 else {
+        throw MachineError(SystemError("finish", path))
+    }
+}
+/// Blocks really occupied, in bytes.
+func occupied(_ directory: String) -> Int {
+    children(of: directory).reduce(0) { sum, name in
+        var status = stat()
+        guard unsafe lstat("\(directory)/\(name)", &status) == 0 else { return sum }
+        return sum + Int(status.st_blocks) * 512
+    }
+}
+func age(_ path: String) -> Int {
+    var status = stat()
+    return unsafe lstat("\(path)/manifest.json", &status) == 0 ? status.st_mtim.tv_sec : 0
+}
