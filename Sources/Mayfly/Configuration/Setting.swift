@@ -70,7 +70,8 @@ extension Setting {
         "worker.queues", .list, "\"\"", "empty: jobs of every queue")
     static let workerLease = Setting(
         "worker.lease", .duration(.seconds(5) ... .seconds(3600)),
-        QueueSettings.defaultLease.settingText, "how long a dead worker's jobs wait for another one")
+        QueueSettings.defaultLease.settingText,
+        "how long a dead worker's jobs wait for another one")
     static let drainTimeout = Setting(
         "worker.drain.timeout", .duration(.zero ... .seconds(86_400)), "60s",
         "after the first signal: how long running jobs may finish")
