@@ -68,9 +68,7 @@ let package = Package(
             swiftSettings: strict
         ),
 
-        .target(
-            name: "TestSupport", dependencies: ["CLinux"], path: "Tests/TestSupport",
-            swiftSettings: strict),
+        .target(name: "TestSupport", path: "Tests/TestSupport", swiftSettings: strict),
         // Reaches into another process's descriptors, as a fault would.
         .target(name: "CTestSupport", path: "Tests/CTestSupport"),
         .testTarget(
@@ -80,9 +78,7 @@ let package = Package(
             swiftSettings: strict),
         .testTarget(
             name: "MachinesTests",
-            dependencies: [
-                "Machines", "Processes", "Events", "CLinux", "Wire", "TestSupport",
-            ],
+            dependencies: ["Machines", "Processes", "Events", "CLinux", "Wire"],
             swiftSettings: strict),
         .testTarget(
             name: "MayflyTests",

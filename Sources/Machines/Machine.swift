@@ -20,7 +20,7 @@ struct Machine: ~Copyable {
     /// Kills the hypervisor; nothing of the machine is left when this returns.
     consuming func destroy() async -> ChildUsage { await qemu.end() }
 
-    /// Stands still until `resume`; a machine of the warm pool waits so.
+    /// Stands still until `resume`.
     borrowing func pause() async throws(MachineError) {
         try await qemu.pause(before: .now + .seconds(10))
     }

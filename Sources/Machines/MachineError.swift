@@ -5,7 +5,7 @@ import Processes
 
 /// Our failure, as a sentence that says what, where and what to do.
 package struct MachineError: Error, Sendable, CustomStringConvertible {
-    /// The words of `error.reason` in SQL.
+    /// What went wrong; what a job's `error.reason` says of it is Mayfly's to choose.
     package enum Reason: String, Sendable {
         case machineLost = "machine_lost"
         case restoreFailed = "restore_failed"

@@ -23,7 +23,7 @@ package final class MachineHost {
     private var refills: [Int: Task<Void, Never>] = [:]
     private var refillCount = 0
     private var isClosed = false
-    /// Machines alive now, for `close` and for `mayfly top`.
+    /// Machines alive now, for `close`.
     package private(set) var machineCount = 0
 
     private init(

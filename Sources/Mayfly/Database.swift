@@ -29,6 +29,14 @@ struct Database {
         try await with { client throws(JobsError) in try await client.blob(digest) }
     }
 
+    /// What `mayfly.health` says, a row for each thing that can be wrong with the queue.
+    func health() async throws(JobsError) -> [HealthRow] {
+        try await with { ledger throws(JobsError) in try await ledger.health() }.rows.map { row in
+            HealthRow(
+                name: row[0] ?? "", isOK: row[1] == "t", found: row[2] ?? "", remedy: row[3] ?? "")
+        }
+    }
+
     /// One line for `mayfly doctor`.
     func describe() async throws(JobsError) -> String {
         let states = try await Migrations.status(connection)
@@ -40,6 +48,14 @@ struct Database {
         }
         return "reachable, schema at \(applied.last?.name ?? "nothing")"
     }
+}
+
+/// One row of `mayfly.health`.
+struct HealthRow: Sendable {
+    let name: String
+    let isOK: Bool
+    let found: String
+    let remedy: String
 }
 
 extension JSON {

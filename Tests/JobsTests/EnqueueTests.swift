@@ -182,7 +182,7 @@ import Testing
     }
 }
 
-@Suite("A job", .timeLimit(.minutes(2))) struct SteeringTests {
+@Suite("A job in the queue", .timeLimit(.minutes(2))) struct SteeringTests {
     @Test func `that waits is cancelled at once`() async throws {
         try await Database.make().withConnection { connection in
             let now = try await connection.enqueue()

@@ -5,7 +5,7 @@ import Postgres
 import TestSupport
 import Testing
 
-@Suite("A connection", .timeLimit(.minutes(2))) struct PostgresTests {
+@Suite("A database connection", .timeLimit(.minutes(2))) struct PostgresTests {
     @Test func `binds every value and splices none`() async throws {
         try await Database.make(migrated: false).withConnection { connection in
             let text = "'; drop table x; -- $1 \\ \" {a,b} \u{1F9B0}"

@@ -6,29 +6,8 @@ import Testing
 
 @Suite("The code is tidy")
 struct TidyTests {
-    struct File: Sendable {
-        let path: String
-        let lines: [String]
-        var module: String { String(path.split(separator: "/")[1]) }
-        var isTest: Bool { path.hasPrefix("Tests/") }
-    }
-
-    private static let root = URL(fileURLWithPath: #filePath).resolvingSymlinksInPath()
-        .deletingLastPathComponent().deletingLastPathComponent().deletingLastPathComponent()
-
-    private static func files(in directory: String, ending: String) -> [File] {
-        let base = root.appendingPathComponent(directory)
-        let found = FileManager.default.enumerator(atPath: base.path)?.compactMap { $0 as? String }
-        return (found ?? []).filter { $0.hasSuffix(ending) }.sorted().compactMap { name in
-            guard
-                let text = try? String(
-                    contentsOf: base.appendingPathComponent(name), encoding: .utf8)
-            else { return nil }
-            return File(path: "\(directory)/\(name)", lines: text.components(separatedBy: "\n"))
-        }
-    }
-    private static let sources = files(in: "Sources", ending: ".swift")
-    private static let tests = files(in: "Tests", ending: ".swift")
+    private static let sources = Repository.sources
+    private static let tests = Repository.tests
     private static let all = sources + tests
 
     /// The places where `isWrong` holds; at most a few are shown.
@@ -40,24 +19,6 @@ struct TidyTests {
                 .map { "\(file.path):\($0.offset + 1)" }
         }
     }
-    /// The code of a line: without its comment and without the inside of texts.
-    private static func code(_ line: String) -> String {
-        var result = ""
-        var isText = false
-        var previous: Character = " "
-        for character in line {
-            if character == "\"" && previous != "\\" {
-                isText.toggle()
-                result.append(character)
-            } else if !isText {
-                if character == "/" && previous == "/" { return String(result.dropLast()) }
-                result.append(character)
-            }
-            previous = character
-        }
-        return result
-    }
-
     @Test func `there is something to check`() {
         #expect(Self.sources.count > 40)
         #expect(Self.tests.count > 10)
@@ -75,7 +36,7 @@ struct TidyTests {
 
     @Test func `no function is longer than 70 lines`() {
         var long: [String] = []
-        for file in Self.sources {
+        for file in Self.all {
             var start: (line: Int, indent: String, name: String)?
             for (index, line) in file.lines.enumerated() {
                 let indent = String(line.prefix { $0 == " " })
@@ -108,7 +69,7 @@ struct TidyTests {
 
     @Test func `nothing is forced, stubbed or left for later outside the tests`() {
         let forced = places(in: Self.sources) { line, _ in
-            let code = Self.code(line)
+            let code = Repository.code(line)
             if code.contains("try!") || code.contains("as!") || code.contains("fatalError") {
                 return true
             }
@@ -132,51 +93,6 @@ struct TidyTests {
         #expect(later == [])
     }
 
-    /// What each target may import of ours, as Package.swift declares it.
-    private static let arrows: [String: Set<String>] = {
-        let manifest = URL(fileURLWithPath: root.path).appendingPathComponent("Package.swift")
-        let text = (try? String(contentsOf: manifest, encoding: .utf8)) ?? ""
-        let target = /\.(?:target|executableTarget|testTarget|systemLibrary)\(\s*name: "(\w+)"/
-        let starts = text.matches(of: target)
-        var arrows: [String: Set<String>] = [:]
-        for (place, start) in starts.enumerated() {
-            let end = place + 1 < starts.count ? starts[place + 1].range.lowerBound : text.endIndex
-            let body = text[start.range.upperBound..<end]
-            let list = body.firstMatch(of: /dependencies: \[([^\]]*)\]/)?.1 ?? ""
-            arrows[String(start.1)] = Set(list.matches(of: /"(\w+)"/).map { String($0.1) })
-        }
-        return arrows
-    }()
-
-    @Test func `every import of another target is declared in Package.swift`() {
-        #expect(Self.arrows.count > 10, "Package.swift could not be read: \(Self.arrows)")
-        let wrong = places(in: Self.all) { line, file in
-            guard let name = Self.imported(line), Self.arrows[name] != nil else { return false }
-            return Self.arrows[file.module]?.contains(name) != true
-        }
-        #expect(wrong == [])
-    }
-    @Test func `no folder of a target has more than a dozen Swift files`() {
-        let folders = Dictionary(grouping: Self.sources) { file in
-            file.path.split(separator: "/").dropLast().joined(separator: "/")
-        }
-        #expect(folders.filter { $0.value.count > 14 }.map(\.key).sorted() == [])
-    }
-    @Test func `what runs in the guest, and what reads its bytes, needs no Foundation`() {
-        let wrong = places(in: Self.sources) { line, file in
-            ["Wire", "GuestAgent", "Events"].contains(file.module)
-                && Self.imported(line).map { $0.hasPrefix("Foundation") } == true
-        }
-        #expect(wrong == [])
-    }
-    private static func imported(_ line: String) -> String? {
-        let words = code(line).split(separator: " ")
-        guard let place = words.firstIndex(of: "import"), place + 1 < words.count,
-            words[..<place].allSatisfy({ $0.hasPrefix("@") || $0 == "package" || $0 == "internal" })
-        else { return nil }
-        return String(words[place + 1])
-    }
-
     @Test func `unsafe code stays in the modules that own descriptors and C libraries`() {
         // Jobs writes SQL and settles outcomes: it has no business with pointers.
         let wrong = places(in: Self.sources) { line, file in
@@ -185,15 +101,65 @@ struct TidyTests {
             ]
             .contains(file.module)
             guard !isFree else { return false }
-            let words = Self.code(line).split { !$0.isLetter }.map(String.init)
+            let words = Repository.code(line).split { !$0.isLetter }.map(String.init)
             guard words.contains("unsafe") else { return false }
             return !line.contains("asUnownedSerialExecutor")  // how an actor names its executor
         }
         #expect(wrong == [])
     }
 
+    @Test func `what a comment quotes as code exists in the code`() {
+        let files =
+            Self.all + Repository.files(in: "sql", ending: ".sql")
+            + Repository.files(in: "Sources", ending: ".c")
+        func words(_ text: some StringProtocol) -> [String] {
+            String(text).split(whereSeparator: { !($0.isLetter || $0.isNumber || $0 == "_") })
+                .map(String.init)
+        }
+        var known: Set<String> = ["u0000", "dotted"]  // an escape, and the form of a key
+        var quoted: [(place: String, words: [String])] = []
+        for file in files {
+            for (index, line) in file.lines.enumerated() {
+                let text = line.drop { $0 == " " }
+                guard text.hasPrefix("//") || text.hasPrefix("--") || text.hasPrefix("*") else {
+                    known.formUnion(words(line))
+                    continue
+                }
+                let parts = text.split(separator: "`", omittingEmptySubsequences: false)
+                for (place, part) in parts.enumerated() where place % 2 == 1 {
+                    quoted.append(("\(file.path):\(index + 1) `\(part)`", words(part)))
+                }
+            }
+        }
+        #expect(quoted.count > 200)
+        #expect(quoted.filter { !known.isSuperset(of: $0.words) }.map(\.place) == [])
+    }
+
+    @Test func `suites have names of their own, and tests are named in words`() {
+        var suites: [String: Int] = [:]
+        var poor: [String] = []
+        for file in Self.tests {
+            for match in file.text.matches(of: /@Suite\(\s*"([^"]+)"/) {
+                suites[String(match.1), default: 0] += 1
+                // Suites are things, written large; some are named as what they test is spelt.
+                let isNamed =
+                    match.1.first?.isUppercase == true || match.1.hasPrefix("mayfly ")
+                    || ["worker.conf", "base64"].contains(match.1)
+                if !isNamed { poor.append("\(file.path): \(match.1)") }
+            }
+            for name in Repository.testNames(in: file) {
+                let isSentence =
+                    name.split(separator: " ").count >= 3 && name.last?.isPunctuation == false
+                if !isSentence { poor.append("\(file.path): \(name)") }
+            }
+        }
+        #expect(suites.filter { $0.value > 1 }.keys.sorted() == [])
+        #expect(poor == [])
+    }
+
     @Test func `no structured work escapes its scope`() {
-        let wrong = places(in: Self.sources) { line, _ in Self.code(line).contains("Task.detached")
+        let wrong = places(in: Self.sources) { line, _ in
+            Repository.code(line).contains("Task.detached")
         }
         #expect(wrong == [])
     }

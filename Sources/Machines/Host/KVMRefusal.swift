@@ -6,7 +6,7 @@ import Glibc
 
 /// Stands until QEMU or the processor change, or until a build succeeds under KVM.
 ///
-/// Not until the kernel changes: the image built for emulation is still the one to restore.
+/// A new kernel alone does not end it: the image built for emulation is still the one to restore.
 struct KVMRefusal: Codable, Equatable {
     /// `uname -r` of this host.
     var kernel: String

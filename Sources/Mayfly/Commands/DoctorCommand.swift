@@ -34,7 +34,7 @@ struct DoctorCommand: AsyncParsableCommand {
         findings.append(Self.directory(configuration, .stateDirectory))
         findings.append(Self.directory(configuration, .runtimeDirectory))
         findings += Self.tools()
-        findings.append(await Self.database(configuration))
+        findings += await Self.database(configuration)
         Console.data(output.isJSON ? Self.json(findings).text : Self.text(findings))
         let isFit = !findings.contains { $0.state == "off" && !$0.name.hasPrefix("hardening.") }
         if !isFit { throw ExitCode(1) }
@@ -119,14 +119,34 @@ struct DoctorCommand: AsyncParsableCommand {
         }
     }
 
-    private static func database(_ configuration: Configuration) async -> Check {
-        do {
-            let words = try await Database(configuration).describe()
-            return Check(name: "database", state: "active", found: words, remedy: "")
+    /// Whether the queue answers, and what `mayfly.health` says of it: ill hosts among others.
+    private static func database(_ configuration: Configuration) async -> [Check] {
+        let database = Database(configuration)
+        do throws(JobsError) {
+            let words = try await database.describe()
+            let answered = Check(name: "database", state: "active", found: words, remedy: "")
+            return [answered] + (await queue(database))
         } catch {
-            return Check(
-                name: "database", state: "degraded", found: "\(error)",
-                remedy: "set database.url, DATABASE_URL or PG*, then mayfly migrate")
+            return [
+                Check(
+                    name: "database", state: "degraded", found: "\(error)",
+                    remedy: "set database.url, DATABASE_URL or PG*, then mayfly migrate")
+            ]
+        }
+    }
+    private static func queue(_ database: Database) async -> [Check] {
+        do throws(JobsError) {
+            return try await database.health().map { health in
+                Check(
+                    name: "queue.\(health.name)", state: health.isOK ? "active" : "degraded",
+                    found: health.found, remedy: health.isOK ? "" : health.remedy)
+            }
+        } catch {
+            return [
+                Check(
+                    name: "queue", state: "degraded", found: "cannot be looked at: \(error)",
+                    remedy: "connect as a role that has mayfly_operator")
+            ]
         }
     }
 }

@@ -60,7 +60,7 @@ extension Setting {
         "images, keys, scratch; without root: ~/.local/state/mayfly")
     static let runtimeDirectory = Setting(
         "runtime.directory", .text, "\"/run/mayfly\"",
-        "sockets and the marks of live machines; without root: $XDG_RUNTIME_DIR/mayfly")
+        "marks of live workers and the demo's socket; without root: $XDG_RUNTIME_DIR/mayfly")
 
     static let workerName = Setting(
         "worker.name", .text, "\"\"", "empty: the host's name and the process id")

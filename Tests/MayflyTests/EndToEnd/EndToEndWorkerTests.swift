@@ -111,7 +111,8 @@ extension EndToEndTests {
                 #expect(attempts.map(\.outcome) == ["interrupted"])
                 #expect(
                     try world.sql(
-                        "select (tries).failures, (tries).losses from mayfly.ready where id = \(id)") == "0|0")
+                        "select (tries).failures, (tries).losses from mayfly.ready where id = \(id)"
+                    ) == "0|0")
                 _ = try await world.worker(["--slots", "1"])
                 let ended = try await world.ended(id)
                 #expect(ended.state == "succeeded" && ended.stdout == "done\n")

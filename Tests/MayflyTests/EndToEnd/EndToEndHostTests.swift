@@ -84,7 +84,7 @@ extension EndToEndTests {
             async throws
         {
             try await World.with { world in
-                let worker = try await world.worker(["--slots", "1", "--set", "machine.shells=0"])
+                let worker = try await world.worker(["--slots", "1", "--set", "machine.standby=0"])
                 let first = try await world.ended(try world.enqueue("bash", "echo first"))
                 #expect(first.state == "succeeded")
                 let limit = try setDescriptorLimit(of: worker, to: nil)
@@ -102,7 +102,11 @@ extension EndToEndTests {
                 try await Task.sleep(for: .seconds(3))
                 #expect(try world.number(losses) == before, "\(worker.words)")
                 let doctor = try await world.mayfly(["doctor"])
-                #expect(doctor.output.contains("ill"), "\(doctor.output)")
+                let hosts = doctor.output.split(separator: "\n").first {
+                    $0.hasPrefix("queue.hosts")
+                }
+                #expect(hosts?.contains("degraded") == true, "\(doctor.output)")
+                #expect(hosts?.contains("restore_failed") == true)
 
                 _ = try setDescriptorLimit(of: worker, to: limit)
                 for id in ids {
