@@ -80,7 +80,9 @@ struct ArchitectureTests {
         let folders = Set(Repository.sources.map(\.directory)).map {
             $0.dropFirst("Sources/".count)
         }
-        #expect(folders.filter { !page.contains("`\($0)`") }.sorted() == [])
+        #expect(folders.filter { !page.contains("| `\($0)` |") }.sorted() == [])
+        let listed = page.matches(of: /(?m)^\| `([A-Z]\w+(?:\/\w+)*)` \|/).map { String($0.1) }
+        #expect(listed.filter { !folders.contains(Substring($0)) } == [], "listed, but gone")
     }
 
     @Test func `no folder has more than 16 files beside each other`() {
