@@ -1,16 +1,26 @@
-// The agent's loop: waits, hears the host, lets programs and transfers go on, says what there is to
-// say. States: parked (no host), greeted, prepared, and, after the first EXEC, bound to that host:
-// from then on a lost host or a violation ends the machine.
+// The agent's loop: waits, reads what the host says, advances programs, listings and transfers,
+// writes what there is to say. How far a session has come is the connection's own state; once a job
+// is here a lost host or a violation ends the machine.
 
 import CGuest
 import Glibc
 import Wire
 
 struct Agent: ~Copyable {
+    /// What this machine's memory is.
+    enum Life {
+        /// It was booted: an image may be made of it.
+        case booted
+        /// PARKED is on its way; then everything of the session is forgotten.
+        case parking
+        /// It is a snapshot, or a copy of one.
+        case snapshot
+    }
+
     let options: Options
-    /// Readable when a child has ended; also orphans of tasks become our children.
+    /// Readable when a child has ended; also orphans of jobs become our children.
     private let childSignal: CInt
-    private var channel = Channel()
+    private var link = HostLink()
     private var set = PollSet()
     var connection: GuestConnection
     /// Counts connections, so that an answer never goes to another than the one that asked.
@@ -19,15 +29,18 @@ struct Agent: ~Copyable {
     var interpreters = Interpreters()
     var program: Program?
     var transfers = Transfers()
+    private var listings = Listings()
+    /// A PUT has come since the job's directory was last known to be empty.
+    private var holdsFiles = false
+    /// What the worker will show over AF_VSOCK.
+    private var token: [UInt8] = []
     var warming: Warming?
     /// The next program's cgroup, made ahead.
     var group: ControlGroup
     var groupCount = 1
     /// What a program may use when the host names no limit.
     var memory: Int64 = 0
-    var isPrepared = false
-    var hasExecuted = false
-    private var isParking = false
+    private var life = Life.booted
 
     static func main() {
         let options = Boot.start()
@@ -47,11 +60,11 @@ struct Agent: ~Copyable {
         self.childSignal = childSignal
         self.identity = identity
         self.group = group
-        connection = GuestConnection(agent: options.agent)
+        connection = GuestConnection(agent: options.agent, trust: .theWay)
         measureMemory()
     }
 
-    /// Leaves some for the agent, page tables and the kernel: the task runs out first, not they.
+    /// Leaves some for the agent, page tables and the kernel: the job runs out first, not they.
     mutating func measureMemory() {
         memory = max(mayfly_guest_available_memory() - 24 << 20, 16 << 20)
     }
@@ -61,14 +74,14 @@ struct Agent: ~Copyable {
             flush()
             set.removeAll()
             set.add(childSignal, POLLIN)
-            channel.addInterest(to: &set)
+            link.addInterest(to: &set)
             addInterest()
             set.wait(milliseconds: timeout())
-            hear()
+            read()
             if set.has(childSignal) { reap() }
-            if channel.isSearching { channel.findPort() }
+            if link.isSearching { link.findPort() }
             do throws(WireError) {
-                try goOn()
+                try advance()
             } catch { violation(error) }
         }
     }
@@ -78,18 +91,18 @@ struct Agent: ~Copyable {
         if warming != nil { set.add(interpreters.node.control, POLLIN) }
         let mayRead = mayProduce && capacity > 0
         program?.addInterest(to: &set, mayRead: mayRead)
-        // A POLLOUT interest of the channel wakes transfers too; credit arrives as input.
+        // A POLLOUT interest of the link wakes transfers too; credit arrives as input.
     }
     /// Credit for the running program's output.
     private var capacity: Int { mutating get { connection.sendCapacity(of: program?.stream ?? 0) } }
     /// Nothing new is made while the host does not take what there is.
     private var mayProduce: Bool {
-        channel.backlog + connection.output.count < Channel.backlogLimit
+        link.backlog + connection.output.count < HostLink.backlogLimit
     }
 
     private mutating func timeout() -> CInt {
-        if transfers.canSend(connection), mayProduce { return 0 }
-        var milliseconds: Int64 = channel.isSearching ? 20 : -1
+        if listings.isBusy || transfers.canSend(connection), mayProduce { return 0 }
+        var milliseconds: Int64 = link.isSearching ? 20 : -1
         if let due = program?.milliseconds {
             milliseconds = milliseconds < 0 ? due : min(milliseconds, due)
         }
@@ -98,98 +111,127 @@ struct Agent: ~Copyable {
 
     private mutating func flush() {
         if !connection.output.isEmpty {
-            channel.send(connection.takeOutput())
-        } else if channel.backlog > 0 {
-            channel.flush()
+            link.send(connection.takeOutput())
+        } else if link.backlog > 0 {
+            link.flush()
         }
-        if isParking {
-            channel.drain()
-            isParking = false
+        if life == .parking {
+            link.drain()
+            life = .snapshot
+            // Nobody can come in a snapshot's name: each copy is told anew whom to expect.
+            link.stopListening()
+            token = []
             reset()
         }
     }
 
     // MARK: The host
 
-    private mutating func hear() {
+    private mutating func read() {
         while true {
-            switch channel.arrival(&set, mayReplace: !hasExecuted) {
+            switch link.arrival(&set, isBound: isBound) {
             case .nothing: return
-            case .opened: startSession()
+            case .admitted(let preamble):
+                startSession(.token(token))
+                connection.receive(preamble)
+                readEvents()
             case .lost:
-                if hasExecuted { powerOff("the host is gone") }
+                if isBound { powerOff("the host is gone") }
                 reset()
             case .bytes(let count):
-                channel.feed(count, to: &connection)
-                do throws(WireError) {
-                    while let event = try connection.next() { try handle(event) }
-                } catch { violation(error) }
-                flush()
+                if link.isOverPort, !isOverPort { startSession(.theWay) }
+                link.feed(count, to: &connection)
+                readEvents()
             }
         }
     }
+    private mutating func readEvents() {
+        do throws(WireError) {
+            while let event = try connection.next() { try handle(event) }
+        } catch { violation(error) }
+        flush()
+    }
+    /// A job is here: this host or none.
+    private var isBound: Bool { connection.state == .bound }
+    private var isOverPort: Bool { connection.trust == .theWay }
 
     /// Back to waiting for a host.
     private mutating func reset() {
-        channel.forget()
-        startSession()
+        link.forget()
+        startSession(.theWay)
     }
-    private mutating func startSession() {
-        connection = GuestConnection(agent: options.agent)
+    private mutating func startSession(_ trust: GuestConnection.Trust) {
+        connection = GuestConnection(agent: options.agent, trust: trust)
         forgetSession()
     }
+    /// Nothing that one host has put here is there for another.
     private mutating func forgetSession() {
         transfers.removeAll()
-        isPrepared = false
+        listings.removeAll()
         session += 1
+        guard holdsFiles else { return }
+        holdsFiles = false
+        do throws(SystemError) { try JobDirectory.clear() } catch {
+            powerOff("the files of a session cannot be removed: \(error.description)")
+        }
     }
 
     private mutating func violation(_ error: WireError) {
         say("protocol violation: \(error.description)")
-        if connection.isGreeted {
+        if connection.state != .waiting {
             do throws(WireError) {
                 try connection.send(.error(message: error.description))
             } catch { say("and it cannot be reported") }
             flush()
-            channel.drain()
+            link.drain()
         }
-        if hasExecuted { powerOff("a violation while a job is here") }
+        if isBound { powerOff("a violation while a job is here") }
         reset()
     }
 
     private mutating func handle(_ event: GuestConnection.Event) throws(WireError) {
-        guard case .message(let stream, let message) = event else {
+        switch event {
+        case .invited(let invitation):
+            do throws(SystemError) { try link.expect(invitation) } catch {
+                // The host will see that nobody answers there.
+                say(error.description)
+            }
+            token = invitation.token
+            startSession(.theWay)
+        case .greeted:
             // What was on its way to another host must not reach this one.
-            channel.dropBacklog()
-            return forgetSession()
+            link.dropBacklog()
+            forgetSession()
+        case .message(let stream, let message): try handle(message, on: stream)
         }
+    }
+
+    private mutating func handle(
+        _ message: HostMessage, on stream: UInt32
+    ) throws(WireError) {
         switch message {
-        case .prepare(let preparation):
-            guard !hasExecuted else { throw .unexpected("'prepare' after 'exec'") }
-            let report = prepare(preparation)
-            isPrepared = report.unproven == nil
-            try connection.send(.ready(report))
+        case .prepare(let preparation): try connection.send(.ready(prepare(preparation)))
         case .ping(let value):
             try connection.send(.pong(value, realtime: realtimeNanoseconds()))
-        case .put(let request): transfers.put(request, stream)
+        case .put(let request):
+            holdsFiles = true
+            transfers.put(request, stream)
         case .file(let bytes, let isFinal):
             try transfers.write(bytes, isFinal: isFinal, stream, &connection)
-        case .list(let request):
-            try connection.send(JobDirectory.list(request), on: stream)
+        case .list(let request): try listings.begin(request, stream)
         case .get(let request): try transfers.get(request, stream, &connection)
         case .exec(let request):
-            guard isPrepared else { throw .unexpected("'exec' before a proven 'prepare'") }
-            hasExecuted = true
+            link.stopListening()
             try start(request, stream)
         case .stdin(let bytes, let isFinal):
             try program?.take(bytes, isFinal: isFinal, &connection)
         case .signal(let number): program?.signal(CInt(number))
         case .kill: program?.kill(group)
         case .warm:
-            guard !hasExecuted, warming == nil else { throw .unexpected("'warm'") }
+            guard life == .booted, warming == nil else { throw .unexpected("'warm'") }
             try warm()
         case .park:
-            guard !hasExecuted, warming == nil else { throw .unexpected("'park'") }
+            guard life == .booted, warming == nil else { throw .unexpected("'park'") }
             try park()
         case .shutdown: powerOff("the host ended this machine")
         case .credit: break
@@ -202,14 +244,14 @@ struct Agent: ~Copyable {
             try JobDirectory.clear()
         } catch { throw .unexpected("'park': \(error.description)") }
         try connection.send(.parked)
-        isParking = true
+        life = .parking
     }
 
     // MARK: Children and progress
 
     private mutating func reap() {
         var info = [UInt8](repeating: 0, count: 1024)
-        while unsafe read(childSignal, &info, info.count) > 0 {}
+        while unsafe Glibc.read(childSignal, &info, info.count) > 0 {}
         var (value, isSignal): (CInt, CInt) = (0, 0)
         while true {
             let pid = unsafe mayfly_guest_reap(&value, &isSignal)
@@ -225,14 +267,16 @@ struct Agent: ~Copyable {
         }
     }
 
-    private mutating func goOn() throws(WireError) {
-        if set.take(interpreters.python.socket) { try hearPython() }
-        if warming != nil { try goOnWarming(nodeSpoke: set.take(interpreters.node.control)) }
-        if program != nil { try goOnRunning() }
-        if mayProduce { try transfers.send(&connection) }
+    private mutating func advance() throws(WireError) {
+        if set.take(interpreters.python.socket) { try readPython() }
+        if warming != nil { try advanceWarming(nodeSpoke: set.take(interpreters.node.control)) }
+        if program != nil { try advanceProgram() }
+        guard mayProduce else { return }
+        try listings.advance(&connection)
+        try transfers.send(&connection)
     }
 
-    private mutating func hearPython() throws(WireError) {
+    private mutating func readPython() throws(WireError) {
         while let packet = interpreters.python.receive() {
             if warming != nil {
                 warming?.pythonSaid(packet)
@@ -244,7 +288,7 @@ struct Agent: ~Copyable {
         }
     }
 
-    private mutating func goOnRunning() throws(WireError) {
+    private mutating func advanceProgram() throws(WireError) {
         if mayProduce { try program?.pump(&connection) } else { program?.wait() }
         try program?.flushInput(&connection)
         program?.checkTime(group)

@@ -63,15 +63,16 @@ enum Files {
     /// Writes an output file below `directory`.
     ///
     /// Every step is opened relative to the one before and without following links, so that
-    /// neither the name nor what stands there can lead elsewhere.
+    /// neither the name nor what stands there can lead elsewhere. A file with other content that
+    /// is there already stays as it is, unless `overwriting`: the name is a guest's choice.
     static func write(
-        _ bytes: [UInt8], name: String, below directory: String
+        _ bytes: [UInt8], name: String, below directory: String, overwriting: Bool = false
     ) throws(FileError) {
         guard GuestPath.isValid(name) else {
             throw FileError(
                 "an output file has a name that leaves its directory; it was not written")
         }
-        var parts = name.split(separator: "/").map(String.init)
+        var parts = GuestPath.segments(of: name)
         let last = parts.removeLast()
         var place = unsafe open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
         guard place >= 0 else { throw FileError("open", directory) }
@@ -85,14 +86,42 @@ enum Files {
             close(place)
             place = next
         }
-        let flags = O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC
-        let file = unsafe openat(place, last, flags, 0o644)
+        let flags = O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK
+        let file = unsafe openat(place, last, flags | (overwriting ? O_TRUNC : O_EXCL), 0o644)
+        if file < 0, errno == EEXIST, !overwriting {
+            if holds(place, last, bytes) { return }
+            throw FileError(
+                "\(directory)/\(name) is there already and was left as it is; --force overwrites it"
+            )
+        }
         guard file >= 0 else { throw FileError("write \(name) in", directory) }
         defer { close(file) }
         Console.bytes(bytes, to: file)
         var status = stat()
-        guard unsafe fstat(file, &status) == 0, Int(status.st_size) == bytes.count else {
-            throw FileError("finish \(name) in", directory)
+        guard unsafe fstat(file, &status) == 0, status.st_mode & S_IFMT == S_IFREG,
+            Int(status.st_size) == bytes.count
+        else { throw FileError("finish \(name) in", directory) }
+    }
+
+    /// Whether a regular file of exactly these bytes stands there.
+    private static func holds(_ place: CInt, _ name: String, _ bytes: [UInt8]) -> Bool {
+        let flags = O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK
+        let file = unsafe openat(place, name, flags)
+        guard file >= 0 else { return false }
+        defer { close(file) }
+        var status = stat()
+        guard unsafe fstat(file, &status) == 0, status.st_mode & S_IFMT == S_IFREG,
+            Int(status.st_size) == bytes.count
+        else { return false }
+        var found = [UInt8](repeating: 0, count: bytes.count + 1)
+        var filled = 0
+        while filled < found.count {
+            let count = unsafe found.withUnsafeMutableBytes {
+                unsafe Glibc.read(file, $0.baseAddress?.advanced(by: filled), $0.count - filled)
+            }
+            guard count > 0 else { break }
+            filled += count
         }
+        return filled == bytes.count && found.prefix(filled).elementsEqual(bytes)
     }
 }

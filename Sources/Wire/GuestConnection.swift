@@ -4,23 +4,46 @@
 /// A protocol session as the guest sees it.
 package struct GuestConnection: Sendable {
     package enum Event: Equatable, Sendable {
+        /// Only over a way that nobody else has: where to expect the worker.
+        case invited(Invitation)
         /// The host's preamble was accepted; the answer is in the output. Whatever an earlier
         /// session on the same byte stream had left is gone.
         case greeted(HostPreamble)
         case message(stream: UInt32, HostMessage)
     }
+    /// How the byte stream itself is known to come from the worker.
+    package enum Trust: Equatable, Sendable {
+        /// Nobody else can write there, as on a virtio-serial port.
+        case theWay
+        /// Its preamble carries what the invitation named.
+        case token([UInt8])
+    }
+    package enum State: Equatable, Sendable {
+        /// For a preamble.
+        case waiting
+        /// PREPARE is all that can follow, or WARM and PARK while an image is built.
+        case greeted
+        /// Proven fresh: a job may come.
+        case prepared
+        /// A job is here: this host or none.
+        case bound
+    }
 
     private let agent: [UInt8]
+    package let trust: Trust
     private var decoder = FrameDecoder(from: .host)
     private var streams = StreamTable()
     /// The exec stream that is open or was open last: late STDIN, SIGNAL and KILL are for it.
     private var lastExec: UInt32 = 0
-    package private(set) var isGreeted = false
+    package private(set) var state = State.waiting
     /// What is to be written; take it with `takeOutput()`.
     package private(set) var output: [UInt8] = []
 
     /// `agent`: the 32 bytes that name the agent's build.
-    package init(agent: [UInt8]) { self.agent = agent }
+    package init(agent: [UInt8], trust: Trust) {
+        self.agent = agent
+        self.trust = trust
+    }
 
     package mutating func takeOutput() -> [UInt8] {
         let bytes = output
@@ -36,7 +59,11 @@ package struct GuestConnection: Sendable {
     /// The next event, or `nil` until more bytes arrive.
     package mutating func next() throws(WireError) -> Event? {
         while true {
-            if !isGreeted || isGreetedAgain { return try greet() }
+            switch try beginning() {
+            case .frame: break
+            case .incomplete: return nil
+            case .event(let event): return event
+            }
             guard let frame = try decoder.next() else { return nil }
             let message = try HostMessage(decoding: frame)
             if try check(message, on: frame.stream) {
@@ -44,34 +71,55 @@ package struct GuestConnection: Sendable {
             }
         }
     }
-    private mutating func greet() throws(WireError) -> Event? {
-        guard let bytes = decoder.take(Limits.hostPreambleByteCount) else { return nil }
-        let preamble = try HostPreamble(decoding: bytes)
+
+    private enum Beginning { case frame, incomplete, event(Event) }
+    /// What stands where a session may begin.
+    ///
+    /// Not only at the first byte: a host can take the place of another unseen on a virtio-serial
+    /// port. Read as a frame's length both magics are over the limit, so nothing is confused. Once
+    /// a job is here this is a violation as any other.
+    private mutating func beginning() throws(WireError) -> Beginning {
+        if state != .bound, trust == .theWay, decoder.isNext(Invitation.magic) {
+            guard let bytes = decoder.take(Limits.invitationByteCount) else { return .incomplete }
+            return .event(.invited(try Invitation(decoding: bytes)))
+        }
+        guard state == .waiting || state != .bound && decoder.isNext(HostPreamble.magic) else {
+            return .frame
+        }
+        // An invitation is shorter: without a whole magic it cannot be told apart yet.
+        guard let bytes = decoder.take(Limits.hostPreambleByteCount) else { return .incomplete }
+        return .event(try greet(HostPreamble(decoding: bytes)))
+    }
+    private mutating func greet(_ preamble: HostPreamble) throws(WireError) -> Event {
+        if case .token(let token) = trust, !preamble.shows(token) { throw .wrongToken }
         streams = StreamTable()
         // Answered even when no version fits: the host can then say which one this is.
         output = try GuestPreamble(nonce: preamble.nonce, agent: agent).encode()
-        isGreeted = true
+        state = .greeted
         return .greeted(preamble)
     }
-
-    /// A host that took the place of another unseen, as it can be on a virtio-serial port.
-    ///
-    /// Read as a frame's length the magic is over the limit, so the two cannot be confused. Once
-    /// there was a program this is a violation as any other.
-    private var isGreetedAgain: Bool { lastExec == 0 && decoder.isNext(HostPreamble.magic) }
 
     /// `false` when the message was for this connection alone, or came too late to matter.
     private mutating func check(
         _ message: HostMessage, on number: UInt32
     ) throws(WireError) -> Bool {
+        try checkState(message)
         switch message {
         case .credit(let stream, let count):
             guard number == 0 else { throw .badStream(number) }
             // For a stream that was closed meanwhile it comes too late, and means nothing.
             _ = try streams.grant(stream, count)
             return false
-        case .prepare, .ping, .warm, .park, .shutdown:
+        case .ping, .shutdown:
             guard number == 0 else { throw .badStream(number) }
+            return true
+        case .prepare:
+            guard number == 0 else { throw .badStream(number) }
+            guard state != .bound else { throw .unexpected("'prepare' after 'exec'") }
+            return true
+        case .warm, .park:
+            guard number == 0 else { throw .badStream(number) }
+            guard state == .greeted else { throw .unexpected("'\(message.type)' now") }
             return true
         case .put:
             try streams.add(OpenStream(number: number, kind: .put, isInputFinal: false))
@@ -84,6 +132,7 @@ package struct GuestConnection: Sendable {
                 OpenStream(
                     number: number, kind: .exec, isInputFinal: !request.hasStandardInput))
             lastExec = number
+            state = .bound
             return true
         case .list:
             try streams.add(OpenStream(number: number, kind: .list, isInputFinal: true))
@@ -110,6 +159,17 @@ package struct GuestConnection: Sendable {
             return streams.index(of: number) != nil
         }
     }
+    /// Nothing of a job before the machine is proven fresh: there is nothing to read and nowhere to
+    /// write to.
+    private func checkState(_ message: HostMessage) throws(WireError) {
+        switch message {
+        case .put, .exec, .list, .get:
+            guard state == .prepared || state == .bound else {
+                throw .unexpected("'\(message.type)' before a proven 'prepare'")
+            }
+        default: break
+        }
+    }
     private mutating func checkData(
         _ count: Int, _ isFinal: Bool, _ index: Int
     ) throws(WireError) -> Bool {
@@ -127,6 +187,8 @@ package struct GuestConnection: Sendable {
         switch message {
         case .ack, .listed, .exit:
             if let index = streams.index(of: stream) { streams.close(index) }
+        case .ready(let report) where state != .bound:
+            state = report.unproven == nil ? .prepared : .greeted
         default: break
         }
     }

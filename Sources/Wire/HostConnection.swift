@@ -32,13 +32,13 @@ package struct HostConnection: Sendable {
     /// What is to be written; take it with `takeOutput()`.
     package private(set) var output: [UInt8]
 
-    /// `nonce`: 32 fresh random bytes.
+    /// `nonce`: 32 fresh random bytes; `token`: what the machine was invited with.
     ///
     /// The preamble is the first output; messages may be queued behind it before the guest has
     /// answered.
-    package init(nonce: [UInt8]) throws(WireError) {
+    package init(nonce: [UInt8], token: [UInt8]) throws(WireError) {
         self.nonce = nonce
-        output = try HostPreamble(nonce: nonce).encode()
+        output = try HostPreamble(nonce: nonce, token: token).encode()
     }
 
     package mutating func takeOutput() -> [UInt8] {

@@ -3,14 +3,15 @@
 
 /// What the protocol allows at most; anything beyond is a violation.
 package enum Limits {
-    /// The only version so far; both preambles carry it.
-    package static let version: UInt16 = 1
+    /// The only version that this build speaks; both preambles carry it.
+    package static let version: UInt16 = 2
 
     /// Length, stream, type, flags, reserved: fits one cache line with room to spare.
     package static let headerByteCount = 12
     /// Large enough that the header costs nothing, small enough to hold one frame per connection.
     package static let payloadByteCount = 65_536
-    package static let hostPreambleByteCount = 64
+    package static let hostPreambleByteCount = 96
+    package static let invitationByteCount = 48
     package static let guestPreambleByteCount = 80
 
     /// A job opens one stream per file in flight; more would only be a way to use memory.
@@ -46,6 +47,8 @@ package enum Limits {
     package static let entropyByteCount = 64
     package static let seedByteCount = 32
     package static let nonceByteCount = 32
+    /// Beyond guessing: whoever has it may do everything with the machine.
+    package static let tokenByteCount = 32
     package static let digestByteCount = 32
     package static let sampleByteCount = 32
 

@@ -10,6 +10,8 @@ package enum WireError: Error, Equatable, Sendable, CustomStringConvertible {
     case badMagic
     case badChecksum
     case wrongNonce
+    /// Not the machine's own worker.
+    case wrongToken
     case reservedNotZero
     case unsupportedVersion(UInt16)
     case payloadTooLong(Int)
@@ -43,6 +45,7 @@ package enum WireError: Error, Equatable, Sendable, CustomStringConvertible {
         case .badMagic: "the preamble is not Mayfly's"
         case .badChecksum: "the preamble's checksum does not match"
         case .wrongNonce: "the preamble answers another session's nonce"
+        case .wrongToken: "the preamble does not carry this machine's token"
         case .reservedNotZero: "reserved bytes are not zero"
         case .unsupportedVersion(let version): "protocol version \(version) is not supported"
         case .payloadTooLong(let count):

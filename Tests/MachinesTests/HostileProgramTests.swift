@@ -36,6 +36,24 @@ extension RealMachineTests {
             #expect(run.report.stdout.bytes.count < 66_000)
         }
 
+        /// A real machine, and an honest agent that passes on all that its program prints.
+        @Test func `that prints as fast as it can holds up nobody else on the loop`() async throws {
+            _ = try await TestImage.run(.bash(source: "echo warm"))
+            let worst = try await Heartbeat.worst { () async throws -> Void in
+                let neighbour = Task {
+                    try await TestImage.run(.bash(source: "for i in 1 2 3; do echo $i; done"))
+                }
+                let run = try await TestImage.run(.bash(source: "yes"), timeout: .seconds(3)) {
+                    $0.limits.printed = .gibibytes(64)
+                    $0.limits.kept = .mebibytes(16)
+                }
+                #expect(run.report.ending == .timedOut)
+                #expect(TestImage.text(try await neighbour.value.report.stdout) == "1\n2\n3\n")
+            }
+            print("a program that prints as fast as it can: \(worst)")
+            #expect(worst.used < .milliseconds(50), "\(worst)")
+        }
+
         @Test func `that never ends is timed out`() async throws {
             let run = try await ending(
                 .bash(source: "echo on; trap '' TERM; while :; do sleep 1; done"))
@@ -90,6 +108,53 @@ extension RealMachineTests {
             }
             #expect(words.contains("huge.bin"))
             #expect(TestImage.text(run.report.stdout) == "ok\n")
+        }
+
+        /// The search is the agent's, in the machine's own time; a result that is there is kept.
+        @Test func `whose files take for ever to search keeps its result, with a warning`()
+            async throws
+        {
+            let source = """
+                for number in range(2000): open("a" * 200 + str(number), "w").close()
+                print("done")
+                """
+            let run = try await ending(.python(source: source), timeout: .seconds(60)) {
+                $0.outputs = (0..<32).map {
+                    "*" + String(repeating: "a*", count: 200) + "b\($0)"
+                }
+            }
+            #expect(run.report.ending == .exited(code: 0))
+            #expect(TestImage.text(run.report.stdout) == "done\n")
+            #expect(run.report.warnings == [.listingTruncated])
+            #expect(run.report.files.isEmpty)
+        }
+
+        /// A parked interpreter has its hash seed and its addresses from the snapshot; one of the
+        /// job's own has neither.
+        ///
+        /// Keys that were drawn before the snapshot are drawn anew in both.
+        @Test func `shares hash seed and addresses with no other job in a fresh interpreter`()
+            async throws
+        {
+            guard try await TestImage.parks("python") else { return }
+            let source = """
+                import multiprocessing
+                print(hash("a"), id(object()))
+                print(multiprocessing.current_process().authkey.hex())
+                """
+            for isParked in [true, false] {
+                var lines: [[Substring]] = []
+                for _ in 0..<2 {
+                    let run = try await TestImage.run(.python(source: source)) {
+                        $0.usesParkedInterpreter = isParked
+                    }
+                    #expect(run.report.isWarm == isParked)
+                    lines.append(TestImage.text(run.report.stdout).split(separator: "\n"))
+                }
+                try #require(lines.allSatisfy { $0.count == 2 })
+                #expect((lines[0][0] == lines[1][0]) == isParked)
+                #expect(lines[0][1] != lines[1][1])
+            }
         }
 
         @Test func `cannot reach the agent, its port or the host`() async throws {

@@ -155,6 +155,37 @@ struct OutputFileTests {
         }
     }
 
+    /// `out` may be a directory full of the caller's own work, and names are the guest's choice.
+    @Test func `overwrites nothing that it finds, unless it is told to`() throws {
+        try withDirectory { path in
+            try Files.write([1, 2], name: "a/Makefile", below: path)
+            try Files.write([1, 2], name: "a/Makefile", below: path)
+            for bytes: [UInt8] in [[], [1], [1, 3], [1, 2, 3]] {
+                #expect(throws: FileError.self) {
+                    try Files.write(bytes, name: "a/Makefile", below: path)
+                }
+            }
+            #expect(try Files.read("\(path)/a/Makefile", atMost: .kibibytes(1)) == [1, 2])
+            try Files.write([7], name: "a/Makefile", below: path, overwriting: true)
+            #expect(try Files.read("\(path)/a/Makefile", atMost: .kibibytes(1)) == [7])
+        }
+    }
+
+    /// To Swift a slash and an accent behind it are one character; to Linux they are a slash.
+    @Test func `splits a name as Linux does`() throws {
+        try withDirectory { path in
+            let files = FileManager.default
+            try files.createDirectory(atPath: "\(path)/out", withIntermediateDirectories: true)
+            try files.createSymbolicLink(atPath: "\(path)/out/link", withDestinationPath: path)
+            #expect(throws: FileError.self) {
+                try Files.write([1], name: "link/\u{301}x", below: "\(path)/out")
+            }
+            #expect(!files.fileExists(atPath: "\(path)/\u{301}x"))
+            try Files.write([1], name: "new/\u{301}x", below: "\(path)/out")
+            #expect(files.fileExists(atPath: "\(path)/out/new/\u{301}x"))
+        }
+    }
+
     @Test func `follows no link that stands in its way`() throws {
         try withDirectory { path in
             let files = FileManager.default

@@ -57,6 +57,9 @@ struct PayloadTests {
         (#"{"language":null,"source":""}"#, "$.language: expected a text, found null"),
         (#"{"language":"python","source":1}"#, "$.source: expected a text, found a number"),
         (#"{"language":"python","source":"\u0000"}"#, "$.source: contains a zero byte"),
+        (with(#""interpreter":"cold""#), "$.interpreter: \"cold\" is not known; use warm or fresh"),
+        (with(#""interpreter":1"#), "$.interpreter: expected a text, found a number"),
+        (named("/\u{301}x"), "$.files[0].name: "),
         (with(#""sauce":1"#), "$: unknown key \"sauce\"; the keys are language, source"),
         (with(#""source":"""#), "$: is no JSON: the name \"source\" stands twice"),
         (with(#""args":"a""#), "$.args: expected a list, found a text"),
@@ -115,6 +118,16 @@ struct PayloadTests {
             "$.network.allow: egress is not available in this version"
         ),
     ]
+
+    @Test func `chooses its interpreter`() async throws {
+        for (word, isParked) in [
+            ("", true), (#""interpreter":"warm""#, true), (#""interpreter":"fresh""#, false),
+        ] {
+            let payload = word.isEmpty ? #"{"language":"python","source":""}"# : Self.with(word)
+            let recipe = try await kind().recipe(payload: payload, timeout: nil, blobs: Blobs())
+            #expect(recipe.job.usesParkedInterpreter == isParked)
+        }
+    }
 
     @Test("is refused with the place and the reason", arguments: refused)
     func refuses(_ payload: String, _ expected: String) async throws {

@@ -45,12 +45,13 @@ struct ResultTests {
         }
         #expect(
             members.map(\.name) == [
-                "exit_code", "stdout", "stderr", "truncated", "value", "files", "usage", "timings",
-                "machine",
+                "exit_code", "stdout", "stderr", "truncated", "warnings", "value", "files", "usage",
+                "timings", "machine",
             ])
         #expect(json["exit_code"] == .number(0))
         #expect(json["stdout"] == .string("42\n"))
-        #expect(json["truncated"] == .bool(false))
+        #expect(json["truncated"]?.text == "{}")
+        #expect(json["warnings"]?.text == "[]")
         #expect(json["files"]?.text == #"[{"name":"a.png","size":3,"sha256":"ab"}]"#)
         #expect(
             json["machine"]?.text
@@ -115,9 +116,27 @@ struct ResultTests {
         }
     }
 
-    @Test func `truncation of either stream shows`() {
+    @Test func `every cut is named, with how much there had been`() {
         let json = result(run(.exited(code: 0), stderr: [0x41], isTruncated: true)).json
-        #expect(json["truncated"] == .bool(true))
+        #expect(json["truncated"]?.text == #"{"stdout":{"bytes":0},"stderr":{"bytes":1}}"#)
+    }
+
+    @Test func `output files that are missing are named beside a success`() {
+        let warnings: [(GuestReport.Warning, code: String, truncated: String)] = [
+            (.listingTruncated, "outputs_truncated", #"{"files":{"kept":0}}"#),
+            (.listingFailed("EMFILE"), "outputs_unreadable", "{}"),
+            (.fileUnreadable("a.png", "EMFILE"), "outputs_unreadable", "{}"),
+            (.collectionUnfinished, "outputs_unfinished", #"{"files":{"kept":0}}"#),
+        ]
+        for (warning, code, truncated) in warnings {
+            var run = run(.exited(code: 0))
+            run.report.warnings = [warning]
+            let result = result(run)
+            #expect(result.failure == nil)
+            #expect(result.warnings.map(\.code) == [code])
+            #expect(result.json["warnings"]?.text.contains(code) == true)
+            #expect(result.json["truncated"]?.text == truncated)
+        }
     }
 
     @Test(

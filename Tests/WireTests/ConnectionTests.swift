@@ -6,11 +6,21 @@ import Testing
 
 /// A host and a guest that have exchanged preambles.
 func greeted() throws -> (HostConnection, GuestConnection) {
-    var host = try HostConnection(nonce: Samples.nonce)
-    var guest = GuestConnection(agent: Samples.bytes(32))
+    var host = try HostConnection(nonce: Samples.nonce, token: Samples.token)
+    var guest = GuestConnection(agent: Samples.bytes(32), trust: .theWay)
     try deliver(&host, &guest)
     host.receive(guest.takeOutput())
     guard case .greeted? = try host.next() else { throw WireError.unexpected("no greeting") }
+    return (host, guest)
+}
+/// The same, and the machine is proven fresh.
+func prepared() throws -> (HostConnection, GuestConnection) {
+    var (host, guest) = try greeted()
+    try host.send(.prepare(Samples.preparation))
+    try deliver(&host, &guest)
+    try guest.send(.ready(Samples.ready()))
+    host.receive(guest.takeOutput())
+    guard case .message? = try host.next() else { throw WireError.unexpected("no READY") }
     return (host, guest)
 }
 /// Everything that the host has to say, to the guest; what the guest made of it.
@@ -43,8 +53,7 @@ struct ConnectionTests {
         var (host, guest) = try greeted()
         try host.send(.prepare(Samples.preparation))
         #expect(try deliver(&host, &guest) == [.prepare(Samples.preparation)])
-        let steps = ReadyReport.requiredSteps.map { ReadyReport.Step(name: $0, isDone: true) }
-        let report = ReadyReport(steps: steps, realtime: 5, sample: Samples.bytes(32))
+        let report = Samples.ready()
         #expect(report.unproven == nil)
         try guest.send(.ready(report))
         #expect(try answers(&guest, &host) == [.ready(report)])
@@ -72,7 +81,7 @@ struct ConnectionTests {
     }
 
     @Test func `keeps going for as long as credit is given back`() throws {
-        var (host, guest) = try greeted()
+        var (host, guest) = try prepared()
         let stream = try host.open(.exec(ExecRequest(program: .command, arguments: ["yes"])))
         try deliver(&host, &guest)
         try guest.send(.started(isParked: false, startMicroseconds: 1), on: stream)
@@ -90,7 +99,7 @@ struct ConnectionTests {
     }
 
     @Test func `lets late input for an ended program pass, and counts it`() throws {
-        var (host, guest) = try greeted()
+        var (host, guest) = try prepared()
         let stream = try host.open(.exec(Samples.exec))
         try deliver(&host, &guest)
         try guest.send(.ack(.notFound, message: "no such program"), on: stream)
@@ -107,7 +116,7 @@ struct ConnectionTests {
 
     @Test func `refuses what a host must not do`() throws {
         func refused(_ name: String, _ frames: [(UInt32, HostMessage)]) throws {
-            var (_, guest) = try greeted()
+            var (_, guest) = try prepared()
             var bytes: [UInt8] = []
             for (stream, message) in frames { try message.encode(stream: stream, into: &bytes) }
             guest.receive(bytes)
@@ -134,6 +143,7 @@ struct ConnectionTests {
         try refused("prepare on a stream", [(1, .prepare(Samples.preparation))])
         try refused("credit for a stream never opened", [(0, .credit(stream: 1, 5))])
         try refused("credit of nothing", [(1, exec), (0, .credit(stream: 1, 0))])
+        try refused("credit for what was not sent", [(1, exec), (0, .credit(stream: 1, 65_536))])
         try refused("credit on a stream", [(1, exec), (1, .credit(stream: 1, 1))])
         try refused("credit beyond the ceiling", [(1, exec), (0, .credit(stream: 1, .max))])
         let chunk = HostMessage.file([UInt8](repeating: 0, count: 65_536), isFinal: false)
@@ -145,7 +155,7 @@ struct ConnectionTests {
         func refused(
             _ name: String, _ opening: [HostMessage], _ frames: [(UInt32, GuestMessage)]
         ) throws {
-            var (host, guest) = try greeted()
+            var (host, guest) = try prepared()
             for message in opening {
                 if case .prepare = message {
                     try host.send(message)
@@ -199,18 +209,25 @@ struct ConnectionTests {
             "two lists", [list],
             [(1, .listed([], isTruncated: false)), (1, .listed([], isTruncated: false))])
         try refused("credit for nothing", [], [(0, .credit(stream: 1, 1))])
-        try refused("credit beyond the ceiling", [], [(0, .credit(stream: 0, .max))])
+        try refused("credit beyond what was sent", [], [(0, .credit(stream: 0, 524_288))])
+        try refused(
+            "credit for a stream that it has closed", [list],
+            [(1, .listed([], isTruncated: false)), (0, .credit(stream: 1, 65_536))])
+        try refused(
+            "an empty frame of output", [exec], [(1, started), (1, .stdout([], isFinal: false))])
+        try refused("an empty frame of a file", [get], [(1, .file([], isFinal: false))])
         try refused("ready on a stream", [exec], [(1, ready)])
         let chunk = GuestMessage.file([UInt8](repeating: 0, count: 65_536), isFinal: false)
         try refused("more than its credit", [get], Array(repeating: (1, chunk), count: 5))
     }
 
     @Test func `begins anew when another host greets on the same bytes`() throws {
-        var (first, guest) = try greeted()
+        var (first, guest) = try prepared()
         _ = try first.open(.put(PutRequest(name: "half", byteCount: 9)))
         try deliver(&first, &guest)
-        for size in [1, 7, 64, 200] {
-            var second = try HostConnection(nonce: Samples.bytes(32, from: UInt8(size)))
+        for size in [1, 7, 96, 200] {
+            var second = try HostConnection(
+                nonce: Samples.bytes(32, from: UInt8(size)), token: Samples.token)
             try second.send(.ping(5))
             let bytes = second.takeOutput()
             var messages: [GuestConnection.Event] = []
@@ -225,13 +242,57 @@ struct ConnectionTests {
                 continue
             }
         }
-        // Its streams begin anew as well.
-        var third = try HostConnection(nonce: Samples.nonce)
+        // It must prove itself fresh anew, and its streams begin anew as well.
+        #expect(guest.state == .greeted)
+        var third = try HostConnection(nonce: Samples.nonce, token: Samples.token)
+        try third.send(.prepare(Samples.preparation))
+        try deliver(&third, &guest)
+        try guest.send(.ready(Samples.ready()))
         #expect(try third.open(.exec(Samples.exec)) == 1)
         #expect(try deliver(&third, &guest) == [.exec(Samples.exec)])
         // With a program here it is too late for another host.
-        var fourth = try HostConnection(nonce: Samples.nonce)
+        var fourth = try HostConnection(nonce: Samples.nonce, token: Samples.token)
         #expect(throws: WireError.self) { try deliver(&fourth, &guest) }
+    }
+
+    /// There is nothing to read and nowhere to write before a machine is its job's own.
+    @Test func `hears nothing of a job before a proven PREPARE`() throws {
+        let requests: [HostMessage] = [
+            .put(PutRequest(name: "a", byteCount: 1)), .exec(Samples.exec),
+            .list(ListRequest(patterns: ["**"], maximumEntries: 9)),
+            .get(GetRequest(name: "main.py", maximumByteCount: 9)),
+        ]
+        for request in requests {
+            for isPrepared in [false, true] {
+                var (host, guest) = try greeted()
+                if isPrepared {
+                    try host.send(.prepare(Samples.preparation))
+                    try deliver(&host, &guest)
+                    var report = Samples.ready()
+                    report.steps.removeLast()
+                    try guest.send(.ready(report))
+                }
+                _ = try host.open(request)
+                #expect(throws: WireError.self, "\(request.type)") { try deliver(&host, &guest) }
+            }
+            var (host, guest) = try prepared()
+            _ = try host.open(request)
+            #expect(try deliver(&host, &guest) == [request])
+        }
+    }
+
+    @Test func `prepares and warms nothing once a job may be here`() throws {
+        for message in [HostMessage.warm, .park] {
+            var (_, guest) = try prepared()
+            var bytes: [UInt8] = []
+            try message.encode(stream: 0, into: &bytes)
+            guest.receive(bytes)
+            #expect(throws: WireError.self) { _ = try guest.next() }
+        }
+        var (host, guest) = try prepared()
+        _ = try host.open(.exec(Samples.exec))
+        try host.send(.prepare(Samples.preparation))
+        #expect(throws: WireError.self) { try deliver(&host, &guest) }
     }
 
     @Test func `ends with parked, and nothing comes after it`() throws {
@@ -246,7 +307,7 @@ struct ConnectionTests {
     }
 
     @Test func `refuses to send what the other side must refuse`() throws {
-        var (host, _) = try greeted()
+        var (host, _) = try prepared()
         let long = String(repeating: "x", count: 65_000)
         #expect(throws: WireError.self) {
             _ = try host.open(.exec(ExecRequest(program: .command, arguments: [long, long])))

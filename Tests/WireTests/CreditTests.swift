@@ -72,7 +72,7 @@ struct CreditTests {
     }
 
     @Test func `sent in excess by a guest is noticed at once`() throws {
-        var (host, guest) = try greeted()
+        var (host, guest) = try prepared()
         let stream = try host.open(.exec(Samples.exec))
         try deliver(&host, &guest)
         try guest.send(.started(isParked: false, startMicroseconds: 1), on: stream)

@@ -82,7 +82,7 @@ struct FuzzTests {
             header.encode(into: &again)
             if again != bytes { Issue.record("header \(Golden.hex(bytes))") }
         }
-        let host = try HostPreamble(nonce: Samples.nonce).encode()
+        let host = try HostPreamble(nonce: Samples.nonce, token: Samples.token).encode()
         for _ in 0..<Fuzzing.cases / 100 {
             let bytes = Self.damage(host, from: 0, &random)
             // 32 bits of checksum: only the undamaged one passes.
@@ -97,7 +97,7 @@ struct FuzzTests {
         var random = Fuzzing.generator("conversations", 12)
         let guestFrames = try Samples.all.filter { $0.side == .guest }.map { try $0.encoded() }
         let hostFrames = try Samples.all.filter { $0.side == .host }.map { try $0.encoded() }
-        let conversation = try greeted()
+        let conversation = try prepared()
         var cases = 0
         var (violations, events) = (0, 0)
         while cases < Fuzzing.cases / 4 {

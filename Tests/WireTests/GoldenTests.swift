@@ -1,4 +1,4 @@
-// Frames as frozen bytes: what an agent or a host of version 1 writes will be read for ever, and
+// Frames as frozen bytes: what an agent or a host of version 2 writes will be read for ever, and
 // every damaged copy of it is refused or means something valid.
 
 import Testing
@@ -21,10 +21,14 @@ struct GoldenTests {
         return output
     }
 
-    @Test func `are what they were when version 1 was frozen`() throws {
-        let golden = try Golden.version1()
+    @Test func `are what they were when version 2 was frozen`() throws {
+        let golden = try Golden.version2()
         var expected: [(String, [UInt8])] = [
-            ("host preamble", try HostPreamble(nonce: Samples.nonce).encode()),
+            ("invitation", try Invitation(port: 70_000, token: Samples.token).encode()),
+            (
+                "host preamble",
+                try HostPreamble(nonce: Samples.nonce, token: Samples.token).encode()
+            ),
             (
                 "guest preamble",
                 try GuestPreamble(nonce: Samples.nonce, agent: Samples.bytes(32)).encode()
@@ -169,17 +173,23 @@ struct GoldenTests {
     }
 
     @Test func `of a preamble are refused with any bit flipped`() throws {
-        let host = try HostPreamble(nonce: Samples.nonce).encode()
+        let host = try HostPreamble(nonce: Samples.nonce, token: Samples.token).encode()
         for bit in 0..<host.count * 8 {
             var damaged = host
             damaged[bit / 8] ^= 1 << (bit % 8)
             #expect(isViolation { () throws(WireError) in _ = try HostPreamble(decoding: damaged) })
         }
+        let invitation = try Invitation(port: 70_000, token: Samples.token).encode()
+        for bit in 0..<invitation.count * 8 {
+            var damaged = invitation
+            damaged[bit / 8] ^= 1 << (bit % 8)
+            #expect(isViolation { () throws(WireError) in _ = try Invitation(decoding: damaged) })
+        }
         let guest = try GuestPreamble(nonce: Samples.nonce, agent: Samples.bytes(32)).encode()
         for bit in 0..<guest.count * 8 {
             var damaged = guest
             damaged[bit / 8] ^= 1 << (bit % 8)
-            var connection = try HostConnection(nonce: Samples.nonce)
+            var connection = try HostConnection(nonce: Samples.nonce, token: Samples.token)
             connection.receive(damaged)
             // Only the agent's own digest is not the protocol's to judge.
             let isRefused = isViolation { () throws(WireError) in _ = try connection.next() }

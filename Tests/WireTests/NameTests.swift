@@ -25,6 +25,34 @@ struct NameTests {
         #expect(!GuestPath.isValid(name))
     }
 
+    /// To Swift a slash and an accent behind it are one character; to Linux they are a slash.
+    @Test func `are split into the segments that Linux sees`() throws {
+        #expect(GuestPath.segments(of: "a/b") == ["a", "b"])
+        #expect(GuestPath.segments(of: "x/\u{301}y/z") == ["x", "\u{301}y", "z"])
+        try GuestPath.validate("x/\u{301}y")
+        #expect(!GuestPath.isValid("../\u{301}y"))
+        #expect(try GuestGlob("x/*").matches("x/\u{301}y"))
+        #expect(try !GuestGlob("*").matches("x/\u{301}y"))
+    }
+
+    /// Names and patterns of the job's choosing may cost so much and no more, however many there are.
+    @Test func `cost no more than the budget of their search`() throws {
+        var patterns = try GuestPatterns(
+            Array(repeating: "*" + String(repeating: "a*", count: 400) + "b", count: 32))
+        let name = String(repeating: "a", count: 255)
+        var tried = 0
+        #expect(throws: WireError.tooMany("steps of matching")) {
+            while tried < 50_000, try !patterns.matches(name) { tried += 1 }
+        }
+        #expect(tried > 10)
+        #expect(tried < 50_000)
+        // A job's usual files cost next to nothing of it.
+        var usual = try GuestPatterns(["*.png", "out/**", "**/*.csv"])
+        for number in 0..<4096 {
+            #expect(try usual.matches("out/figures/plot-\(number).svg"))
+        }
+    }
+
     static let matching: [(pattern: String, names: [String], others: [String])] = [
         ("*.csv", ["a.csv", "ü.csv"], ["a.csvx", "d/a.csv", ".csv", ".a.csv", "csv"]),
         ("**", ["a", "a/b", "a/b/c"], [".a", "a/.b", ".git/config"]),

@@ -1,4 +1,4 @@
-// One or more honest samples of every message, and the frozen bytes of version 1. The golden file is
+// One or more honest samples of every message, and the frozen bytes of version 2. The golden file is
 // never written by a test: a change of it is a change of the protocol.
 
 import Foundation
@@ -39,6 +39,13 @@ enum Samples {
         (0..<count).map { first &+ UInt8(truncatingIfNeeded: $0) }
     }
     static let nonce = bytes(32, from: 0xC0)
+    static let token = bytes(32, from: 0x20)
+    /// Every step done.
+    static func ready() -> ReadyReport {
+        ReadyReport(
+            steps: ReadyReport.requiredSteps.map { .init(name: $0, isDone: true) }, realtime: 5,
+            sample: bytes(32))
+    }
     static let preparation = Preparation(
         entropy: bytes(64), interpreterSeed: bytes(32, from: 0x80),
         realtime: 1_700_000_000_123_456_789, hostname: "job-7f",
@@ -120,9 +127,9 @@ enum Samples {
 
 /// The frozen bytes: name and hexadecimal digits on each line.
 enum Golden {
-    static func version1() throws -> [(name: String, bytes: [UInt8])] {
+    static func version2() throws -> [(name: String, bytes: [UInt8])] {
         let file = URL(fileURLWithPath: #filePath).deletingLastPathComponent()
-            .appendingPathComponent("Golden/v1.txt")
+            .appendingPathComponent("Golden/v2.txt")
         let text = try String(contentsOf: file, encoding: .utf8)
         return try text.split(separator: "\n").map { line in
             let parts = line.split(separator: "\t")

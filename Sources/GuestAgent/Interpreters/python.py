@@ -110,6 +110,10 @@ def reseed(material):
 
     digest = hashlib.sha512(material).digest()
     random.seed(digest)
+    processes = sys.modules.get("multiprocessing.process")
+    if processes is not None:
+        # Whoever knows it can run code in the program's workers; drawn before the snapshot was made.
+        processes.current_process().authkey = os.urandom(32)
     numpy = sys.modules.get("numpy")
     if numpy is not None:
         numpy.random.seed([int.from_bytes(digest[i : i + 4], "big") for i in range(0, 32, 4)])

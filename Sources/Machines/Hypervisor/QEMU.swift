@@ -7,6 +7,7 @@ import CLinux
 import Events
 import Glibc
 import Processes
+import Wire
 
 /// What the hypervisor is started with; everything that a snapshot depends on.
 struct VirtualHardware: Sendable, Hashable, Codable {
@@ -204,6 +205,7 @@ final class QEMU {
         return arguments
     }
 
-    /// A digest of what the snapshot depends on beside the files: devices and their order.
-    nonisolated static let deviceModel = "microvm-1"
+    /// What a snapshot depends on beside the files: devices and their order, and the protocol that
+    /// its agent speaks.
+    nonisolated static let deviceModel = "microvm-1, wire \(Limits.version)"
 }

@@ -54,7 +54,7 @@ enum VsockProbe {
         do throws(MachineError) {
             let context = try VsockContext.take()
             // Nobody listens there; only a kernel without the address family says this.
-            let socket = mayfly_vsock_connect(context.id, VsockPort.number)
+            let socket = mayfly_vsock_connect(context.id, 1024)
             if socket >= 0 { close(socket) }
             guard socket == -EAFNOSUPPORT else { return nil }
             return Obstacle(found: "this kernel has no AF_VSOCK", remedy: "modprobe vsock")
@@ -64,8 +64,6 @@ enum VsockProbe {
 
 /// The way to the agent's listener.
 enum VsockPort {
-    /// Where the agent listens.
-    static let number: UInt32 = 1024
     /// Right after a resume a request is answered with the snapshot's stale context id and would
     /// hang for the kernel's two seconds.
     static let firstTry = Duration.milliseconds(5)
@@ -74,12 +72,16 @@ enum VsockPort {
     /// For the answer to HELLO over the first connection; doubles with every one that has none.
     static let firstGreeting = Duration.seconds(2)
 
+    /// Between two tries: a guest needs a moment until it listens.
+    static let firstPause = Duration.milliseconds(1)
+    static let longestPause = Duration.milliseconds(8)
+
     /// One connected stream, or `nil` when this try did not succeed.
     @LoopActor
     static func connect(
-        _ contextID: UInt32, within patience: Duration
+        _ contextID: UInt32, port: UInt32, within patience: Duration
     ) async throws(MachineError) -> ByteStream? {
-        let number = mayfly_vsock_connect(contextID, Self.number)
+        let number = mayfly_vsock_connect(contextID, port)
         guard number >= 0 else { return nil }
         let descriptor = Descriptor(number)
         let readiness = await EventLoop.shared.ready(

@@ -10,9 +10,10 @@ enum Canary {
         head -c 16 /dev/urandom | od -An -tx1; mktemp -u
         """
     private static let python = """
-        import os, random, uuid, secrets, tempfile
+        import multiprocessing, os, random, uuid, secrets, tempfile
         print(os.urandom(16).hex()); print(uuid.uuid4()); print(random.random())
-        print(secrets.token_hex(16)); print(next(tempfile._get_candidate_names()))
+        print(multiprocessing.current_process().authkey.hex()); print(secrets.token_hex(16))
+        print(next(tempfile._get_candidate_names()))
         try:
             import numpy
             print(numpy.random.random()); print(numpy.random.default_rng().random())

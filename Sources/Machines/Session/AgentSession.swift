@@ -17,11 +17,11 @@ final class AgentSession {
     ///
     /// Half of what no guest may exceed: the event that is begun at its end takes time as well.
     private static let turn = Duration.microseconds(500)
-    /// How much is still read when a deadline has passed: what an honest guest can have had on its
-    /// way while this process stood still.
+    /// How much is still read when a deadline has passed: what was on its way while this process
+    /// stood still, which is what a socket holds.
     ///
     /// A guest that goes on for ever is cut off there.
-    private static let overtime = 1 << 20
+    private static let overtime = 320 << 10
 
     private let channel: ByteStream
     private let processDescriptor: CInt
@@ -38,10 +38,19 @@ final class AgentSession {
     var transferTimeout = Duration.seconds(120)
     /// How many connections it took until one was greeted.
     var tries = 1
+    /// What the agent was told over the port when the session is over AF_VSOCK.
+    var invitation: Invitation?
+    /// Held for as long as the session: the agent takes its end for a lost host.
+    var port: ByteStream?
 
-    init(_ channel: ByteStream, _ processDescriptor: CInt) throws(MachineError) {
+    /// `token`: what the machine was invited with; over the port any will do.
+    init(
+        _ channel: ByteStream, _ processDescriptor: CInt,
+        token: [UInt8] = randomBytes(Limits.tokenByteCount)
+    ) throws(MachineError) {
         do throws(WireError) {
-            connection = try HostConnection(nonce: randomBytes(Limits.nonceByteCount))
+            connection = try HostConnection(
+                nonce: randomBytes(Limits.nonceByteCount), token: token)
         } catch { throw Self.violation(error) }
         self.channel = channel
         self.processDescriptor = processDescriptor

@@ -2,6 +2,7 @@
 // the image builder asks of an agent. Extends AgentSession.swift.
 
 import Events
+import Processes
 import Wire
 
 extension AgentSession {
@@ -11,42 +12,66 @@ extension AgentSession {
     static func open(
         qemu: QEMU, contextID: UInt32?, agent: String, before deadline: ContinuousClock.Instant
     ) async throws(MachineError) -> AgentSession {
+        guard let port = qemu.takePort() else {
+            throw MachineError(.restoreFailed, "the agent's port was taken before")
+        }
         guard let contextID else {
-            guard let port = qemu.takePort() else {
-                throw MachineError(.restoreFailed, "the agent's port was taken before")
-            }
             let session = try AgentSession(port, qemu.pidDescriptor)
             try await session.greet(agent: agent, before: deadline)
             return session
         }
-        // Right after a resume a connection may hang on a stale context id, or be accepted and
-        // then reset: short tries until one is greeted. HELLO changes nothing in the guest. The
-        // first are so short that hardware loses no time; a slow guest gets ever longer ones.
+        let invitation = try invite(over: port)
+        // Right after a resume nobody listens yet, a connection may hang on a stale context id, or
+        // be accepted and then reset: short tries until one is greeted. HELLO changes nothing in
+        // the guest. The first are so short that hardware loses no time; a slow guest gets ever
+        // longer ones.
         var tries = 0
         var patience = VsockPort.firstTry
+        var pause = VsockPort.firstPause
         var greeting = VsockPort.firstGreeting
         while .now < deadline {
             tries += 1
-            if let channel = try await VsockPort.connect(contextID, within: patience) {
-                let session = try AgentSession(channel, qemu.pidDescriptor)
+            if let channel = try await VsockPort.connect(
+                contextID, port: invitation.port, within: patience)
+            {
+                let session = try AgentSession(
+                    channel, qemu.pidDescriptor, token: invitation.token)
+                session.port = port
                 do throws(MachineError) {
                     try await session.greet(
                         agent: agent, before: min(deadline, .now + greeting))
                     session.tries = tries
+                    session.invitation = invitation
                     return session
                 } catch  where error.reason == .machineLost || error.reason == .restoreFailed {
                     greeting *= 2
                 }
             }
             patience = min(patience * 2, VsockPort.longestTry)
-            try await pauseBetweenTries(qemu)
+            try await wait(pause, for: qemu)
+            pause = min(pause * 2, VsockPort.longestPause)
         }
         throw MachineError(
             .restoreFailed, "the guest agent did not answer on vsock in time (\(tries) tries)")
     }
-    private static func pauseBetweenTries(_ qemu: QEMU) async throws(MachineError) {
+    /// Tells the agent, over the way that only we have, where we shall come and what we shall show.
+    private static func invite(over port: ByteStream) throws(MachineError) -> Invitation {
+        let random = randomBytes(4).reduce(UInt32(0)) { $0 << 8 | UInt32($1) }
+        let ports = Invitation.ports
+        let invitation = Invitation(
+            port: ports.lowerBound + random % UInt32(ports.count),
+            token: randomBytes(Limits.tokenByteCount))
+        let bytes: [UInt8]
+        do throws(WireError) { bytes = try invitation.encode() } catch { throw violation(error) }
+        // Nothing was written to it before, so it has room.
+        guard port.send(bytes, from: 0) == bytes.count else {
+            throw MachineError(.machineLost, "the hypervisor takes no bytes for the agent's port")
+        }
+        return invitation
+    }
+    private static func wait(_ pause: Duration, for qemu: QEMU) async throws(MachineError) {
         let probe = await EventLoop.shared.ready(
-            [(qemu.pidDescriptor, .read)], before: .now + .milliseconds(5))
+            [(qemu.pidDescriptor, .read)], before: .now + pause)
         switch probe {
         case .timedOut: return
         case .ready: throw MachineError(.machineLost, "the hypervisor ended")

@@ -86,6 +86,7 @@ struct ShowCommand: AsyncParsableCommand {
 
     @Argument(help: "The job's id.") var id: Int64
     @Option(help: "Writes the output files into this directory.") var out: String?
+    @Flag(help: "Lets them overwrite what is there.") var force = false
     @OptionGroup var options: ConfigurationOptions
     @OptionGroup var database: DatabaseOptions
     @OptionGroup var output: OutputOptions
@@ -103,10 +104,14 @@ struct ShowCommand: AsyncParsableCommand {
         } else {
             JobText.show(job, attempts: attempts)
         }
-        if let out { try await Self.writeFiles(of: job, to: out, from: base) }
+        if let out {
+            try await Self.writeFiles(of: job, to: out, from: base, overwriting: force)
+        }
     }
 
-    static func writeFiles(of job: JobRow, to out: String, from base: Database) async throws {
+    static func writeFiles(
+        of job: JobRow, to out: String, from base: Database, overwriting: Bool = false
+    ) async throws {
         try Files.makeDirectory(out)
         for file in JSON.stored(job.result)["files"]?.texts ?? [] {
             guard let name = file["name"]?.string, let digest = file["sha256"]?.string else {
@@ -115,7 +120,7 @@ struct ShowCommand: AsyncParsableCommand {
             guard let bytes = try await base.bytes(of: digest) else {
                 throw FileError("the blob \(digest) of \(name) is not there any more")
             }
-            try Files.write(bytes, name: name, below: out)
+            try Files.write(bytes, name: name, below: out, overwriting: overwriting)
             Console.say("\(out)/\(Console.harmless(name)): \(bytes.count) bytes")
         }
     }

@@ -46,6 +46,11 @@ struct RunCommand: AsyncParsableCommand {
         name: .customLong("stdin"), help: ArgumentHelp("Its standard input.", valueName: "file"))
     var standardInput: String?
     @Option(help: "Where output files are written.") var out: String?
+    @Flag(help: "Lets output files overwrite what is there.") var force = false
+    @Option(
+        help: ArgumentHelp(
+            "fresh: not the interpreter that waits in the image.", valueName: "warm|fresh"))
+    var interpreter: CodePayload.Interpreter?
     @Option(help: "Wall clock, e.g. 30s. (default: code.timeout)") var timeout: String?
     @OptionGroup var options: ConfigurationOptions
     @OptionGroup var output: OutputOptions
@@ -53,6 +58,9 @@ struct RunCommand: AsyncParsableCommand {
     func validate() throws {
         if payload != nil && !(what.isEmpty && language == nil && source == nil) {
             throw ValidationError("--payload already holds the language and the source")
+        }
+        if payload != nil && interpreter != nil {
+            throw ValidationError("--payload already says which interpreter")
         }
         if what.count > 2 {
             throw ValidationError("pass the program's arguments with --arg, one by one")
@@ -91,12 +99,25 @@ struct RunCommand: AsyncParsableCommand {
                 queueDelay: nil))
     }
 
-    private func finish(_ result: CodeResult) throws {
-        if let out {
-            for file in result.run.report.files {
-                try Files.write(file.bytes, name: file.name, below: out)
+    /// Writes what may be written; `false` when a file was left out, which has been said.
+    private func writeFiles(_ files: [OutputFile], to out: String) -> Bool {
+        var isWritten = true
+        for file in files {
+            do throws(FileError) {
+                try Files.write(file.bytes, name: file.name, below: out, overwriting: force)
                 Console.say("\(out)/\(Console.harmless(file.name)): \(file.bytes.count) bytes")
+            } catch {
+                isWritten = false
+                Console.say("mayfly: \(Console.harmless("\(error)"))")
             }
+        }
+        return isWritten
+    }
+
+    private func finish(_ result: CodeResult) throws {
+        var isWritten = true
+        if let out {
+            isWritten = writeFiles(result.run.report.files, to: out)
         } else if !result.run.report.files.isEmpty {
             Console.say("output files were left behind; --out says where to write them")
         }
@@ -107,7 +128,13 @@ struct RunCommand: AsyncParsableCommand {
             }
             Console.data(JSON.object(members).text)
         }
-        guard let failure = result.failure else { return }
+        for warning in result.warnings {
+            Console.say("mayfly: \(warning.code): \(Console.harmless(warning.message))")
+        }
+        guard let failure = result.failure else {
+            if !isWritten { throw ExitCode(1) }
+            return
+        }
         if failure.reason != .exitNonzero {
             Console.say("mayfly: \(failure.reason.rawValue): \(Console.harmless(failure.message))")
         }
@@ -141,6 +168,9 @@ struct RunCommand: AsyncParsableCommand {
         }
         if !outputs.isEmpty {
             members.append(.init(name: "outputs", value: .array(outputs.map { .string($0) })))
+        }
+        if let interpreter {
+            members.append(.init(name: "interpreter", value: .string(interpreter.rawValue)))
         }
         if let standardInput {
             let text = try Files.text(standardInput, atMost: CodePayload.Bounds.input)
@@ -197,3 +227,5 @@ struct NoBlobs: BlobSource {
         throw FileError("without a database there are no blobs; give text or base64")
     }
 }
+
+extension CodePayload.Interpreter: ExpressibleByArgument {}

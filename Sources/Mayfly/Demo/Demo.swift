@@ -200,7 +200,8 @@ extension Demo {
     /// Writes the job's files below the state directory and says what the picture is.
     private func fetch(_ name: String, of row: JobRow, _ base: Database) async throws -> [String] {
         let out = "\(stateDirectory)/demo-results"
-        try await ShowCommand.writeFiles(of: row, to: out, from: base)
+        try await ShowCommand.writeFiles(
+            of: row, to: out, from: base, overwriting: true)
         guard let bytes = try? Files.read("\(out)/\(name)", atMost: .mebibytes(64)),
             let size = Self.pngSize(bytes)
         else { return ["\(name) did not come back as a PNG picture"] }

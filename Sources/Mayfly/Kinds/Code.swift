@@ -33,7 +33,8 @@ struct CodeKind: Kind {
                 program: code.language.program(source: code.source), arguments: code.arguments,
                 standardInput: Array(code.standardInput.utf8), environment: code.environment,
                 files: try await code.resolvedFiles(blobs), outputs: code.outputs,
-                timeout: timeout ?? standardTimeout, limits: limits),
+                timeout: timeout ?? standardTimeout, limits: limits,
+                usesParkedInterpreter: code.interpreter == .warm),
             programName: code.language.rawValue)
     }
 
@@ -83,6 +84,11 @@ struct CodePayload: Sendable {
             }
         }
     }
+    /// Where Python and Node start: in the process that waits in the image, which has imported much
+    /// but shares its hash seed and address layout with every other job's, or in one of their own.
+    enum Interpreter: String, CaseIterable, Sendable {
+        case warm, fresh
+    }
     struct File: Sendable {
         enum Content: Sendable {
             case bytes([UInt8])
@@ -113,9 +119,10 @@ struct CodePayload: Sendable {
     var environment: [(name: String, value: String)] = []
     var files: [File] = []
     var outputs: [String] = []
+    var interpreter = Interpreter.warm
 
     static let keys = [
-        "language", "source", "args", "stdin", "env", "files", "outputs", "network",
+        "language", "source", "args", "stdin", "env", "files", "outputs", "network", "interpreter",
     ]
 
     init(_ payload: String) throws(InvalidPayload) {
@@ -147,6 +154,13 @@ struct CodePayload: Sendable {
         if let field = fields["files"] { try readFiles(field) }
         if let field = fields["outputs"] { try readOutputs(field) }
         if let field = fields["network"] { try Self.checkNetwork(field) }
+        if let field = fields["interpreter"] {
+            let word = try field.text(atMost: .kibibytes(1))
+            guard let interpreter = Interpreter(rawValue: word) else {
+                throw field.refuse("\"\(JSON.shortened(word))\" is not known; use warm or fresh")
+            }
+            self.interpreter = interpreter
+        }
         var total = source.utf8.count + standardInput.utf8.count
         for case .bytes(let bytes) in files.map(\.content) { total += bytes.count }
         guard total <= Bounds.input.bytes else {

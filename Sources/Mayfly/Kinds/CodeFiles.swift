@@ -43,7 +43,10 @@ extension CodePayload {
         let name = try nameField.text(atMost: .kibibytes(16))
         do throws(WireError) { try GuestPath.validate(name) } catch {
             let shown = JSON.shortened(name)
-            let leaves = name.hasPrefix("/") || name.split(separator: "/").contains("..")
+            // By bytes, as Linux reads it.
+            let leaves =
+                name.utf8.first == UInt8(ascii: "/")
+                || GuestPath.segments(of: name).contains("..")
             throw nameField.refuse(
                 leaves
                     ? "\"\(shown)\" leaves the job's directory; use a plain relative name"

@@ -72,9 +72,13 @@ struct CodeResult: Sendable {
         members += Self.output("stdout", report.stdout)
         members += Self.output("stderr", report.stderr)
         members += [
+            .init(name: "truncated", value: truncated),
             .init(
-                name: "truncated",
-                value: .bool(report.stdout.isTruncated || report.stderr.isTruncated)),
+                name: "warnings",
+                value: .array(
+                    warnings.map {
+                        .object(["code": .string($0.code), "message": .string($0.message)])
+                    })),
             .init(name: "value", value: .null),
             .init(name: "files", value: .array(report.files.map(Self.file))),
             .init(name: "usage", value: usage),
@@ -82,6 +86,48 @@ struct CodeResult: Sendable {
             .init(name: "machine", value: machine),
         ]
         return .object(members)
+    }
+
+    /// What was cut, each with how much there had been; empty when all of it is here.
+    private var truncated: JSON {
+        let report = run.report
+        var members: [JSON.Member] = []
+        for (name, output) in [("stdout", report.stdout), ("stderr", report.stderr)]
+        where output.isTruncated {
+            let size = JSON.object(["bytes": .number(output.total.bytes)])
+            members.append(.init(name: name, value: size))
+        }
+        let isListingCut = report.warnings.contains {
+            $0 == .listingTruncated || $0 == .collectionUnfinished
+        }
+        if isListingCut {
+            members.append(
+                .init(name: "files", value: .object(["kept": .number(report.files.count)])))
+        }
+        return .object(members)
+    }
+
+    /// What is not as it should be although the program did its part; the codes are a closed list.
+    var warnings: [(code: String, message: String)] {
+        run.report.warnings.map { warning in
+            switch warning {
+            case .listingTruncated:
+                (
+                    "outputs_truncated",
+                    "more files match the patterns in \"outputs\" than were listed; "
+                        + "use narrower patterns, or leave one archive"
+                )
+            case .listingFailed(let words):
+                ("outputs_unreadable", "the output files could not be listed: \(words)")
+            case .fileUnreadable(let name, let words):
+                ("outputs_unreadable", "the output file \(name) could not be read: \(words)")
+            case .collectionUnfinished:
+                (
+                    "outputs_unfinished",
+                    "collecting the output files took too long; those that came in time are here"
+                )
+            }
+        }
     }
 
     /// As a shell would say it; null when the program was stopped by us.

@@ -7,11 +7,11 @@ import Glibc
 enum Boot {
     /// The directory of every job; also its home.
     static let work = "/work"
-    /// The agent's own files: readable by tasks, writable by none.
+    /// The agent's own files: readable by jobs, writable by none.
     static let run = "/run/mayfly"
     /// Sizes of the file systems in RAM.
     ///
-    /// Together they may exceed it: what tasks write there counts against their cgroup's memory,
+    /// Together they may exceed it: what jobs write there counts against their cgroup's memory,
     /// which cannot.
     private static let rootOptions = "size=40%,mode=755"
     private static let workOptions = "size=40%,mode=755,uid=1000,gid=1000"
@@ -39,7 +39,7 @@ enum Boot {
             unsafe mayfly_guest_mount(source, target, type, flags, data))
     }
 
-    /// Until here nobody can hear us: the initramfs need not hold a /dev/console.
+    /// Until here nobody can read what we say: the initramfs need not hold a /dev/console.
     private static func openConsole() throws(SystemError) {
         try mount("devtmpfs", "/dev", "devtmpfs", 0, "mode=755")
         let console = try openFile("/dev/console", O_RDWR | O_NOCTTY)
@@ -91,7 +91,7 @@ enum Boot {
         // A file system of its own: shorter ways than through the overlay, for every job's files.
         try mount("tmpfs", work, "tmpfs", plain, workOptions)
         try mount("cgroup2", "/sys/fs/cgroup", "cgroup2", locked, "nsdelegate")
-        // Tasks see their own processes only: not the agent, not the parked interpreters.
+        // Jobs see their own processes only: not the agent, not the parked interpreters.
         try mount("proc", "/proc", "proc", mayfly_mount_remount_proc, "hidepid=invisible")
         for (link, target) in [
             ("fd", "fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2"),
@@ -99,7 +99,7 @@ enum Boot {
             _ = unsafe symlink("/proc/self/\(target)", "/dev/\(link)")
         }
         _ = unsafe mkdir(run, 0o755)
-        // Tells a task nothing that it may know; only the agent needs it.
+        // Tells a job nothing that it may know; only the agent needs it.
         _ = unsafe chmod("/dev/vsock", 0o600)
     }
 

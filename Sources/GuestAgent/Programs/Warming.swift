@@ -1,6 +1,6 @@
 // WARM: starts the interpreters that the snapshot shall hold and lets each of them work once, so
-// that what a job needs is in memory. Runs while an image is built; the loop goes on meanwhile, so
-// that a host that asks gets its answers.
+// that what a job needs is in memory. Runs while an image is built, beside the agent's loop: a host
+// that asks meanwhile gets its answers.
 
 import CGuest
 import Glibc
@@ -58,12 +58,12 @@ extension Agent {
             }
         } catch { warming.failure = error.description }
         self.warming = warming
-        try goOnWarming(nodeSpoke: false)
+        try advanceWarming(nodeSpoke: false)
     }
 
-    mutating func goOnWarming(nodeSpoke: Bool) throws(WireError) {
+    mutating func advanceWarming(nodeSpoke: Bool) throws(WireError) {
         guard var now = warming else { return }
-        if now.stage == .node, nodeSpoke, interpreters.node.hearReady() { now.isStageOver = true }
+        if now.stage == .node, nodeSpoke, interpreters.node.readReady() { now.isStageOver = true }
         checkAlive(&now)
         if now.stage == .node, now.isStageOver || now.failure != nil { restoreClock(&now) }
         while now.isStageOver, now.failure == nil, now.stage != .done {

@@ -121,7 +121,7 @@ struct Transfers: ~Copyable {
         return false
     }
 
-    /// One frame of each file: the host is heard between them.
+    /// One frame of each file: what the host says is read between them.
     mutating func send(_ connection: inout GuestConnection) throws(WireError) {
         var index = 0
         while index < downloads.count {

@@ -41,6 +41,14 @@ package enum GuestPath {
         try endSegment()
     }
 
+    /// The segments as Linux sees them.
+    ///
+    /// By bytes: to Swift a slash and an accent behind it are one character, which is no slash.
+    package static func segments(of path: String) -> [String] {
+        path.utf8.split(separator: UInt8(ascii: "/"), omittingEmptySubsequences: false)
+            .map { String(Substring($0)) }
+    }
+
     package static func isValid(_ path: String) -> Bool {
         do throws(WireError) {
             try validate(path)

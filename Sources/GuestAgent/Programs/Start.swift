@@ -5,7 +5,7 @@ import CGuest
 import Glibc
 import Wire
 
-/// The unprivileged user of all tasks.
+/// The unprivileged user of all jobs.
 enum Account {
     static let user: uid_t = 1000
     /// RLIMIT_NOFILE of every program.

@@ -1,6 +1,6 @@
 // Interpreters that wait inside the snapshot: a Python that forks a child per program, and a Node
 // that becomes the program. Both are started as root by WARM and drop everything before the first
-// line of a task; tasks can neither see nor signal them while they wait.
+// line of a job; jobs can neither see nor signal them while they wait.
 
 import CGuest
 import CLinux
@@ -142,7 +142,7 @@ struct Node: ~Copyable {
         return pid == -1
     }
     /// `true` when it has said that it waits.
-    mutating func hearReady() -> Bool {
+    mutating func readReady() -> Bool {
         var byte: UInt8 = 0
         guard control >= 0, unsafe recv(control, &byte, 1, 0) == 1, byte == UInt8(ascii: "W")
         else { return false }

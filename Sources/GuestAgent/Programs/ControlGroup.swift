@@ -4,7 +4,7 @@ import Glibc
 
 /// A directory of cgroup2, made before it is needed.
 struct ControlGroup: ~Copyable {
-    /// Processes and threads of one task: enough for builds and browsers, too few for a fork bomb
+    /// Processes and threads of one job: enough for builds and browsers, too few for a fork bomb
     /// to be felt.
     static let processes: UInt32 = 128
 
@@ -23,7 +23,7 @@ struct ControlGroup: ~Copyable {
         return group
     }
     private func prepare() throws(SystemError) {
-        // When memory runs out all of it goes: half a task would only hang.
+        // When memory runs out all of it goes: half a job would only hang.
         try set("memory.oom.group", "1")
         try set("pids.max", String(Self.processes))
         // Absent in kernels without swap.

@@ -23,7 +23,7 @@ struct Program: ~Copyable {
     private var unwritten: [UInt8] = []
     private var unwrittenStart = 0
     private var isInputFinal = false
-    /// When EXEC was heard.
+    /// When EXEC was read.
     private let began: Int64
     private let deadline: Int64?
     private var isStarted = false
@@ -151,7 +151,7 @@ struct Program: ~Copyable {
     private mutating func pump(
         _ type: FrameType, _ file: CInt, _ connection: inout GuestConnection
     ) throws(WireError) -> Bool {
-        // A few reads each time: the host must be heard between them.
+        // A few reads each time: what the host says must be read between them.
         for _ in 0..<4 {
             let capacity = connection.sendCapacity(of: stream)
             guard capacity > 0 else { return true }

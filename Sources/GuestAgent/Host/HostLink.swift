@@ -1,25 +1,27 @@
-// The way to the host: a vsock listener, a virtio-serial port, or both; whoever speaks first is the
-// host. Moves bytes; knows nothing of frames. Never blocks, never gives up waiting.
+// The way to the host: a virtio-serial port, which is the worker's alone, and an AF_VSOCK listener
+// from the moment when the worker has named it over the port. Moves bytes; knows nothing of frames.
+// Never blocks, never gives up waiting.
 
 import CLinux
 import Glibc
 import Wire
 
 /// The agent's end of the one stream to the host.
-struct Channel: ~Copyable {
+struct HostLink: ~Copyable {
     private enum Active { case none, port, socket }
 
-    private static let vsockPort: UInt32 = 1024
     private static let hostContextID: UInt32 = 2
     private static let portName = "mayfly.agent"
     /// More than this waits unsent only while the host does not read: then nothing more is made.
     static let backlogLimit = 512 << 10
 
-    private let listener: CInt
     private var port: CInt = -1
     /// Watches the port edge-triggered: a port without a host is always "hung up", and a plain
     /// poll would spin on that.
     private let portEvents: CInt
+    /// Where the worker was told to come; -1 before an invitation and once a job is here.
+    private var listener: CInt = -1
+    private var admission: HostAdmission?
     private var socket: CInt = -1
     private var active = Active.none
     private var pending: [UInt8] = []
@@ -28,19 +30,15 @@ struct Channel: ~Copyable {
     private let searchUntil: Int64
 
     init() {
-        listener = mayfly_vsock_listen(Self.vsockPort)
         portEvents = mayfly_epoll()
         searchUntil = monotonicMicroseconds() + 30_000_000
         findPort()
-        if listener < 0, port < 0 { say("no vsock and no port yet") }
     }
 
     // MARK: Waiting
 
-    /// The port's node may come late; then this is due every 20 ms until it or a host was found.
-    var isSearching: Bool {
-        port < 0 && active == .none && monotonicMicroseconds() < searchUntil
-    }
+    /// The port's node may come late; then this is due every 20 ms until it was found.
+    var isSearching: Bool { port < 0 && monotonicMicroseconds() < searchUntil }
     mutating func findPort() {
         guard port < 0, let directory = unsafe opendir("/sys/class/virtio-ports") else { return }
         defer { unsafe closedir(directory) }
@@ -62,6 +60,7 @@ struct Channel: ~Copyable {
 
     func addInterest(to set: inout PollSet) {
         set.add(listener, POLLIN)
+        for candidate in admission?.undecided ?? [] { set.add(candidate, POLLIN) }
         if port >= 0 { set.add(portEvents, POLLIN) }
         let isWriting = pendingStart < pending.count
         if socket >= 0 { set.add(socket, isWriting ? POLLIN | POLLOUT : POLLIN) }
@@ -70,29 +69,37 @@ struct Channel: ~Copyable {
 
     // MARK: Reading
 
-    enum Arrival { case nothing, bytes(Int), opened, lost }
+    enum Arrival {
+        case nothing
+        /// So many bytes of the session wait for `feed`.
+        case bytes(Int)
+        /// The worker has come over AF_VSOCK, with this preamble.
+        case admitted([UInt8])
+        case lost
+    }
 
     /// What `set` says has come; called until it answers `.nothing`.
-    ///
-    /// `.bytes(n)` waits for `feed`.
-    mutating func arrival(_ set: inout PollSet, mayReplace: Bool) -> Arrival {
-        if set.take(listener), accept(mayReplace: mayReplace) { return .opened }
+    mutating func arrival(_ set: inout PollSet, isBound: Bool) -> Arrival {
+        if set.take(listener) { accept() }
+        for candidate in admission?.undecided ?? [] where set.take(candidate) {
+            if let preamble = read(candidate: candidate) { return .admitted(preamble) }
+        }
         if socket >= 0, set.has(socket) {
             switch readSome(socket) {
             case .nothing: set.clear(socket)
             case let arrival: return arrival
             }
         }
-        if port >= 0, set.has(portEvents) {
-            // Taken before the port is read: what comes later wakes us again.
-            var ready: UInt64 = 0
-            _ = unsafe mayfly_epoll_wait(portEvents, 0, &ready, 1)
+        guard port >= 0, set.has(portEvents) else { return .nothing }
+        // Taken before the port is read: what comes later wakes us again.
+        var ready: UInt64 = 0
+        _ = unsafe mayfly_epoll_wait(portEvents, 0, &ready, 1)
+        while true {
             switch readSome(port) {
-            case .bytes(let count) where active == .socket && !mayReplace:
-                // A second host while a job runs: not heard.
-                _ = count
-                return arrival(&set, mayReplace: mayReplace)
+            // A second host while a job runs is ignored.
+            case .bytes where active == .socket && isBound: continue
             case .bytes(let count):
+                if active == .socket { forget() }
                 active = .port
                 return .bytes(count)
             case let arrival:
@@ -100,36 +107,65 @@ struct Channel: ~Copyable {
                 return active == .port ? arrival : .nothing
             }
         }
-        return .nothing
     }
     /// Gives what arrived to `connection`.
     mutating func feed(_ count: Int, to connection: inout GuestConnection) {
         connection.receive(buffer.span.extracting(0..<count))
     }
+    /// Over which way the session that speaks now has come.
+    var isOverPort: Bool { active == .port }
 
     private mutating func readSome(_ file: CInt) -> Arrival {
-        let count = unsafe read(file, &buffer, buffer.count)
+        let count = unsafe Glibc.read(file, &buffer, buffer.count)
         if count > 0 { return .bytes(count) }
         // 0 from a port: no host is connected.
         return count < 0 && (errno == EAGAIN || errno == EINTR) ? .nothing : .lost
     }
 
-    /// One connection at a time.
-    ///
-    /// Before a job a new one takes the place of the old: after a restore the first may be dead
-    /// without anybody having told us.
-    private mutating func accept(mayReplace: Bool) -> Bool {
+    // MARK: AF_VSOCK
+
+    /// Listens where the worker will come; whatever was connected before is nothing any more.
+    mutating func expect(_ invitation: Invitation) throws(SystemError) {
+        stopListening()
+        forget()
+        listener = try check("listen on vsock", mayfly_vsock_listen(invitation.port))
+        admission = HostAdmission(invitation)
+    }
+    /// The worker is here, or nobody shall come.
+    mutating func stopListening() {
+        if listener >= 0 { close(listener) }
+        for candidate in admission?.undecided ?? [] { close(candidate) }
+        listener = -1
+        admission = nil
+    }
+
+    private mutating func accept() {
         var contextID: UInt32 = 0
         let file = unsafe mayfly_vsock_accept(listener, &contextID)
-        guard file >= 0 else { return false }
-        guard contextID == Self.hostContextID, active == .none || mayReplace else {
+        guard file >= 0 else { return }
+        guard contextID == Self.hostContextID else {
             close(file)
-            return false
+            return
         }
-        forget()
-        socket = file
-        active = .socket
-        return true
+        if let surplus = admission?.open(file) { close(surplus) }
+    }
+    /// The preamble, when it is whole and the worker's: from then on this is the session's socket.
+    private mutating func read(candidate: CInt) -> [UInt8]? {
+        let wanted = admission?.missing(candidate) ?? 0
+        let count = unsafe Glibc.read(candidate, &buffer, wanted)
+        if count < 0, errno == EAGAIN || errno == EINTR { return nil }
+        let bytes = Array(buffer[..<max(0, count)])
+        switch admission?.receive(bytes, from: candidate) ?? .refused {
+        case .undecided: return nil
+        case .refused:
+            close(candidate)
+            return nil
+        case .admitted(let preamble):
+            forget()
+            socket = candidate
+            active = .socket
+            return preamble
+        }
     }
 
     // MARK: Writing
@@ -175,32 +211,4 @@ struct Channel: ~Copyable {
         dropBacklog()
     }
     mutating func dropBacklog() { (pending, pendingStart) = ([], 0) }
-}
-
-/// The descriptors of one poll(2), rebuilt for each: there are few.
-struct PollSet: ~Copyable {
-    private var entries: [pollfd] = []
-
-    mutating func removeAll() { entries.removeAll(keepingCapacity: true) }
-    mutating func add(_ file: CInt, _ events: CInt) {
-        if file >= 0 { entries.append(pollfd(fd: file, events: Int16(events), revents: 0)) }
-    }
-    mutating func wait(milliseconds: CInt) {
-        _ = unsafe poll(&entries, nfds_t(entries.count), milliseconds)
-    }
-    func has(_ file: CInt) -> Bool {
-        for entry in entries where entry.fd == file { return entry.revents != 0 }
-        return false
-    }
-    mutating func clear(_ file: CInt) {
-        for index in entries.indices where entries[index].fd == file {
-            entries[index].revents = 0
-        }
-    }
-    /// As `has`, once.
-    mutating func take(_ file: CInt) -> Bool {
-        guard has(file) else { return false }
-        clear(file)
-        return true
-    }
 }

@@ -1,0 +1,55 @@
+// Measures whether anything holds the event loop: what every lease, timer and machine there would
+// feel.
+
+import Events
+import Foundation
+import Machines
+
+/// A beat on the event loop, as every timer, lease and other machine there.
+@LoopActor
+enum Heartbeat {
+    struct Worst: Sendable, CustomStringConvertible {
+        /// By how much a beat was late.
+        var late = Duration.zero
+        /// Processor time that the loop's thread used from one beat to the next.
+        var used = Duration.zero
+        var description: String {
+            "\(late.milliseconds) ms late at worst, \(used.milliseconds) ms used between two beats"
+        }
+    }
+    private static let interval = Duration.milliseconds(5)
+
+    /// The worst beat while `body` ran.
+    static func worst(_ body: () async throws -> Void) async rethrows -> Worst {
+        let beating = Task { @LoopActor in
+            var worst = Worst()
+            while !Task.isCancelled {
+                let (due, used) = (ContinuousClock.now + interval, threadTime())
+                _ = await EventLoop.shared.ready([], before: due, ignoringCancellation: true)
+                worst.late = max(worst.late, .now - due)
+                worst.used = max(worst.used, threadTime() - used)
+            }
+            return worst
+        }
+        do { try await body() } catch {
+            beating.cancel()
+            throw error
+        }
+        beating.cancel()
+        return await beating.value
+    }
+    /// As a session does that has much to read.
+    static func spin(for duration: Duration) async {
+        let end = ContinuousClock.now + duration
+        while .now < end {
+            let turn = ContinuousClock.now + .microseconds(500)
+            while .now < turn {}
+            await EventLoop.shared.yield()
+        }
+    }
+    private static func threadTime() -> Duration {
+        var time = timespec()
+        unsafe clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time)
+        return .seconds(time.tv_sec) + .nanoseconds(time.tv_nsec)
+    }
+}
