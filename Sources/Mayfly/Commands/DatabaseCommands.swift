@@ -40,7 +40,7 @@ struct MigrateCommand: AsyncParsableCommand {
 struct PruneCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "prune",
-        abstract: "Drops old history and the blobs that only it used; makes the coming weeks.",
+        abstract: "Drops old history and the blobs that only it used; prepares the coming weeks.",
         discussion: """
             History goes by whole weeks, so that nothing is deleted row by row. Safe to
             run at any time, e.g. once a day from cron.
