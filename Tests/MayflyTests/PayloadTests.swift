@@ -46,7 +46,7 @@ struct PayloadTests {
     }
 
     private static let refused: [(payload: String, problem: String)] = [
-        ("", "$: is no JSON"),
+        ("", "$: is not valid JSON"),
         ("[]", "$: expected an object, found an array"),
         ("{}", "$: \"language\" is missing"),
         (#"{"language":"python"}"#, "$: \"source\" is missing"),
@@ -68,9 +68,9 @@ struct PayloadTests {
         (with(#""stdin":{}"#), "$.stdin: expected a string, found an object"),
         (with(#""env":[]"#), "$.env: expected an object, found an array"),
         (with(#""env":{"A":1}"#), "$.env.A: expected a string, found a number"),
-        (with(#""env":{"A=B":""}"#), "$.env.A=B: is no variable's name"),
-        (with(#""env":{"":""}"#), "$.env.: is no variable's name"),
-        (with(#""env":{"1A":""}"#), "$.env.1A: is no variable's name"),
+        (with(#""env":{"A=B":""}"#), "$.env.A=B: is not a valid variable name"),
+        (with(#""env":{"":""}"#), "$.env.: is not a valid variable name"),
+        (with(#""env":{"1A":""}"#), "$.env.1A: is not a valid variable name"),
         (with(#""files":{}"#), "$.files: expected an array, found an object"),
         (with(#""files":["a"]"#), "$.files[0]: expected an object, found a string"),
         (file(#""text":"""#), "$.files[0]: \"name\" is missing"),
@@ -81,10 +81,10 @@ struct PayloadTests {
         ),
         (file(#""name":"a","text":"","mode":7"#), "$.files[0]: unknown key \"mode\""),
         (file(#""name":"a","base64":"AA=""#), "$.files[0].base64: is not base64"),
-        (file(#""name":"a","blob":"12""#), "$.files[0].blob: is no blob's name"),
+        (file(#""name":"a","blob":"12""#), "$.files[0].blob: is not the address of a blob"),
         (
             file(#""name":"a","blob":"\#(digest.uppercased())""#),
-            "$.files[0].blob: is no blob's name"
+            "$.files[0].blob: is not the address of a blob"
         ),
         (
             named("../x"),
@@ -108,14 +108,14 @@ struct PayloadTests {
             "$.files[0].name: \"a/b\" needs a directory where $.files[1] is a file"
         ),
         (with(#""outputs":"*""#), "$.outputs: expected an array, found a string"),
-        (with(#""outputs":["/etc/*"]"#), "$.outputs[0]: \"/etc/*\" is no pattern"),
-        (with(#""outputs":["../*"]"#), "$.outputs[0]: \"../*\" is no pattern"),
-        (with(#""outputs":[""]"#), "$.outputs[0]: \"\" is no pattern"),
+        (with(#""outputs":["/etc/*"]"#), "$.outputs[0]: \"/etc/*\" is not a valid pattern"),
+        (with(#""outputs":["../*"]"#), "$.outputs[0]: \"../*\" is not a valid pattern"),
+        (with(#""outputs":[""]"#), "$.outputs[0]: \"\" is not a valid pattern"),
         (with(#""network":true"#), "$.network: expected an object, found a boolean"),
         (with(#""network":{"deny":[]}"#), "$.network: unknown key \"deny\""),
         (
             with(#""network":{"allow":["a.example:443"]}"#),
-            "$.network.allow: egress is not available in this version"
+            "$.network.allow: jobs have no network in this version"
         ),
     ]
 
