@@ -3,8 +3,8 @@
 -- v1_1_tables.sql. What is called from outside runs with its owner's rights and checks its arguments
 -- and the caller's tenants itself.
 --
--- Plans are generic: these functions are called thousands of times a second with statements whose
--- best plan never changes, and planning one costs more than running it.
+-- Plans are generic and functions are PL/pgSQL where it counts: both are called thousands of times a
+-- second with statements whose best plan never changes, and planning one costs more than running it.
 
 create function mayfly.refuse(code text, what text, remedy text) returns void language plpgsql as $$
 begin
@@ -20,27 +20,33 @@ $$ select case current_setting('role') when 'none' then session_user
     else current_setting('role')::name end $$;
 
 -- Operators, the schema's owner, and whoever was granted '*'.
-create function mayfly.sees_all() returns boolean language sql stable security definer
-set search_path = pg_catalog, pg_temp as $$
-    select coalesce(pg_has_role(mayfly.caller(), to_regrole('mayfly_operator'), 'member'), false)
-        or exists (select from pg_namespace n where n.nspname = 'mayfly'
-            and pg_has_role(mayfly.caller(), n.nspowner, 'member'))
+create function mayfly.oversees() returns boolean language plpgsql stable as $$
+begin
+    return coalesce(pg_has_role(mayfly.caller(), to_regrole('mayfly_operator'), 'member'), false)
         or exists (select from mayfly.tenant_grant g where g.tenant = '*'
             and pg_has_role(mayfly.caller(), g.role, 'member'))
-$$;
+        or exists (select from pg_namespace n where n.nspname = 'mayfly'
+            and pg_has_role(mayfly.caller(), n.nspowner, 'member'));
+end $$;
+create function mayfly.sees_all() returns boolean language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp as $$
+begin
+    return mayfly.oversees();
+end $$;
 
 -- The tenants granted to the caller. Without a grant there is none, not even the unnamed one.
-create function mayfly.tenants() returns text[] language sql stable security definer
+create function mayfly.tenants() returns text[] language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp as $$
-    select coalesce(array_agg(distinct g.tenant), '{}') from mayfly.tenant_grant g
-    where pg_has_role(mayfly.caller(), g.role, 'member')
-$$;
+begin
+    return (select coalesce(array_agg(distinct g.tenant), '{}') from mayfly.tenant_grant g
+        where pg_has_role(mayfly.caller(), g.role, 'member'));
+end $$;
 
 create function mayfly.may_use(tenant text) returns boolean language plpgsql stable as $$
 begin
     return exists (select from mayfly.tenant_grant g where g.tenant = may_use.tenant
             and pg_has_role(mayfly.caller(), g.role, 'member'))
-        or mayfly.sees_all();
+        or mayfly.oversees();
 end $$;
 
 create function mayfly.check_tenant(tenant text) returns void language plpgsql stable as $$
@@ -67,10 +73,12 @@ begin
 end $$;
 
 -- A channel whose name cannot be guessed.
-create function mayfly.channel(purpose text) returns text language sql stable as $$
-    select 'mayfly_' || left(encode(sha256(s.bytes || convert_to(purpose, 'UTF8')), 'hex'), 40)
-    from mayfly.secret s
-$$;
+create function mayfly.channel(purpose text) returns text language plpgsql stable as $$
+begin
+    return (select 'mayfly_'
+        || left(encode(sha256(s.bytes || convert_to(purpose, 'UTF8')), 'hex'), 40)
+    from mayfly.secret s);
+end $$;
 
 -- Where the id of each job of this tenant is told when it ends.
 create function mayfly.done_channel(tenant text default '') returns text language plpgsql stable
@@ -332,8 +340,9 @@ begin
 end $$;
 
 -- Stores what enqueue_many has checked, in one statement.
-create function mayfly.put_jobs(jobs jsonb) returns setof bigint language sql as $$
-    with element as materialized (
+create function mayfly.put_jobs(jobs jsonb) returns setof bigint language plpgsql as $$
+begin
+    return query with element as materialized (
         select e.n, mayfly.new_id() as id, r.kind, r.payload, r.timeout, r.unique_key,
             coalesce(r.queue, 'default') as queue, coalesce(r.tenant, '') as tenant,
             coalesce(r.priority, 0)::smallint as priority, coalesce(r.run_at, now()) as run_at,
@@ -354,7 +363,8 @@ create function mayfly.put_jobs(jobs jsonb) returns setof bigint language sql as
         select f.id, f.run_at, f.timeout, f.priority, f.max_attempts, f.queue, f.tenant, f.kind,
             f.unique_key, f.payload from fresh f),
     noted as materialized (
-        select mayfly.note_blobs(f.id, f.tenant, f.payload) from fresh f),
+        select mayfly.note_blobs(f.id, f.tenant, f.payload) from fresh f
+        where strpos(f.payload::text, '"blob"') > 0),
     now_ready as (
         insert into mayfly.ready (id, priority, timeout, queue, kind, tenant)
         select f.id, f.priority, f.timeout, f.queue, f.kind, f.tenant
@@ -368,8 +378,8 @@ create function mayfly.put_jobs(jobs jsonb) returns setof bigint language sql as
             f.priority from fresh f where f.run_at <= now()) t)
     select coalesce(k.holder, e.id) from element e left join keyed k on k.n = e.n
     where (select count(*) from noted) >= 0 and (select count(*) from told) >= 0  -- they must run
-    order by e.n
-$$;
+    order by e.n;
+end $$;
 
 -- -------------------------------------------------------------------------------------------------
 -- mayfly.job: what backends read, and insert into
@@ -559,7 +569,7 @@ end $$;
 -- runs (its worker is told at once and ends it within a second), else the state in which it ended.
 create function mayfly.cancel(id bigint) returns text language plpgsql security definer
 set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
-set enable_seqscan = off as $$
+set enable_seqscan = off set jit = off as $$
 declare
     job mayfly.job_data := mayfly.check_job_id(id);
     so_far mayfly.tries;
@@ -645,11 +655,12 @@ end $$;
 
 -- Whether the bytes are there and were put so lately that the upkeep is far from removing them.
 create function mayfly.has_fresh_blob(tenant text, address bytea) returns boolean
-language sql stable as $$
-    select exists (select from mayfly.blob b where b.sha256 = address
+language plpgsql stable as $$
+begin
+    return exists (select from mayfly.blob b where b.sha256 = address
         and b.tenant = has_fresh_blob.tenant and b.token is null
-        and b.put_at > now() - interval '1 day')
-$$;
+        and b.put_at > now() - interval '1 day');
+end $$;
 
 create function mayfly.put_blob(bytes bytea, tenant text default '') returns text
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$

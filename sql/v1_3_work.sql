@@ -28,14 +28,12 @@ begin
 end $$;
 
 -- A claim or a settlement under a snapshot of yesterday would fail with 40001 again and again.
-create function mayfly.check_isolation() returns void language plpgsql stable as $$
+create function mayfly.refuse_isolation() returns void language plpgsql as $$
 begin
-    if current_setting('transaction_isolation') <> 'read committed' then
-        perform mayfly.refuse('MF009',
-            format('workers cannot work at the isolation level %s',
-                current_setting('transaction_isolation')),
-            'Connect with: options=-cdefault_transaction_isolation=read\ committed');
-    end if;
+    perform mayfly.refuse('MF009',
+        format('workers cannot work at the isolation level %s',
+            current_setting('transaction_isolation')),
+        'Connect with: options=-cdefault_transaction_isolation=read\ committed');
 end $$;
 
 -- A new worker, its number and its secret. `host` says where it runs: losses are counted by host.
@@ -47,7 +45,6 @@ create function mayfly.register(
     out worker bigint, out secret uuid
 ) language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
-    perform mayfly.check_isolation();
     perform mayfly.check_lease(lease);
     if coalesce(cardinality(kinds), 0) = 0 then
         perform mayfly.refuse('MF001', 'a worker without kinds can claim nothing',
@@ -120,7 +117,7 @@ set search_path = pg_catalog, pg_temp as $$ select mayfly.channel('workers') $$;
 -- is due.
 create function mayfly.arm_bell(worker bigint, secret uuid, queues text[], for_time interval)
 returns interval language plpgsql security definer set search_path = pg_catalog, pg_temp
-set plan_cache_mode = force_generic_plan set enable_seqscan = off as $$
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off as $$
 begin
     if not exists (select from mayfly.worker w where w.worker = arm_bell.worker
             and w.secret = mayfly.hash_secret(arm_bell.secret)) then
@@ -148,6 +145,9 @@ create function mayfly.promote(limit_rows int default 1000) returns void languag
 declare
     lane record;
 begin
+    if not exists (select from mayfly.delayed d where d.run_at <= clock_timestamp()) then
+        return;
+    end if;
     for lane in
         with due as (
             delete from mayfly.delayed d where d.id = any (array(
@@ -167,7 +167,11 @@ end $$;
 
 -- Takes in the news of lanes: makes those that are missing, brings floors down. What another worker
 -- is taking in just now is left to it.
-create function mayfly.open_lanes() returns void language sql as $$
+create function mayfly.open_lanes() returns void language plpgsql as $$
+begin
+    if not exists (select from mayfly.lane_news) then
+        return;
+    end if;
     with news as (
         delete from mayfly.lane_news n where n.ctid = any (array(
             select x.ctid from mayfly.lane_news x limit 2000 for update skip locked))
@@ -177,8 +181,8 @@ create function mayfly.open_lanes() returns void language sql as $$
         case min(n.floor) when 9223372036854775807 then 0 else min(n.floor) end
     from news n group by 1, 2, 3 order by 1, 2, 3
     on conflict (queue, kind, priority) do update
-        set floor = least(l.floor, excluded.floor), next = null, closing = false, used_at = now()
-$$;
+        set floor = least(l.floor, excluded.floor), next = null, closing = false, used_at = now();
+end $$;
 
 -- Takes up to `want` jobs for a live worker: the most urgent lanes first, among equals the lane
 -- whose head has waited longest. Only hot tables are touched to choose.
@@ -211,8 +215,9 @@ begin
         perform mayfly.refuse_worker(worker);
     elsif not is_live then
         return;
+    elsif current_setting('transaction_isolation') <> 'read committed' then
+        perform mayfly.refuse_isolation();
     end if;
-    perform mayfly.check_isolation();
     if is_due then
         perform mayfly.promote();
     end if;
@@ -351,10 +356,10 @@ begin
     return state;
 end $$;
 
--- What follows for the job whose attempt `r` was just taken out of running. `host`: where its
--- machine was lost; null when the loss says nothing about the job. `is_proven`: that host has shown
--- since its loss before that it can run jobs. Answers the state in which the job ended, or
--- 'retried', or 'given back'.
+-- What follows for the job whose attempt `r` was just taken out of running and did not succeed.
+-- `host`: where its machine was lost; null when the loss says nothing about the job. `is_proven`:
+-- that host has shown since its loss before that it can run jobs. Answers the state in which the job
+-- ended, or 'retried', or 'given back'.
 create function mayfly.end_attempt(
     r mayfly.running, how text, reason text, message text, result jsonb, host text,
     is_proven boolean
@@ -364,9 +369,6 @@ declare
     is_cancelled boolean;
     tries mayfly.tries := r.tries;
 begin
-    if how = 'succeeded' then
-        return mayfly.finish_attempt(r, 'succeeded', result, null);
-    end if;
     is_cancelled := exists (select from mayfly.cancel_request c where c.id = r.id);
     select x.* into why from mayfly.reason x where x.reason = end_attempt.reason;
     if how = 'failed' then
@@ -473,6 +475,11 @@ begin
         case when how in ('interrupted', 'cancelled') then how else reason end,
         left(message, 4096), machine, generation, seed, clock, timings, usage,
         right(log_tail, 65536));
+    if how = 'succeeded' then
+        perform mayfly.finish(held.id, held.tenant, how, (held.tries).attempt, held.started_at,
+            result, null);
+        return how;
+    end if;
     return mayfly.end_attempt(held, how, reason, left(message, 4096), result,
         case when had_machine then here end, coalesce(host_is_proven, false));
 end $$;
@@ -513,7 +520,7 @@ end $$;
 -- an answer of mayfly.claim was lost on the way, the worker holds jobs that it knows nothing of.
 create function mayfly.give_back(worker bigint, secret uuid, keep bigint[]) returns int
 language plpgsql security definer set search_path = pg_catalog, pg_temp
-set plan_cache_mode = force_generic_plan set enable_seqscan = off as $$
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off as $$
 declare
     held mayfly.running;
     given_back int := 0;
@@ -600,6 +607,9 @@ create function mayfly.end_cancelled() returns void language plpgsql as $$
 declare
     item record;
 begin
+    if not exists (select from mayfly.cancel_request) then
+        return;
+    end if;
     for item in
         with asked as (
             select distinct c.id from mayfly.cancel_request c limit 1000),
@@ -725,7 +735,7 @@ end $$;
 create function mayfly.put_blob_part(
     worker bigint, secret uuid, token bigint, sha256 text, ordinal int, bytes bytea
 ) returns void language plpgsql security definer set search_path = pg_catalog, pg_temp
-set plan_cache_mode = force_generic_plan set enable_seqscan = off as $$
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off as $$
 declare
     address bytea := mayfly.blob_address(sha256);
     held mayfly.running := mayfly.check_held(worker, secret, token);
@@ -751,7 +761,7 @@ end $$;
 create function mayfly.seal_blob(
     worker bigint, secret uuid, token bigint, sha256 text, size bigint
 ) returns void language plpgsql security definer set search_path = pg_catalog, pg_temp
-set plan_cache_mode = force_generic_plan set enable_seqscan = off as $$
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off as $$
 declare
     address bytea := mayfly.blob_address(sha256);
     held mayfly.running := mayfly.check_held(worker, secret, token);

@@ -134,7 +134,7 @@ package enum Bench {
     ) async throws(PostgresError) -> BenchRow {
         let waiter = try await Connection(settings)
         let worker = try await register(waiter)
-        let channel = try await Channel.workers(waiter)
+        let channel = try await NotificationChannel.workers(waiter)
         let found = try await waiter.withNotifications(on: [channel]) {
             notes async throws(PostgresError) in
             var tally = Tally("", batch: 1, seconds)

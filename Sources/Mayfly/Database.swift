@@ -1,4 +1,4 @@
-// The database as commands use it: one short connection per call through Jobs' Ledger.
+// The database as commands use it: one short connection per call through Jobs' QueueClient.
 // Knows no machine and builds no SQL.
 
 import Jobs
@@ -12,9 +12,9 @@ struct Database {
     init(_ connection: ConnectionSettings) { self.connection = connection }
 
     func with<Value>(
-        _ body: (Ledger) async throws(JobsError) -> Value
+        _ body: (QueueClient) async throws(JobsError) -> Value
     ) async throws(JobsError) -> Value {
-        try await Ledger.open(connection, body)
+        try await QueueClient.open(connection, body)
     }
 
     /// The bytes of a blob, or `nil` when there is none for this role.
@@ -26,7 +26,7 @@ struct Database {
     }
 
     private func blob(_ digest: String) async throws(JobsError) -> [UInt8] {
-        try await with { ledger throws(JobsError) in try await ledger.blob(digest) }
+        try await with { client throws(JobsError) in try await client.blob(digest) }
     }
 
     /// What `mayfly.health` says, a row for each thing that can be wrong with the queue.

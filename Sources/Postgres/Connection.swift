@@ -38,12 +38,16 @@ import Glibc
         [(id: Int, channels: Set<String>, sink: AsyncStream<Notification>.Continuation)] = []
     private var listenerCount = 0
 
-    /// Connects by libpq's rules, within its connect_timeout (10 s unless told otherwise).
+    /// Connects by libpq's rules, within its connect_timeout (10 s unless told otherwise), and sets
+    /// what the session is to have.
     package init(_ settings: ConnectionSettings) async throws(PostgresError) {
         let opened = try await offload { () throws(PostgresError) in try Opened(settings) }
         unsafe handle = unsafe opened.handle
         socket = unsafe PQsocket(opened.handle)
         watch()
+        guard !settings.session.isEmpty else { return }
+        try await run(
+            settings.session.map { "select set_config(\($0.name), \($0.value), false)" })
     }
 
     private func watch() {
@@ -122,7 +126,7 @@ import Glibc
     ///
     /// The stream ends when the connection does.
     package func withNotifications<Value: Sendable>(
-        on channels: [Channel],
+        on channels: [NotificationChannel],
         _ body: @Sendable (AsyncStream<Notification>) async throws(PostgresError) -> Value
     ) async throws(PostgresError) -> Value {
         let (stream, sink) = AsyncStream<Notification>.makeStream()

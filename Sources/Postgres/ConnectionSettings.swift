@@ -8,6 +8,8 @@ package struct ConnectionSettings: Sendable {
     /// "host=… dbname=…" or "postgresql://…"; empty: libpq's environment and defaults.
     package let info: String
     package let applicationName: String
+    /// Parameters of the server that are set after connecting, for the session.
+    package var session: [(name: String, value: String)] = []
 
     /// Uses `info`, or what the environment says when there is none.
     package init(_ info: String? = nil, applicationName: String = "mayfly") {

@@ -105,8 +105,10 @@ extension PostgresError {
 }
 
 extension Statement {
-    /// LISTEN takes no parameter; the channel's name is a literal of this program.
-    init(listeningTo channel: Channel) { self.init(trusted: "listen \"" + channel.name + "\"") }
+    /// LISTEN takes no parameter; the channel's name is a literal of this program, or was checked.
+    init(listeningTo channel: NotificationChannel) {
+        self.init(trusted: "listen \"" + channel.name + "\"")
+    }
 }
 
 /// First in, first out, without moving what waits.

@@ -104,7 +104,7 @@ package struct Script: Sendable {
 }
 
 /// A channel to listen on.
-package struct Channel: Sendable, Hashable, ExpressibleByStringLiteral {
+package struct NotificationChannel: Sendable, Hashable, ExpressibleByStringLiteral {
     package let name: String
     package init(stringLiteral name: StaticString) { self.name = name.description }
     /// A name that the database made: lower-case letters, digits and underscores.

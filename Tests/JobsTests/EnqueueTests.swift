@@ -269,18 +269,18 @@ import Testing
             let held = try await connection.claim(worker, 3)
             for one in held { _ = try await connection.settle(worker, one, "failed", "timeout") }
         }
-        try await Ledger.open(database.settings()) { ledger throws(JobsError) in
+        try await QueueClient.open(database.settings()) { client throws(JobsError) in
             let filter = Filter()
-            let dry = try await ledger.replay(filter, isDryRun: true)
+            let dry = try await client.replay(filter, isDryRun: true)
             #expect(dry.count == 3)
             #expect(dry.allSatisfy { $0.id == nil })
-            #expect(try await ledger.replay(filter, isDryRun: false).count == 3)
-            #expect(try await ledger.replay(filter, isDryRun: false).count == 0)
+            #expect(try await client.replay(filter, isDryRun: false).count == 3)
+            #expect(try await client.replay(filter, isDryRun: false).count == 0)
             var failed = Filter()
             failed.state = "failed"
-            #expect(try await ledger.list(failed).count == 3)
+            #expect(try await client.list(failed).count == 3)
             failed.state = "queued"
-            #expect(try await ledger.list(failed).count == 3)
+            #expect(try await client.list(failed).count == 3)
         }
     }
 
@@ -289,10 +289,10 @@ import Testing
         var random = SeededGenerator(for: "blobs")
         for count in [0, 1, 262_144, 262_145, 700_000] {
             let bytes = (0..<count).map { _ in UInt8.random(in: 0...255, using: &random) }
-            try await Ledger.open(database.settings()) { ledger throws(JobsError) in
-                let address = try await ledger.putBlob(bytes)
-                #expect(try await ledger.putBlob(bytes) == address)
-                #expect(try await ledger.blob(address) == bytes)
+            try await QueueClient.open(database.settings()) { client throws(JobsError) in
+                let address = try await client.putBlob(bytes)
+                #expect(try await client.putBlob(bytes) == address)
+                #expect(try await client.blob(address) == bytes)
             }
         }
         // Bytes under a false address are not stored.

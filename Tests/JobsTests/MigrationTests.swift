@@ -25,7 +25,7 @@ import Testing
         let database = try await Database.make(migrated: false)
         for attempt in 0..<2 {
             do {
-                try await Ledger.open(database.settings()) { _ throws(JobsError) in }
+                try await QueueClient.open(database.settings()) { _ throws(JobsError) in }
                 Issue.record("an unmigrated database was accepted")
             } catch {
                 #expect(error.description.contains("mayfly migrate"), "\(attempt): \(error)")

@@ -87,6 +87,7 @@ package final class Cluster: Sendable {
         fsync = off
         full_page_writes = off
         max_connections = 200
+        max_prepared_transactions = 10
         shared_buffers = 64MB
         END
         begin

@@ -86,7 +86,7 @@ extension AgentSession {
         guard hexText(preamble.agent) == agent else {
             throw MachineError(
                 .imageRefused,
-                "agent digest mismatch: the guest runs another agent than the image was built with; "
+                "agent digest mismatch: the guest does not run the agent of its image; "
                     + "rebuild the image with `mayfly image build --force`")
         }
     }

@@ -42,27 +42,33 @@ struct PruneCommand: AsyncParsableCommand {
         commandName: "prune",
         abstract: "Drops old history and the blobs that only it used; prepares the coming weeks.",
         discussion: """
-            History goes by whole weeks, so that nothing is deleted row by row. Safe to
-            run at any time, e.g. once a day from cron.
+            Workers do this by themselves, every hour, with the retention that an operator
+            set in the database (update mayfly.setting set retention = '90 days'). History
+            goes by whole weeks, step by step; no step waits for a lock, so that nobody
+            waits for it: what is in use is left for the next time.
 
             Examples:
               mayfly prune
               mayfly prune --older-than 7d
             """)
 
-    @Option(help: "What ended before that goes. (default: retention.history)")
+    @Option(help: "What ended before that goes, at least 1d. (default: mayfly.setting.retention)")
     var olderThan: String?
     @OptionGroup var options: ConfigurationOptions
     @OptionGroup var database: DatabaseOptions
     @OptionGroup var output: OutputOptions
 
+    func validate() throws {
+        if let olderThan, Duration(setting: olderThan) == nil {
+            throw ValidationError("--older-than \(olderThan): write 7d or 36h")
+        }
+    }
+
     func run() async throws {
-        let configuration = try options.load([
-            database.assignment, (Setting.retention.key, olderThan, "--older-than"),
-        ])
-        let retention = configuration.duration(.retention)
-        let done = try await Database(configuration).with { ledger throws(JobsError) in
-            try await ledger.prune(retention: retention)
+        let configuration = try options.load([database.assignment])
+        let retention = olderThan.flatMap { Duration(setting: $0) }
+        let done = try await Database(configuration).with { client throws(JobsError) in
+            try await client.prune(retention: retention) { Console.say($0) }
         }
         var table = Table("DONE")
         for sentence in done { table.add(.string(sentence)) }

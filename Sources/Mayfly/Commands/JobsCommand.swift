@@ -57,8 +57,8 @@ struct JobsCommand: AsyncParsableCommand {
 
     func run() async throws {
         let configuration = try options.load([database.assignment])
-        let jobs = try await Database(configuration).with { ledger throws(JobsError) in
-            try await ledger.list(which.filter)
+        let jobs = try await Database(configuration).with { client throws(JobsError) in
+            try await client.list(which.filter)
         }
         if output.isJSON { return Console.data(JSON.array(jobs.map(\.json)).text) }
         var table = Table("ID", "KIND", "STATE", "ATTEMPT", "QUEUE", "CREATED", "FINISHED", "ERROR")
@@ -94,8 +94,8 @@ struct ShowCommand: AsyncParsableCommand {
     func run() async throws {
         let configuration = try options.load([database.assignment])
         let base = Database(configuration)
-        let (job, attempts) = try await base.with { ledger throws(JobsError) in
-            (try await ledger.found(id), try await ledger.attempts(id))
+        let (job, attempts) = try await base.with { client throws(JobsError) in
+            (try await client.found(id), try await client.attempts(id))
         }
         if output.isJSON {
             guard case .object(var members) = job.json else { return }
@@ -146,8 +146,8 @@ struct LogsCommand: AsyncParsableCommand {
 
     func run() async throws {
         let configuration = try options.load([database.assignment])
-        let job = try await Database(configuration).with { ledger throws(JobsError) in
-            try await ledger.found(id)
+        let job = try await Database(configuration).with { client throws(JobsError) in
+            try await client.found(id)
         }
         guard job.hasEnded else {
             throw FileError("job \(id) is \(job.state); its output is stored when it ends")
@@ -166,7 +166,7 @@ struct LogsCommand: AsyncParsableCommand {
     }
 }
 
-extension Ledger {
+extension QueueClient {
     /// The job, or a sentence that says that there is none.
     func found(_ id: Int64) async throws(JobsError) -> JobRow {
         guard let job = try await show(id) else {

@@ -70,8 +70,9 @@ struct ReplayCommand: AsyncParsableCommand {
             if ids.isEmpty {
                 let replayed = try await ledger.replay(
                     which.filter, pinned: pinned, isDryRun: dryRun)
-                for (original, id) in replayed {
+                for (original, id, refusal) in replayed {
                     table.add(.number(Int(original)), id.map { .number(Int($0)) } ?? .null)
+                    if let refusal { Console.say("job \(original) is not replayed: \(refusal)") }
                 }
                 return
             }

@@ -1,6 +1,7 @@
 // The settings there are: key, form, default and reason of each. Configuration resolves them,
 // worker.conf explains them, `mayfly config` prints them. A key that is not here does not exist.
 
+import Jobs
 import Machines
 
 /// One key of worker.conf.
@@ -68,7 +69,8 @@ extension Setting {
     static let workerQueues = Setting(
         "worker.queues", .list, "\"\"", "empty: jobs of every queue")
     static let workerLease = Setting(
-        "worker.lease", .duration(.seconds(5) ... .seconds(3600)), "30s",
+        "worker.lease", .duration(.seconds(5) ... .seconds(3600)),
+        QueueSettings.defaultLease.settingText,
         "how long a dead worker's jobs wait for another one")
     static let drainTimeout = Setting(
         "worker.drain.timeout", .duration(.zero ... .seconds(86_400)), "60s",
@@ -141,9 +143,6 @@ extension Setting {
         "the least important line that is still written")
     static let logFormat = Setting(
         "log.format", .word(["text", "json"]), "text", "json: one object a line")
-    static let retention = Setting(
-        "retention.history", .duration(.seconds(3600) ... .seconds(315_360_000)), "30d",
-        "how long `mayfly prune` keeps ended jobs")
 
     /// Every setting, in the order of worker.conf.
     static let all: [Setting] = [
@@ -151,7 +150,7 @@ extension Setting {
         workerLease, drainTimeout, hypervisor, accelerator, transport, probeTimeout, standbys,
         qemuBinary, agentBinary, codeTimeout, codeTimeoutMax, outputKept, outputPrinted,
         outputFiles, outputFile, outputTotal, imagePackages, imageMemory, imageCPUs,
-        imageInterpreters, imageModules, imageSuite, logLevel, logFormat, retention,
+        imageInterpreters, imageModules, imageSuite, logLevel, logFormat,
     ]
 
     static func named(_ key: String) -> Setting? { all.first { $0.key == key } }

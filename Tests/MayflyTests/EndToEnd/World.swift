@@ -182,17 +182,17 @@ final class World: Sendable {
     ) async throws -> JobRow {
         let deadline = ContinuousClock.now + limit
         let settings = settings
-        return try await Ledger.open(settings) { ledger throws(JobsError) in
+        return try await QueueClient.open(settings) { client throws(JobsError) in
             while true {
-                let job = try await ledger.show(id)
+                let job = try await client.show(id)
                 if let job, fits(job) || .now > deadline { return job }
                 try? await Task.sleep(for: .milliseconds(20))
             }
         }
     }
     func attempts(_ id: Int64) async throws -> [AttemptRow] {
-        try await Ledger.open(settings) { ledger throws(JobsError) in
-            try await ledger.attempts(id)
+        try await QueueClient.open(settings) { client throws(JobsError) in
+            try await client.attempts(id)
         }
     }
 }

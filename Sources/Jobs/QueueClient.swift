@@ -65,21 +65,21 @@ package struct AttemptRow: Sendable, Equatable {
 }
 
 /// What a view such as `mayfly.stats` or `mayfly.health` answers: for tables and `--json`.
-package struct Sheet: Sendable, Equatable {
+package struct ResultTable: Sendable, Equatable {
     package let columns: [String]
     package let rows: [[String?]]
 }
 
-package struct Ledger: Sendable {
+package struct QueueClient: Sendable {
     private let connection: Connection
 
     /// A connection for as long as `body` runs.
     package static func open<Value>(
-        _ settings: ConnectionSettings, _ body: (Ledger) async throws(JobsError) -> Value
+        _ settings: ConnectionSettings, _ body: (QueueClient) async throws(JobsError) -> Value
     ) async throws(JobsError) -> Value {
         try await withConnection(settings) { connection throws(JobsError) in
             try await Migrations.check(connection)
-            return try await body(Ledger(connection: connection))
+            return try await body(QueueClient(connection: connection))
         }
     }
 
@@ -145,7 +145,7 @@ package struct Ledger: Sendable {
                 mayfly.iso(created_at) as created_at, mayfly.iso(started_at) as started_at,
                 mayfly.iso(finished_at) as finished_at,
                 (extract(epoch from timeout) * 1000)::bigint as timeout_ms
-            from mayfly.job where id = \(id)
+            from mayfly.get_job(\(id))
             """)
         return rows.count == 0 ? nil : JobRow(rows, 0)
     }
@@ -162,14 +162,14 @@ package struct Ledger: Sendable {
         return (0..<rows.count).map { AttemptRow(rows, $0) }
     }
 
-    package func stats() async throws(JobsError) -> Sheet {
-        Sheet(try await run("select * from mayfly.stats order by queue, kind"))
+    package func stats() async throws(JobsError) -> ResultTable {
+        ResultTable(try await run("select * from mayfly.stats order by queue, kind"))
     }
-    package func health() async throws(JobsError) -> Sheet {
-        Sheet(try await run("select * from mayfly.health"))
+    package func health() async throws(JobsError) -> ResultTable {
+        ResultTable(try await run("select * from mayfly.health"))
     }
-    package func workers() async throws(JobsError) -> Sheet {
-        Sheet(
+    package func workers() async throws(JobsError) -> ResultTable {
+        ResultTable(
             try await run(
                 """
                 select w.worker, w.name, w.host, w.version, w.kinds, w.queues, w.slots,
@@ -188,9 +188,9 @@ package struct Ledger: Sendable {
     ) async throws(JobsError) -> JobRow {
         guard let first = try await show(id) else { throw JobsError.noJob(id) }
         let channel = try await translated { () async throws(PostgresError) in
-            try await Channel.done(first.tenant, connection)
+            try await NotificationChannel.done(first.tenant, connection)
         }
-        let bell = Wake()
+        let bell = Doorbell()
         let listener = Task {
             try await connection.withNotifications(on: [channel]) { notes in
                 for await note in notes where note.payload == String(id) { bell.ring() }
@@ -218,18 +218,21 @@ package struct Ledger: Sendable {
     package func replay(_ id: Int64, pinned: Bool = false) async throws(JobsError) -> Int64 {
         try await run("select mayfly.replay(\(id), \(pinned)) as id").integer(0, "id") ?? 0
     }
-    /// Those that fit and were not replayed before; a dry run only says which.
+    /// Those that fit and were not replayed before; a dry run only says which. What cannot be
+    /// replayed pinned comes back with the reason instead of a new id.
     package func replay(
         _ filter: Filter, pinned: Bool = false, isDryRun: Bool
-    ) async throws(JobsError) -> [(original: Int64, id: Int64?)] {
+    ) async throws(JobsError) -> [(original: Int64, id: Int64?, refusal: String?)] {
         let rows = try await run(
             """
-            select original, id from mayfly.replay_all(coalesce(\(filter.state), 'failed'),
+            select original, id, refusal from mayfly.replay_all(coalesce(\(filter.state), 'failed'),
                 \(filter.kind), \(filter.queue), \(filter.tenant),
                     now() - \(filter.since)::interval, null,
                 \(filter.limit), \(pinned), \(isDryRun))
             """)
-        return (0..<rows.count).map { (rows.integer($0, "original") ?? 0, rows.integer($0, "id")) }
+        return (0..<rows.count).map {
+            (rows.integer($0, "original") ?? 0, rows.integer($0, "id"), rows.text($0, "refusal"))
+        }
     }
     package func pause(_ queue: String) async throws(JobsError) {
         _ = try await run("select mayfly.pause(\(queue))")

@@ -1,11 +1,11 @@
-// A doorbell between the tasks of one queue: one waits, others ring. Lives on the event loop's
-// thread with the queue that owns it, and must not be used from elsewhere.
+// A doorbell between tasks: one waits, others ring. Used by the background tasks of a queue, and by
+// whoever waits for the end of a job.
 
 import Events
 import Synchronization
 
 /// Remembers a ring that nobody was waiting for.
-final class Wake: Sendable {
+final class Doorbell: Sendable {
     private struct State {
         var hasRung = false
         var round = 0

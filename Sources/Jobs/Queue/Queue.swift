@@ -1,45 +1,11 @@
 // A worker's side of the queue: registers it, keeps its lease, hands out claims, stores outcomes.
-// The program calls `withQueue`, then `next()` once per free slot. What goes on in the background
-// is in Keeping.swift, storing in Settling.swift. It knows nothing of machines.
+// The program calls `withQueue`, then `next()` once per free slot. It knows nothing of machines.
+// Connecting is in Queue+Connection.swift, heartbeats and upkeep in Queue+Lease.swift, storing in
+// Queue+Settle.swift.
 
 import Events
 import Logging
 import Postgres
-
-package struct QueueSettings: Sendable {
-    package var connection: ConnectionSettings
-    /// What people call this worker: the host, as a rule.
-    package var name: String
-    /// Where it runs; losses are counted by host. Nil: `name`.
-    package var host: String?
-    package var version: String
-    package var kinds: [String]
-    /// Empty: all queues.
-    package var queues: [String] = []
-    package var slots: Int
-    /// What only one process can be at a time, because it holds a lock for it: when it comes back
-    /// after a crash, the jobs of its former life are given back at once.
-    package var identity: String?
-    package var lease: Duration = .seconds(15)
-    /// How long an idle worker relies on notifications alone.
-    package var poll: Duration = .seconds(2)
-    /// How soon it looks again after it has found nothing; then ever later, up to `poll`.
-    ///
-    /// A job may have been committed by a transaction that began before the bell was armed.
-    package var firstPause: Duration = .milliseconds(10)
-    /// How long settling waits for an absent database.
-    package var settlePatience: Duration = .seconds(600)
-
-    package init(
-        connection: ConnectionSettings, name: String, version: String, kinds: [String], slots: Int
-    ) {
-        self.connection = connection
-        self.name = name
-        self.version = version
-        self.kinds = kinds
-        self.slots = slots
-    }
-}
 
 /// Registers a worker for as long as `body` runs, then gives back what it still holds.
 ///
@@ -54,7 +20,8 @@ package func withQueue<Value: Sendable>(
         background.addTask { await queue.keepAlive() }
         background.addTask { await queue.watchLease() }
         background.addTask { await queue.listen() }
-        background.addTask { await queue.hand() }
+        background.addTask { await queue.dispatch() }
+        background.addTask { await queue.maintain() }
         let value = await body(queue)
         await queue.close()
         background.cancelAll()
@@ -77,15 +44,44 @@ package actor Queue {
     struct Held {
         let registration: Registration
         let stop: AsyncStream<StopReason>.Continuation
-        var isSettling = false
+        /// How many bytes of its outcome wait to be stored; nil: it has no outcome yet.
+        var unstoredByteCount: Int?
+    }
+
+    /// What `next` and the background tasks may do; it only goes from top to bottom, but for the
+    /// first two.
+    enum Phase {
+        case claiming
+        /// The host is ill: slots wait, nothing is claimed.
+        case suspended
+        /// Nothing new; what was claimed goes on.
+        case draining
+        case closed
+    }
+
+    /// One for each background task that waits.
+    struct Doorbells: Sendable {
+        let dispatch = Doorbell()
+        let listen = Doorbell()
+        let keepAlive = Doorbell()
+        let watchLease = Doorbell()
+        let maintain = Doorbell()
+
+        func ringAll() {
+            for bell in [dispatch, listen, keepAlive, watchLease, maintain] { bell.ring() }
+        }
     }
 
     let settings: QueueSettings
     let logger: Logger
+    let doorbells = Doorbells()
+    var phase = Phase.claiming
+    /// For heartbeats, claims and notifications, whose statements are all short.
+    var connection: Connection?
+    /// For what may be long: settlements, inputs, upkeep.
+    let pool: ConnectionPool
     /// Nil until the first connection.
     var registration: Registration?
-    var connection: Connection?
-    var store: Connection?
     var held: [Int64: Held] = [:]
     /// When the last heartbeat that was answered had been sent.
     var lastBeat = ContinuousClock.now
@@ -95,33 +91,28 @@ package actor Queue {
     var hasLostClaims = false
     var health: (state: HostState, note: String?) = (.ok, nil)
     var isHealthTold = true
-    var isDraining = false
-    /// Nothing is claimed while the host is ill; see `suspend`.
-    private var isSuspended = false
-    var isClosed = false
-
     private var slots: [CheckedContinuation<(Job, StopSignal)?, Never>] = []
-    // One bell for each background task that waits.
-    let wake = Wake()
-    let connected = Wake()
-    let listening = Wake()
-    let keeper = Wake()
-    let leaseWatch = Wake()
-    var hasStoppedAll = false
 
     init(_ settings: QueueSettings, _ logger: Logger) {
         self.settings = settings
         self.logger = logger
+        pool = ConnectionPool(
+            settings.sessionSettings(statementTimeout: .seconds(60)),
+            limit: QueueSettings.poolSize)
     }
+
+    var isClosed: Bool { phase == .closed }
+
+    // MARK: For the program
 
     /// Waits for a job, as long as it takes.
     ///
     /// - Returns: nil once the queue drains.
     package func next() async -> Claim? {
-        guard !isDraining else { return nil }
+        guard phase == .claiming || phase == .suspended else { return nil }
         let claimed = await withCheckedContinuation { slot in
             slots.append(slot)
-            wake.ring()
+            doorbells.dispatch.ring()
         }
         guard let (job, stop) = claimed else { return nil }
         return Claim(job, stop, from: self)
@@ -129,16 +120,16 @@ package actor Queue {
 
     /// From now on `next` answers nil; what was claimed goes on.
     package func drain() {
-        isDraining = true
+        if phase != .closed { phase = .draining }
         while let slot = slots.popLast() { slot.resume(returning: nil) }
-        wake.ring()
+        doorbells.dispatch.ring()
     }
 
     /// Claims nothing until `resume`; what was claimed goes on, and slots go on waiting.
-    package func suspend() { isSuspended = true }
+    package func suspend() { if phase == .claiming { phase = .suspended } }
     package func resume() {
-        isSuspended = false
-        wake.ring()
+        if phase == .suspended { phase = .claiming }
+        doorbells.dispatch.ring()
     }
 
     /// What `mayfly.worker` and `mayfly doctor` show of this worker's host; told to the database
@@ -147,40 +138,43 @@ package actor Queue {
         health = (state, note)
         isHealthTold = false
         isHinted = true
-        keeper.ring()
+        doorbells.keepAlive.ring()
     }
 
     /// Stops every attempt that is held, to be given back.
     package func interruptAll() { stopAll(.interrupted) }
 
+    /// How many claims are not settled.
+    package var heldCount: Int { held.count }
+
+    // MARK: Stopping
+
     func stopAll(_ reason: StopReason) { for token in held.keys { stop(token, reason) } }
 
     /// An attempt whose outcome is on its way to the database is past stopping.
     func stop(_ token: Int64, _ reason: StopReason) {
-        guard let attempt = held[token], !attempt.isSettling else { return }
+        guard let attempt = held[token], attempt.unstoredByteCount == nil else { return }
         logger.info(
             "an attempt must stop", metadata: ["token": "\(token)", "why": "\(reason.rawValue)"])
         attempt.stop.yield(reason)
     }
 
-    /// How many claims are not settled.
-    package var heldCount: Int { held.count }
+    // MARK: Dispatching
 
-    // MARK: Handing out
+    /// While too many bytes of outcomes wait for the database, no more are produced.
+    private var isFull: Bool {
+        held.values.reduce(0) { $0 + ($1.unstoredByteCount ?? 0) } >= settings.unstoredBytesMax
+    }
 
     /// Claims as many jobs as slots are free, for as long as the queue is open.
-    func hand() async {
+    func dispatch() async {
         var idle = Idleness(first: settings.firstPause, longest: settings.poll)
         while !isClosed {
-            guard !slots.isEmpty, !isDraining, !isSuspended else {
-                await wake.wait(atMost: .seconds(60))
+            guard phase == .claiming, !slots.isEmpty, !isFull, let connection else {
+                await doorbells.dispatch.wait(atMost: .seconds(60))
                 continue
             }
-            guard let connection else {
-                await connected.wait(atMost: .seconds(1))
-                continue
-            }
-            do {
+            do throws(PostgresError) {
                 if try await claim(connection) > 0 {
                     idle.reset()
                     continue
@@ -188,11 +182,11 @@ package actor Queue {
                 let due = try await arm(connection)
                 if try await claim(connection) == 0 {
                     let pause = idle.pause()
-                    await wake.wait(atMost: due.map { min($0, pause) } ?? pause)
+                    await doorbells.dispatch.wait(atMost: due.map { min($0, pause) } ?? pause)
                 }
             } catch {
                 hasLostClaims = true
-                await lose(connection, error)
+                await disconnected(connection, error)
             }
         }
     }
@@ -232,6 +226,7 @@ package actor Queue {
             "select mayfly.give_back(\(me.worker), \(me.secret), \(Array(held.keys)))")
     }
 
+    /// - Returns: in how long a delayed job is due.
     private func arm(_ connection: Connection) async throws(PostgresError) -> Duration? {
         guard let me = registration else { return nil }
         let rows = try await connection.run(
@@ -258,42 +253,5 @@ struct Idleness {
     mutating func pause() -> Duration {
         defer { next = min(next * 3, longest) }
         return next * Double.random(in: 0.8...1.2)
-    }
-}
-
-extension Job {
-    fileprivate init(_ rows: Rows, _ row: Int, worker: Int64) {
-        var pin: Pin?
-        if let generation = rows.text(row, "pin_generation"),
-            let clock = rows.integer(row, "pin_clock"),
-            let seed = rows.text(row, "pin_seed").flatMap(Hex.decode)
-        {
-            pin = Pin(generation: generation, seed: seed, clock: clock)
-        }
-        self.init(
-            id: rows.integer(row, "id") ?? 0, token: rows.integer(row, "token") ?? 0,
-            attempt: Int(rows.integer(row, "attempt") ?? 0), queue: rows.string(row, "queue"),
-            tenant: rows.string(row, "tenant"), kind: rows.string(row, "kind"),
-            priority: Int(rows.integer(row, "priority") ?? 0), payload: rows.string(row, "payload"),
-            timeout: rows.integer(row, "timeout_ms").map { .milliseconds($0) },
-            maxAttempts: Int(rows.integer(row, "max_attempts") ?? 1),
-            createdAt: rows.string(row, "created_at"), runAt: rows.string(row, "run_at"),
-            queueDelay: .microseconds(rows.integer(row, "delay_us") ?? 0), pin: pin, worker: worker)
-    }
-}
-
-enum Hex {
-    static func decode(_ text: String) -> [UInt8]? {
-        let digits = text.utf8.map { byte -> UInt8? in
-            switch byte {
-            case UInt8(ascii: "0")...UInt8(ascii: "9"): byte - UInt8(ascii: "0")
-            case UInt8(ascii: "a")...UInt8(ascii: "f"): byte - UInt8(ascii: "a") + 10
-            default: nil
-            }
-        }
-        guard digits.count.isMultiple(of: 2), !digits.contains(nil) else { return nil }
-        return stride(from: 0, to: digits.count, by: 2).map { index in
-            (digits[index] ?? 0) << 4 | (digits[index + 1] ?? 0)
-        }
     }
 }

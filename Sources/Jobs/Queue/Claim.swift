@@ -1,0 +1,49 @@
+// A claimed job in the hands of whoever runs it: the job, its inputs, how it is told to stop, and
+// the one right to settle it. Made by Queue.
+
+/// The blobs that an attempt may read: those of its job's tenant.
+package struct JobInputs: Sendable {
+    fileprivate let job: Job
+    fileprivate let queue: Queue
+
+    /// The bytes, or nil when there is no such blob.
+    package func bytes(of sha256: String) async throws -> [UInt8]? {
+        try await queue.input(sha256, for: job)
+    }
+}
+
+/// The right to settle one attempt, which must be used once.
+package struct Claim: ~Copyable {
+    package let job: Job
+    /// Given when work on this attempt must stop.
+    package let stop: StopSignal
+    /// The blobs of its tenant, for as long as the attempt is held.
+    package let inputs: JobInputs
+    private let queue: Queue
+    private let obligation: Obligation
+
+    init(_ job: Job, _ stop: StopSignal, from queue: Queue) {
+        self.job = job
+        self.stop = stop
+        inputs = JobInputs(job: job, queue: queue)
+        self.queue = queue
+        obligation = Obligation(token: job.token)
+    }
+
+    /// Stores how the attempt ended; tries until the database has answered, cancelled or not.
+    ///
+    /// - Throws: ``JobsError`` only when the database stays away for longer than
+    ///   `QueueSettings.settlePatience`; the lease then brings the job back.
+    package consuming func settle(_ outcome: Outcome) async throws(JobsError) -> Settlement {
+        obligation.fulfil()
+        return try await queue.settle(job, outcome)
+    }
+}
+
+/// Traps in debug builds when a claim is dropped; in release builds the deadline gives the job
+/// back.
+private struct Obligation: ~Copyable {
+    let token: Int64
+    consuming func fulfil() { discard self }
+    deinit { assertionFailure("the claim with token \(token) was dropped without settling it") }
+}
