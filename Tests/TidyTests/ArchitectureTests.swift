@@ -85,11 +85,11 @@ struct ArchitectureTests {
         #expect(listed.filter { !folders.contains(Substring($0)) } == [], "listed, but gone")
     }
 
-    @Test func `no folder has more than 16 files beside each other`() {
+    @Test func `no folder has more than 13 files beside each other`() {
         let files =
             Repository.sources + Repository.files(in: "Sources", ending: ".c")
             + Repository.tests
-        let crowded = Dictionary(grouping: files, by: \.directory).filter { $1.count > 16 }
+        let crowded = Dictionary(grouping: files, by: \.directory).filter { $1.count > 13 }
         #expect(crowded.map { "\($0.key): \($0.value.count)" }.sorted() == [])
     }
 
