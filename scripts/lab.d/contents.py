@@ -92,7 +92,7 @@ def mayfly_environment(state):
 
 def base_name():
     return "base-" + digest("base-2", read(f"{PARTS}/worker.conf"),
-                            read(f"{CHECKOUT}/Sources/Machines/BaseBuilder.swift"))
+                            read(f"{CHECKOUT}/Sources/Machines/Images/BaseBuilder.swift"))
 
 
 def ensure_base():
