@@ -196,7 +196,7 @@ import Testing
         }
     }
 
-    @Test func `that lost its lease stops its work and is fenced`() async throws {
+    @Test func `a queue that lost its lease stops its work and is fenced`() async throws {
         let database = try await Database.make()
         let id = try await database.withConnection { try await $0.enqueue() }
         try await database.withConnection { other in
