@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/openat2.h>
+#include <stdio.h>
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -30,3 +31,6 @@ int mayfly_open_beneath(int dirfd, const char *path, int flags, unsigned mode) {
 }
 int mayfly_try_lock(int fd) { return flock(fd, LOCK_EX | LOCK_NB) < 0 ? -errno : 0; }
 int mayfly_try_share(int fd) { return flock(fd, LOCK_SH | LOCK_NB) < 0 ? -errno : 0; }
+int mayfly_exchange(const char *one, const char *other) {
+    return renameat2(AT_FDCWD, one, AT_FDCWD, other, RENAME_EXCHANGE) < 0 ? -errno : 0;
+}

@@ -89,8 +89,19 @@ package final class EventLoop: SerialExecutor, @unchecked Sendable {
     ) {
         checkIsolated()
         handlers[descriptor] = handler
+        add(descriptor, interest)
+    }
+    /// Tries again a little later when the kernel has no room for another watch.
+    private func add(_ descriptor: CInt, _ interest: Interest, isRetry: Bool = false) {
         let status = mayfly_epoll_add(epoll, descriptor, interest.rawValue)
-        precondition(status == 0, "descriptor \(descriptor) cannot be watched: errno \(-status)")
+        // The number may be another descriptor's by now, which is watched already.
+        if status == 0 || (isRetry && (status == -EEXIST || status == -EBADF)) { return }
+        precondition(
+            status == -ENOMEM || status == -ENOSPC,
+            "descriptor \(descriptor) cannot be watched: errno \(-status)")
+        _ = schedule(at: .now + .milliseconds(20)) { [self] in
+            if handlers[descriptor] != nil { add(descriptor, interest, isRetry: true) }
+        }
     }
     package func change(_ descriptor: CInt, _ interest: Interest) {
         checkIsolated()
@@ -187,7 +198,8 @@ package final class EventLoop: SerialExecutor, @unchecked Sendable {
     }
 }
 
-/// Runs blocking work (hashing, copying, waiting for a program) on a thread of its own.
+/// Runs blocking work (hashing, copying, waiting for a program) on a thread of its own; on the
+/// caller's when the system gives no other, which is slow and better than not at all.
 package func offload<Value: Sendable, Failure: Error>(
     _ body: @escaping @Sendable () throws(Failure) -> Value
 ) async throws(Failure) -> Value {
@@ -215,7 +227,10 @@ private enum Thread {
                 unsafe Unmanaged<Start>.fromOpaque(raw).takeRetainedValue().body()
                 return nil
             }, retained)
-        precondition(status == 0, "no thread left to run blocking work on")
+        guard status == 0 else {
+            unsafe Unmanaged<Start>.fromOpaque(retained).takeRetainedValue().body()
+            return
+        }
         pthread_detach(handle)
     }
 }

@@ -19,9 +19,23 @@ func makeDirectory(_ path: String, mode: Int = 0o755) throws(MachineError) {
                 + "run as root or set state.directory / runtime.directory to a place you own")
     }
 }
-/// Writes a whole file and waits until it is on disk.
+/// Writes a whole file, or leaves what was there: a disk that fills up spoils nothing.
 func writeFile(_ path: String, _ contents: [UInt8], mode: mode_t) throws(MachineError) {
-    let file = try attempting(Descriptor.open(path, O_WRONLY | O_CREAT | O_TRUNC, mode: mode))
+    let draft = "\(path).\(hexText(randomBytes(6)))"
+    do throws(MachineError) {
+        try writeDurably(draft, contents, mode: mode)
+        guard unsafe rename(draft, path) == 0 else {
+            throw MachineError(SystemError("rename to", path))
+        }
+    } catch {
+        _ = unsafe unlink(draft)
+        throw error
+    }
+}
+private func writeDurably(
+    _ path: String, _ contents: [UInt8], mode: mode_t
+) throws(MachineError) {
+    let file = try attempting(Descriptor.open(path, O_WRONLY | O_CREAT | O_EXCL, mode: mode))
     var written = 0
     while written < contents.count {
         let count = unsafe contents[written...].withUnsafeBytes {
@@ -34,6 +48,18 @@ func writeFile(_ path: String, _ contents: [UInt8], mode: mode_t) throws(Machine
     }
     guard fchmod(file.number, mode) == 0, fsync(file.number) == 0 else {
         throw MachineError(SystemError("finish", path))
+    }
+}
+/// Points a symbolic link elsewhere, in one step.
+func replaceLink(_ path: String, with target: String) throws(MachineError) {
+    let url = URL(fileURLWithPath: path)
+    let draft =
+        url.deletingLastPathComponent().path
+        + "/.\(url.lastPathComponent).\(hexText(randomBytes(6)))"
+    guard unsafe symlink(target, draft) == 0, unsafe rename(draft, path) == 0 else {
+        let error = MachineError(SystemError("point the link", path))
+        _ = unsafe unlink(draft)
+        throw error
     }
 }
 /// Blocks really occupied, in bytes.

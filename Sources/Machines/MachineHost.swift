@@ -15,11 +15,17 @@ package final class MachineHost {
 
     package nonisolated let settings: HostSettings
     package nonisolated let probe: HostProbe
-    private let store: ImageStore
+    let store: ImageStore
     let mark: HostMark
-    private var images: [String: GoldenImage] = [:]
-    private var standbys: [String: [StandbyBox]] = [:]
-    private var spawning: [String: Int] = [:]
+    /// The generation of each image that new machines are made from.
+    var images: [String: GoldenImage] = [:]
+    /// The last generation that a pinned replay asked for.
+    var pinned: GoldenImage?
+    var loads: [String: Task<Result<GoldenImage, MachineError>, Never>] = [:]
+    /// What was looked at as a successor of a current generation and found unfit.
+    var refused: [String: DirectoryIdentity] = [:]
+    private var standbys: [DirectoryIdentity: [StandbyBox]] = [:]
+    private var spawning: [DirectoryIdentity: Int] = [:]
     private var refills: [Int: Task<Void, Never>] = [:]
     private var refillCount = 0
     private var isClosed = false
@@ -62,6 +68,13 @@ package final class MachineHost {
             await host.close()
             throw error
         }
+    }
+
+    /// How many descriptors this process needs for so many machines and standbys, and all else.
+    ///
+    /// Measured: 8 for each machine, over vsock 9; the rest is for images and the database.
+    package nonisolated static func descriptorsNeeded(machines: Int) -> UInt64 {
+        UInt64(64 + 10 * machines)
     }
 
     /// Removes processes and directories of hosts that died; every 30 s in a worker.
@@ -140,30 +153,17 @@ package final class MachineHost {
         for box in waiting { await box.take()?.destroy() }
     }
 
-    // MARK: Images
-
-    func image(_ name: String, generation: String?) async throws(MachineError) -> GoldenImage {
-        let key = generation.map { "\(name)@\($0)" } ?? name
-        if let image = images[key] { return image }
-        let directory = try store.directory(of: name, generation: generation)
-        let trust = try store.trustedKeys()
-        let profile = probe.profile
-        let image = try await offload { () throws(MachineError) in
-            try GoldenImage.load(directory: directory, trust: trust, host: profile)
-        }
-        images[key] = image
-        Logger.current.info(
-            "image loaded",
-            metadata: [
-                "image": "\(name)", "generation": "\(image.manifest.generation)",
-            ])
-        return image
-    }
-
     // MARK: Standbys
 
+    /// Ends the standbys of a generation that no new machine is made from.
+    func endStandbys(of image: GoldenImage) async {
+        for box in standbys.removeValue(forKey: image.identity) ?? [] {
+            await box.take()?.destroy()
+        }
+    }
+
     private func takeStandby(of image: GoldenImage) async throws(MachineError) -> Standby {
-        while let box = standbys[image.key]?.popLast() {
+        while let box = standbys[image.identity]?.popLast() {
             // One that died while it waited is no reason to fail the job.
             if let standby = box.take(), !standby.qemu.hasEnded { return standby }
         }
@@ -171,20 +171,22 @@ package final class MachineHost {
     }
     func spawnStandby(of image: GoldenImage) async throws(MachineError) -> Standby {
         try await Standby.spawn(
-            for: image, binary: settings.qemuBinary, mark: mark.environment)
+            for: image, binary: probe.qemu, mark: mark.environment)
     }
-    private func fillStandbys(of image: GoldenImage) async {
+    func fillStandbys(of image: GoldenImage) async {
         while !isClosed,
-            (standbys[image.key]?.count ?? 0) + (spawning[image.key] ?? 0) < settings.standbys
+            (standbys[image.identity]?.count ?? 0) + (spawning[image.identity] ?? 0)
+                < settings.standbys
         {
-            spawning[image.key, default: 0] += 1
-            defer { spawning[image.key, default: 0] -= 1 }
+            spawning[image.identity, default: 0] += 1
+            defer { spawning[image.identity, default: 0] -= 1 }
             do throws(MachineError) {
                 let standby = try await spawnStandby(of: image)
-                if isClosed {
+                if isClosed || !isInUse(image) {
                     await standby.destroy()
+                    return
                 } else {
-                    standbys[image.key, default: []].append(StandbyBox(standby))
+                    standbys[image.identity, default: []].append(StandbyBox(standby))
                 }
             } catch {
                 Logger.current.warning("no standby started", metadata: ["error": "\(error)"])
@@ -194,7 +196,8 @@ package final class MachineHost {
     }
     /// The next standby starts when this machine is gone, so that it takes no time from a job.
     private func refillLater(_ image: GoldenImage) {
-        guard settings.standbys > 0, !isClosed else { return }
+        // Not for a generation that was replaced, nor for a pinned one, which is seldom asked for.
+        guard settings.standbys > 0, !isClosed, isInUse(image) else { return }
         refillCount += 1
         let number = refillCount
         refills[number] = Task { @LoopActor in
@@ -202,11 +205,6 @@ package final class MachineHost {
             refills[number] = nil
         }
     }
-}
-
-extension GoldenImage {
-    /// Which standbys fit: the generation decides memory, disk and devices.
-    var key: String { manifest.generation }
 }
 
 /// Lets a `Standby` wait in a collection; taken once.

@@ -109,7 +109,7 @@ package struct RestoreBench {
             let deadline = ContinuousClock.now + Self.limit
             let begin = ContinuousClock.now
             let boot = try BootedMachine(
-                manifest, in: image.directory, memory: memory.number, settings: host.settings)
+                manifest, in: image.directory, memory: memory.number, binary: host.probe.qemu)
             do throws(MachineError) {
                 let session = try await boot.session(agent: manifest.agent, before: deadline)
                 if startsInterpreters { try await session.warm(before: deadline) }

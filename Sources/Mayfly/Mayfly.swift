@@ -4,6 +4,7 @@
 
 import ArgumentParser
 import Glibc
+import Processes
 
 @main
 struct Mayfly: AsyncParsableCommand {
@@ -46,6 +47,7 @@ struct Mayfly: AsyncParsableCommand {
     /// Runs the command named by the arguments and ends the process.
     static func main() async {
         signal(SIGPIPE, SIG_IGN)  // a closed pipe is an error to handle, not an end
+        OpenFileLimit.raise()
         do {
             var command = try parseAsRoot()
             if var asynchronous = command as? any AsyncParsableCommand {

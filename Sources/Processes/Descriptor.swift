@@ -4,7 +4,7 @@ import CLinux
 import Glibc
 
 /// An open descriptor, closed exactly once.
-package struct Descriptor: ~Copyable {
+package struct Descriptor: ~Copyable, Sendable {
     package let number: CInt
     package init(_ number: CInt) { self.number = number }
     deinit { close(number) }

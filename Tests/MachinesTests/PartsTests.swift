@@ -95,14 +95,14 @@ struct InitramfsTests {
 @Suite("A console")
 struct ConsoleTests {
     @Test func `keeps what was written, for whoever asks afterwards`() throws {
-        let console = try ConsoleFile()
+        let console = try MemoryLog("console")
         #expect(console.lastLines(5) == [])
         let text = Array("first\r\nsecond\nthird".utf8)
         for byte in text { #expect(write([byte], to: console) == 1) }
         #expect(console.lastLines(2) == ["second", "third"])
     }
     @Test func `is cut by its hypervisor's file size limit, which is no end of it`() async throws {
-        let console = try ConsoleFile()
+        let console = try MemoryLog("console")
         let alive = try await Self.fill(console.writer.number)
         #expect(alive.output == "alive\n")
         #expect(console.lastLines(9).map(\.count) == [300])
@@ -116,10 +116,10 @@ struct ConsoleTests {
             """
         var request = ProgramRequest(["/bin/bash", "-c", script])
         request.kept = [writer]
-        request.fileSizeLimit = UInt64(ConsoleFile.byteCount)
+        request.fileSizeLimit = UInt64(MemoryLog.byteCount)
         return try await runProgram(request)
     }
-    private func write(_ bytes: [UInt8], to console: borrowing ConsoleFile) -> Int {
+    private func write(_ bytes: [UInt8], to console: borrowing MemoryLog) -> Int {
         unsafe Foundation.write(console.writer.number, bytes, bytes.count)
     }
 }
@@ -146,16 +146,19 @@ struct ImageDefinitionTests {
         let hardware = VirtualHardware(
             vCPUCount: 1, memory: .mebibytes(512), accelerator: "tcg", transport: "virtio-serial")
         let processor = try Processor.current()
-        func generation(_ definition: ImageDefinition, qemu: String = "7.2") -> String {
+        func generation(
+            _ definition: ImageDefinition, base: String = "b1", qemu: String = "7.2"
+        ) -> String {
             Manifest.generation(
-                definition: definition, packages: "python3 3.11", agent: "00", qemuVersion: qemu,
-                hardware: hardware, processor: processor)
+                definition: definition, base: base, packages: "python3 3.11", agent: "00",
+                qemuVersion: qemu, hardware: hardware, processor: processor)
         }
         var other = ImageDefinition.code
         other.pythonModules = []
         #expect(generation(.code) == generation(.code))
         #expect(generation(.code) != generation(other))
         #expect(generation(.code) != generation(.code, qemu: "8.0"))
+        #expect(generation(.code) != generation(.code, base: "b2"))
     }
 }
 

@@ -51,6 +51,21 @@ struct ProgramTests {
         #expect(wrong.errors.hasPrefix("mayfly: MAYFLY_WORKER_SLOTS: worker.slots expects"))
     }
 
+    @Test func `refuses more slots than the limit on open files allows, and says which`()
+        async throws
+    {
+        let ended = try await World.run(
+            Program.Request([
+                "sh", "-c",
+                "ulimit -Sn 100 && ulimit -Hn 100 && exec \(TestState.program) worker --slots 64",
+            ]), "")
+        #expect(ended.status == 2)
+        #expect(
+            ended.errors.hasPrefix(
+                "mayfly: worker.slots is 64: with its standbys that takes 724 open files, and this "
+                    + "process may have 100;"), "\(ended.errors)")
+    }
+
     @Test func `prints data on stdout and help with exit code 0, usage errors with 2`() async throws
     {
         let config = try await mayfly(["config", "--json"])

@@ -35,6 +35,8 @@ int mayfly_open_beneath(int dirfd, const char *path, int flags, unsigned mode);
 /* flock(2) LOCK_EX|LOCK_NB and LOCK_SH|LOCK_NB: 0 when taken. */
 int mayfly_try_lock(int fd);
 int mayfly_try_share(int fd);
+/* renameat2(2) with RENAME_EXCHANGE: 0 or a negative errno. */
+int mayfly_exchange(const char *one, const char *other);
 
 /* --- limits.c --- */
 /* RLIMIT_NOFILE of this process. */

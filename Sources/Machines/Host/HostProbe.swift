@@ -26,6 +26,7 @@ struct Obstacle: Sendable, Equatable {
 
 /// What the probes chose and why.
 package struct HostProbe: Sendable {
+    let qemu: QEMUBinary
     package let profile: HostProfile
     /// One sentence for each choice that was left to us and fell back to the lesser way.
     package let fallbacks: [String]
@@ -52,10 +53,16 @@ package struct HostProbe: Sendable {
     package static func examine(
         _ settings: HostSettings, retryingKVM: Bool = false
     ) async -> (probe: HostProbe?, findings: [DoctorFinding]) {
+        let binary: QEMUBinary
         let qemu: QEMUFeatures
         let processor: Processor
         do throws(MachineError) {
+            binary = try QEMUBinary(settings.qemuBinary)
             qemu = try await QEMUFeatures.of(settings.qemuBinary)
+            guard binary.isInPlace else {
+                throw MachineError(
+                    .hostUnfit, "\(binary.path) was replaced while it was probed; start again")
+            }
             processor = try Processor.current()
         } catch {
             let remedy = "install qemu-system-x86, or set machine.qemu.binary"
@@ -89,7 +96,7 @@ package struct HostProbe: Sendable {
         }
         let fallbacks = (ours + asRoot).map { "\($0.name) \($0.found); \($0.remedy)" }
         return (
-            HostProbe(profile: profile, fallbacks: fallbacks),
+            HostProbe(qemu: binary, profile: profile, fallbacks: fallbacks),
             choices + hardening
         )
     }

@@ -57,12 +57,20 @@ func sweepDeadHosts(runtimeDirectory: String) -> SweepReport {
 }
 
 private func isAbandoned(_ directory: String, _ name: String) -> Bool {
+    // A hidden directory is one that its host is about to lock: while that process lives, even a
+    // look at the lock could be in its way.
+    if name.hasPrefix("."), let owner = owner(of: name), kill(owner, 0) == 0 || errno != ESRCH {
+        return false
+    }
     guard let lock = try? Descriptor.open("\(directory)/lock", O_RDWR) else {
         // No lock file: a host that died between mkdir and open, once its process is gone.
-        let owner = pid_t(name.drop { $0 == "." }.prefix { $0.isNumber }) ?? 0
-        return owner > 0 && kill(owner, 0) != 0 && errno == ESRCH
+        guard let owner = owner(of: name) else { return false }
+        return kill(owner, 0) != 0 && errno == ESRCH
     }
     return mayfly_try_lock(lock.number) == 0
+}
+private func owner(of name: String) -> pid_t? {
+    pid_t(name.drop { $0 == "." }.prefix { $0.isNumber }).flatMap { $0 > 0 ? $0 : nil }
 }
 
 /// Kills, by descriptor, every process that carries the mark, and waits until they are gone.

@@ -12,7 +12,7 @@ struct BootedMachine {
 
     /// Starts QEMU with the kernel and initramfs of a generation; `memory` is written by the guest.
     init(
-        _ manifest: Manifest, in directory: String, memory: CInt, settings: HostSettings
+        _ manifest: Manifest, in directory: String, memory: CInt, binary: QEMUBinary
     ) throws(MachineError) {
         let rootDisk = try openImageFile("\(directory)/\(manifest.rootDisk.path)")
         vsock = manifest.hardware.transport == "vsock" ? try VsockContext.take() : nil
@@ -24,7 +24,7 @@ struct BootedMachine {
         )
         if let vsock { parts.vsock = (vsock.descriptor.number, vsock.id) }
         qemu = try QEMU(
-            binary: settings.qemuBinary, hardware: manifest.hardware, parts: parts)
+            binary: binary, hardware: manifest.hardware, parts: parts)
     }
 
     /// Waits for the agent.

@@ -44,21 +44,24 @@ final class QEMU {
     private var port: ByteStream?
     /// What the guest's kernel and agent said; read only when something went wrong, and still there
     /// when the process is not.
-    private let console: ConsoleFile
+    private let console: MemoryLog
+    /// What QEMU itself said on standard error.
+    private let messages: MemoryLog
+    /// Beyond the guest's memory: measured are 1.4 GiB, 1 GiB of it for translated code.
+    ///
+    /// QEMU allocates what a guest's device requests ask for; without a bound that is the host's
+    /// memory.
+    private static let addressSpaceOverhead: UInt64 = 3 << 30
 
     init(
-        binary: String, hardware: VirtualHardware, parts: MachineParts
+        binary: QEMUBinary, hardware: VirtualHardware, parts: MachineParts
     ) throws(MachineError) {
-        guard let binary = findProgram(binary) else {
-            throw MachineError(
-                .hostUnfit,
-                "\(binary) is not installed; install qemu-system-x86 or set machine.qemu.binary")
-        }
         let monitorPair = try attempting(SocketPair())
         let portPair = try attempting(SocketPair())
-        console = try ConsoleFile()
+        console = try MemoryLog("mayfly-console")
+        messages = try MemoryLog("mayfly-messages")
         var request = SpawnRequest(
-            arguments: [binary]
+            arguments: [binary.path]
                 + Self.arguments(
                     hardware, parts, monitor: monitorPair.theirs.number,
                     port: portPair.theirs.number, console: console.writer.number))
@@ -66,17 +69,22 @@ final class QEMU {
         request.kept = [
             parts.memory, parts.rootDisk, monitorPair.theirs.number, portPair.theirs.number,
             console.writer.number,
+            // For a script, whose interpreter opens it by this number.
+            binary.descriptor,
         ]
+        request.executable = binary.descriptor
         if parts.state >= 0 { request.kept.append(parts.state) }
         if let vsock = parts.vsock { request.kept.append(vsock.descriptor) }
-        request.standardError = 2
+        // A guest can make QEMU print without end; the worker's own log must not suffer from that.
+        request.standardError = messages.writer.number
+        request.addressSpaceLimit = UInt64(hardware.memory.bytes) + Self.addressSpaceOverhead
         // Making them needs root.
         request.namespaces = geteuid() == 0 ? mayfly_ns_net | mayfly_ns_ipc | mayfly_ns_uts : 0
         request.user = HypervisorUser.forAccelerator(hardware.accelerator)
-        // A machine's one writable file is its console; while an image is built, the device state
-        // too, which is smaller than the memory.
+        // A machine's writable files are its console and its messages; while an image is built, the
+        // device state too, which is smaller than the memory.
         request.fileSizeLimit = UInt64(
-            parts.isMemoryShared ? hardware.memory.bytes : ConsoleFile.byteCount)
+            parts.isMemoryShared ? hardware.memory.bytes : MemoryLog.byteCount)
         let child = try attempting(Child.spawn(request))
         pid = child.pid
         pidDescriptor = child.pidDescriptor
@@ -146,8 +154,10 @@ final class QEMU {
         let hadEnded = hasEnded
         let usage = await end()
         var words = hadEnded ? ["hypervisor: \(usage.ending)"] : []
-        let tail = console.lastLines(5).joined(separator: " | ")
-        if !tail.isEmpty { words.append("console: \(tail)") }
+        for (name, file) in [("qemu", messages.lastLines(5)), ("console", console.lastLines(5))]
+        where !file.isEmpty {
+            words.append("\(name): \(file.joined(separator: " | "))")
+        }
         return words.isEmpty
             ? error
             : MachineError(

@@ -16,9 +16,9 @@ struct Standby: ~Copyable {
 
     /// Starts and prepares one for `image`.
     static func spawn(
-        for image: GoldenImage, binary: String, mark: String
+        for image: GoldenImage, binary: QEMUBinary, mark: String
     ) async throws(MachineError) -> Standby {
-        try image.checkRootDisk()
+        try await image.checkRootDisk()
         // A description of its own: reading the state moves its offset.
         let path = "/proc/self/fd/\(image.state.number)"
         let state = try attempting(Descriptor.open(path, O_RDONLY))

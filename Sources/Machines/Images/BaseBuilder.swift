@@ -9,6 +9,13 @@ import Processes
 /// A built base directory: root.ext4, kernel, modules/ (with `order`), packages.
 struct ImageBase {
     let directory: String
+    private let lock: ImageLock
+
+    /// - Parameter directory: that of the base itself, not of a link to it.
+    init(directory: String) throws(MachineError) {
+        self.directory = directory
+        lock = try ImageLock(directory)
+    }
     var id: String { (directory as NSString).lastPathComponent }
     var packages: String { text("packages") }
     var kernelRelease: String { text("kernel.release").trimmed }
@@ -29,10 +36,11 @@ struct BaseBuilder {
 
     /// The base of this definition: the one on disk, or a new one when there is none or `fresh`.
     func base(fresh: Bool) async throws(MachineError) -> ImageBase {
-        let directory = "\(store.basesDirectory)/\(id)"
-        if !fresh, FileManager.default.fileExists(atPath: "\(directory)/packages") {
+        let newest = "\(store.basesDirectory)/\(id).newest"
+        let there = "\(store.basesDirectory)/\(store.link(of: newest) ?? id)"
+        if !fresh, FileManager.default.fileExists(atPath: "\(there)/packages") {
             progress("base \(id) is there already")
-            return ImageBase(directory: directory)
+            return try ImageBase(directory: there)
         }
         guard geteuid() == 0 else {
             throw MachineError(
@@ -41,16 +49,33 @@ struct BaseBuilder {
         let work = "\(store.basesDirectory)/.\(id)-\(getpid())"
         try? FileManager.default.removeItem(atPath: work)
         try makeDirectory(work)
-        defer { try? FileManager.default.removeItem(atPath: work) }
+        // Shared with nobody who removes what dead builds left.
+        let lock = try ImageLock(work)
+        defer {
+            withExtendedLifetime(lock) {}
+            try? FileManager.default.removeItem(atPath: work)
+        }
         try await bootstrap(into: "\(work)/root")
         try await finish(work)
-        do {
-            try? FileManager.default.removeItem(atPath: directory)
-            try FileManager.default.moveItem(atPath: "\(work)/out", toPath: directory)
-        } catch {
-            throw MachineError(.buildFailed, "cannot publish \(directory): \(error)")
+        return try publish("\(work)/out", as: newest)
+    }
+
+    /// Under a name made of its content, so that no base that is in use is ever replaced.
+    private func publish(_ built: String, as newest: String) throws(MachineError) -> ImageBase {
+        let hash = SHA256()
+        for name in ["root.ext4", "kernel", "packages"] {
+            hash.update(try SHA256.hex(ofFile: "\(built)/\(name)"))
         }
-        return ImageBase(directory: directory)
+        let name = "\(id)-\(hexText(hash.finish()).prefix(16))"
+        let directory = "\(store.basesDirectory)/\(name)"
+        if !FileManager.default.fileExists(atPath: directory) {
+            guard unsafe rename(built, directory) == 0 else {
+                throw MachineError(SystemError("rename to", directory))
+            }
+        }
+        let base = try ImageBase(directory: directory)
+        try replaceLink(newest, with: name)
+        return base
     }
 
     /// What the base depends on; two definitions that differ only in memory share one.

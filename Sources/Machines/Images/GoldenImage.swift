@@ -2,9 +2,11 @@
 // its root disk open. What was hashed is what is mapped; nobody can change a byte of it any more.
 
 import CLinux
+import Events
 import Foundation
 import Glibc
 import Processes
+import Synchronization
 
 /// One generation, loaded and verified; shared by every machine restored from it.
 final class GoldenImage: Sendable {
@@ -13,15 +15,20 @@ final class GoldenImage: Sendable {
     let memory: Descriptor
     let state: Descriptor
     let rootDisk: Descriptor
-    private let rootDiskIdentity: FileIdentity
+    /// Told apart from a generation of the same name that was built again.
+    let identity: DirectoryIdentity
+    private let rootDiskIdentity: Mutex<FileIdentity>
+    private let locks: [ImageLock]
 
     private init(
-        manifest: Manifest, directory: String, memory: consuming Descriptor,
+        manifest: Manifest, directory: String, locks: [ImageLock], memory: consuming Descriptor,
         state: consuming Descriptor, rootDisk: consuming Descriptor
     ) throws(MachineError) {
         self.manifest = manifest
         self.directory = directory
-        self.rootDiskIdentity = try FileIdentity(of: rootDisk.number)
+        self.locks = locks
+        self.identity = try DirectoryIdentity(of: directory)
+        self.rootDiskIdentity = Mutex(try FileIdentity(of: rootDisk.number))
         self.memory = memory
         self.state = state
         self.rootDisk = rootDisk
@@ -33,7 +40,11 @@ final class GoldenImage: Sendable {
     static func load(
         directory: String, trust: TrustedKeys, host: HostProfile
     ) throws(MachineError) -> GoldenImage {
+        // Nobody prunes what is loaded here: neither the generation nor its base.
+        let lock = try ImageLock(directory)
         let manifest = try readManifest(in: directory, trust: trust)
+        let disk = "\(directory)/\(manifest.rootDisk.path)" as NSString
+        let locks = [lock, try ImageLock(disk.deletingLastPathComponent)]
         try host.check(manifest, directory: directory)
         let memory = try sealedCopy(of: manifest.memory, in: directory, name: "mayfly-memory")
         let state = try sealedCopy(of: manifest.state, in: directory, name: "mayfly-state")
@@ -43,7 +54,7 @@ final class GoldenImage: Sendable {
             throw refusal(manifest.rootDisk, in: directory)
         }
         return try GoldenImage(
-            manifest: manifest, directory: directory, memory: memory, state: state,
+            manifest: manifest, directory: directory, locks: locks, memory: memory, state: state,
             rootDisk: rootDisk)
     }
 
@@ -94,13 +105,23 @@ final class GoldenImage: Sendable {
     }
 
     /// Whether the root disk is still the file that was hashed; checked at each restore.
-    func checkRootDisk() throws(MachineError) {
-        guard try FileIdentity(of: rootDisk.number) == rootDiskIdentity else {
+    ///
+    /// Its times also change when a name of it goes away; then its bytes are hashed again, once.
+    func checkRootDisk() async throws(MachineError) {
+        let found = try FileIdentity(of: rootDisk.number)
+        if rootDiskIdentity.withLock({ $0 == found }) { return }
+        let digest = try await offload { [self] () throws(MachineError) in
+            try SHA256.hex(ofDescriptor: rootDisk.number)
+        }
+        guard digest == manifest.rootDisk.sha256,
+            try FileIdentity(of: rootDisk.number) == found
+        else {
             throw MachineError(
                 .imageRefused,
                 "\(directory)/\(manifest.rootDisk.path) changed after it was verified; "
-                    + "rebuild it with `mayfly image build --force` and restart the worker")
+                    + "rebuild it with `mayfly image build --refresh`")
         }
+        rootDiskIdentity.withLock { $0 = found }
     }
 
     private static func refusal(_ file: ImageFile, in directory: String) -> MachineError {
@@ -152,6 +173,20 @@ extension Manifest {
 }
 
 /// What identifies a file that must not change under us.
+/// Which directory a path names at this moment.
+struct DirectoryIdentity: Hashable, Sendable {
+    private let device: UInt
+    private let number: UInt
+    init(of path: String) throws(MachineError) {
+        var status = stat()
+        guard unsafe stat(path, &status) == 0 else {
+            throw MachineError(SystemError("look at", path))
+        }
+        device = UInt(status.st_dev)
+        number = UInt(status.st_ino)
+    }
+}
+
 private struct FileIdentity: Equatable, Sendable {
     var numbers: [Int]
     init(of descriptor: CInt) throws(MachineError) {

@@ -54,6 +54,7 @@ package struct ImageBuilder {
     package func build(force: Bool, refresh: Bool) async throws(MachineError) -> BuiltImage {
         let begin = ContinuousClock.now
         if let problem = definition.problem { throw MachineError(.buildFailed, problem) }
+        try store.removeDrafts()
         let probe = try await HostProbe.run(settings, retryingKVM: force)
         let agent = try agentBytes()
         let base = try await BaseBuilder(store: store, definition: definition, progress: progress)
@@ -90,7 +91,7 @@ package struct ImageBuilder {
             accelerator: profile.accelerator, transport: profile.transport)
         let agentDigest = SHA256.hex(of: agent)
         let generation = Manifest.generation(
-            definition: definition, packages: base.packages, agent: agentDigest,
+            definition: definition, base: base.id, packages: base.packages, agent: agentDigest,
             qemuVersion: profile.qemuVersion, hardware: hardware, processor: profile.processor)
         let images = "\(store.imagesDirectory)/\(definition.name)"
         let directory = "\(images)/\(generation)"
@@ -109,13 +110,18 @@ package struct ImageBuilder {
         }
         let work = "\(images)/.\(generation)-\(getpid())"
         try makeDirectory(work)
-        defer { try? FileManager.default.removeItem(atPath: work) }
+        // Shared with nobody who removes what dead builds left.
+        let lock = try ImageLock(work)
+        defer {
+            withExtendedLifetime(lock) {}
+            try? FileManager.default.removeItem(atPath: work)
+        }
         try link(base, into: work)
         try writeFile("\(work)/initramfs", initramfs(base, agent), mode: 0o444)
         var manifest = try newManifest(
             base: base, hardware: hardware, profile: profile, agent: agentDigest,
             generation: generation, directory: work)
-        try await snapshot(&manifest, into: work)
+        try await snapshot(&manifest, on: probe, into: work)
         try sign(manifest, in: work)
         try await proveClones(in: work, profile: profile)
         try publish(work, as: directory)
@@ -209,14 +215,15 @@ package struct ImageBuilder {
     // MARK: Snapshot
 
     private func snapshot(
-        _ manifest: inout Manifest, into work: String
+        _ manifest: inout Manifest, on probe: HostProbe, into work: String
     ) async throws(MachineError) {
         progress("booting \(definition.memory) with \(definition.vCPUCount) vCPU")
         let memory = try attempting(Descriptor.memory("mayfly-build"))
         guard ftruncate(memory.number, off_t(definition.memory.bytes)) == 0 else {
             throw MachineError(.hostUnfit, "no memory for the guest: \(errnoText(errno))")
         }
-        let boot = try BootedMachine(manifest, in: work, memory: memory.number, settings: settings)
+        let boot = try BootedMachine(
+            manifest, in: work, memory: memory.number, binary: probe.qemu)
         do throws(MachineError) {
             let deadline = ContinuousClock.now + Self.bootTimeout
             let begin = ContinuousClock.now
@@ -314,23 +321,21 @@ package struct ImageBuilder {
         }
     }
 
+    /// One rename puts a generation in place; of one that is built again the old goes away, and a
+    /// worker that uses it keeps what it has open.
     private func publish(_ work: String, as directory: String) throws(MachineError) {
-        do {
-            try? FileManager.default.removeItem(atPath: directory)
-            let file = try attempting(Descriptor.open(work, O_RDONLY | O_DIRECTORY))
-            fsync(file.number)
-            try FileManager.default.moveItem(atPath: work, toPath: directory)
-        } catch { throw MachineError(.buildFailed, "cannot publish \(directory): \(error)") }
+        let file = try attempting(Descriptor.open(work, O_RDONLY | O_DIRECTORY))
+        fsync(file.number)
+        if unsafe rename(work, directory) == 0 { return }
+        guard errno == EEXIST || errno == ENOTEMPTY else {
+            throw MachineError(SystemError("rename to", directory))
+        }
+        let status = unsafe mayfly_exchange(work, directory)
+        guard status == 0 else { throw MachineError(SystemError("exchange", directory, -status)) }
+        // What stood there is at `work` now, and goes with it.
     }
     private func switchCurrent(_ images: String, to generation: String) throws(MachineError) {
-        let link = "\(images)/.current-\(getpid())"
-        unsafe unlink(link)
-        guard unsafe symlink(generation, link) == 0,
-            unsafe rename(link, "\(images)/current") == 0
-        else {
-            throw MachineError(
-                .buildFailed, "cannot switch \(images)/current: \(errnoText(errno))")
-        }
+        try replaceLink("\(images)/current", with: generation)
     }
 }
 

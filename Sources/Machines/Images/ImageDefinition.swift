@@ -100,7 +100,8 @@ struct Manifest: Codable {
 
     /// What decides the generation: the same inputs give the same id.
     static func generation(
-        definition: ImageDefinition, packages: String, agent: String, qemuVersion: String,
+        definition: ImageDefinition, base: String, packages: String, agent: String,
+        qemuVersion: String,
         hardware: VirtualHardware, processor: Processor
     ) -> String {
         let encoder = JSONEncoder()
@@ -109,7 +110,7 @@ struct Manifest: Codable {
         for part: any Encodable in [definition, hardware, processor] {
             hash.update([UInt8]((try? encoder.encode(part)) ?? Data()))
         }
-        for part in [packages, agent, qemuVersion, QEMU.deviceModel, "\(currentFormat)"] {
+        for part in [base, packages, agent, qemuVersion, QEMU.deviceModel, "\(currentFormat)"] {
             hash.update("\(part.utf8.count):\(part)")
         }
         return String(hexText(hash.finish()).prefix(16))

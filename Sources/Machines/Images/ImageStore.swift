@@ -2,7 +2,8 @@
 //
 //   <state>/images/<name>/<generation>/   manifest.json manifest.sig memory state initramfs
 //   <state>/images/<name>/current         → <generation>
-//   <state>/bases/<id>/                   root.ext4 kernel modules packages (shared)
+//   <state>/bases/<id>-<content>/         root.ext4 kernel modules packages (shared, never changed)
+//   <state>/bases/<id>.newest             → <id>-<content>, the newest of a definition
 //   <state>/keys/signing.key  keys/trusted/<key id>.pub
 
 import Foundation
@@ -93,48 +94,6 @@ package struct ImageStore: Sendable {
         try GoldenImage.verify(directory: directory, trust: try trustedKeys(), host: host)
     }
 
-    /// Removes generations beyond the newest `keep` of each image, never the current one.
-    ///
-    /// Bases that no generation uses any more go too. Returns what was removed.
-    package func prune(keeping keep: Int, dryRun: Bool) throws(MachineError) -> [String] {
-        var removed: [String] = []
-        var usedBases: Set<String> = []
-        for name in children(of: imagesDirectory) {
-            let current = try? FileManager.default.destinationOfSymbolicLink(
-                atPath: "\(imagesDirectory)/\(name)/current")
-            let generations = children(of: "\(imagesDirectory)/\(name)")
-                .filter { $0 != "current" }
-                .sorted {
-                    age("\(imagesDirectory)/\(name)/\($0)")
-                        < age("\(imagesDirectory)/\(name)/\($1)")
-                }
-            var kept = 0
-            for generation in generations.reversed() {
-                let directory = "\(imagesDirectory)/\(name)/\(generation)"
-                if generation == current || (!generation.hasPrefix(".") && kept < keep) {
-                    kept += 1
-                    if let base = try? FileManager.default.destinationOfSymbolicLink(
-                        atPath: "\(directory)/base")
-                    {
-                        usedBases.insert((base as NSString).lastPathComponent)
-                    }
-                } else {
-                    removed.append(directory)
-                }
-            }
-        }
-        for base in children(of: basesDirectory) where !usedBases.contains(base) {
-            removed.append("\(basesDirectory)/\(base)")
-        }
-        if dryRun { return removed }
-        for path in removed {
-            do { try FileManager.default.removeItem(atPath: path) } catch {
-                throw MachineError(.hostUnfit, "cannot remove \(path): \(error)")
-            }
-        }
-        return removed
-    }
-
     // MARK: Keys
 
     func trustedKeys() throws(MachineError) -> TrustedKeys {
@@ -151,15 +110,28 @@ package struct ImageStore: Sendable {
         try makeDirectory("\(keysDirectory)/trusted", mode: 0o755)
         if let data = FileManager.default.contents(atPath: path) {
             let text = String(decoding: data, as: UTF8.self).trimmed
-            return try SigningKey(privateKey: bytes(ofHex: text) ?? [])
+            guard let secret = bytes(ofHex: text), secret.count == 32 else {
+                throw MachineError(
+                    .hostUnfit,
+                    "\(path) is damaged (\(data.count) bytes, not 64 hexadecimal digits); "
+                        + "restore it, or move it away and build every image anew")
+            }
+            let key = try SigningKey(privateKey: secret)
+            try trust(key)
+            return key
         }
         let secret = randomBytes(32)
         let key = try SigningKey(privateKey: secret)
+        // Trusted first: a key that signs and is not trusted would make images that nobody takes.
+        try trust(key)
         try writeFile(path, Array((hexText(secret) + "\n").utf8), mode: 0o600)
-        let publicKey = hexText(key.publicKey)
-        try writeFile(
-            "\(keysDirectory)/trusted/\(publicKey.prefix(16)).pub",
-            Array((publicKey + "\n").utf8), mode: 0o644)
         return key
+    }
+    private func trust(_ key: borrowing SigningKey) throws(MachineError) {
+        let publicKey = hexText(key.publicKey)
+        let path = "\(keysDirectory)/trusted/\(publicKey.prefix(16)).pub"
+        let contents = Array((publicKey + "\n").utf8)
+        guard FileManager.default.contents(atPath: path).map(Array.init) != contents else { return }
+        try writeFile(path, contents, mode: 0o644)
     }
 }

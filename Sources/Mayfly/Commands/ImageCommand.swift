@@ -140,8 +140,12 @@ struct ImageCommand: ParsableCommand {
             let store = ImageStore(stateDirectory: configuration.text(.stateDirectory))
             var table = Table("REMOVED")
             table.cellLimit = 1000
-            for path in try store.prune(keeping: keep, dryRun: dryRun) { table.add(.string(path)) }
+            let report = try store.prune(keeping: keep, dryRun: dryRun)
+            for path in report.removed { table.add(.string(path)) }
             table.print(asJSON: output.isJSON, empty: "nothing to remove")
+            for path in report.inUse {
+                Console.say("\(path) stays: a worker or a build uses it")
+            }
         }
     }
 }

@@ -6,6 +6,7 @@ import Jobs
 import Logging
 import Machines
 import Postgres
+import Processes
 
 struct WorkerCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
@@ -44,6 +45,7 @@ struct WorkerCommand: AsyncParsableCommand {
         _ configuration: Configuration, _ logger: Logger, _ signals: AsyncStream<Int32>
     ) async throws {
         let kinds = Kinds(configuration)
+        try checkOpenFileLimit(configuration)
         try await MachineHost.with(configuration.host) { host in
             let begin = ContinuousClock.now
             for fallback in host.probe.fallbacks { logger.warning("\(fallback)") }
@@ -69,6 +71,22 @@ struct WorkerCommand: AsyncParsableCommand {
             }
             logger.notice("worker ended", metadata: ["worker": "\(settings.name)"])
         }
+    }
+
+
+    /// Refuses a start that would end in losses: every machine holds descriptors of this process.
+    private static func checkOpenFileLimit(
+        _ configuration: Configuration
+    ) throws(ConfigurationError) {
+        let slots = configuration.count(.workerSlots)
+        let machines = slots + configuration.count(.standbys)
+        let needed = MachineHost.descriptorsNeeded(machines: machines)
+        let limit = OpenFileLimit.current.soft
+        guard limit < needed else { return }
+        throw ConfigurationError(
+            "worker.slots is \(slots): with its standbys that takes \(needed) open files, and this "
+                + "process may have \(limit); raise the hard limit (LimitNOFILE=, ulimit -Hn) or "
+                + "lower worker.slots")
     }
 }
 

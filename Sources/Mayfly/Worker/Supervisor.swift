@@ -15,6 +15,8 @@ struct Supervisor: Sendable {
     let drainTimeout: Duration
     /// Dead workers' machines must not wait for a restart of this one.
     static let sweepInterval = Duration.seconds(30)
+    /// How soon a new generation of an image is taken up.
+    static let imageInterval = Duration.seconds(2)
 
     /// Works until a signal has drained the queue and every claim is settled.
     func run(_ queue: Queue, signals: AsyncStream<Int32>) async {
@@ -35,6 +37,10 @@ struct Supervisor: Sendable {
             }
             parts.addTask {
                 await sweep()
+                return false
+            }
+            parts.addTask {
+                await takeUpImages()
                 return false
             }
             for await isOver in parts where isOver { parts.cancelAll() }
@@ -75,6 +81,13 @@ struct Supervisor: Sendable {
         Logger.current.notice(
             "giving back what still runs", metadata: ["running": "\(left)"])
         await queue.interruptAll()
+    }
+
+    /// A build beside this worker needs no restart of it.
+    private func takeUpImages() async {
+        while (try? await ContinuousClock().sleep(for: Self.imageInterval)) != nil {
+            await context.host.takeUpImages()
+        }
     }
 
     private func sweep() async {

@@ -1,11 +1,12 @@
-// The console of one guest, in memory: written by its hypervisor, read by us when something went
-// wrong. Costs nothing while nobody asks, survives the hypervisor, and can be filled, but no more.
+// What one hypervisor writes, in memory: the guest's console, and its own messages. Read when
+// something went wrong. Costs nothing while nobody asks, survives the hypervisor, and can be
+// filled, but no more.
 
 import Glibc
 import Processes
 
 /// A memory file; the hypervisor's file size limit is its bound, and what comes later is lost.
-struct ConsoleFile: ~Copyable {
+struct MemoryLog: ~Copyable {
     /// The limit of a machine that runs jobs.
     static let byteCount = 64 << 10
 
@@ -14,8 +15,8 @@ struct ConsoleFile: ~Copyable {
     /// and nothing else.
     let writer: Descriptor
 
-    init() throws(MachineError) {
-        let file = try attempting(Descriptor.memory("mayfly-console"))
+    init(_ name: String) throws(MachineError) {
+        let file = try attempting(Descriptor.memory(name))
         let path = "/proc/self/fd/\(file.number)"
         writer = try attempting(Descriptor.open(path, O_WRONLY))
         self.file = file

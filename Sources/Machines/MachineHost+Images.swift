@@ -1,0 +1,102 @@
+// Which generation new machines are made from: loaded at the start, replaced while the host runs
+// when a build has published another one, and only after a machine of that one has come to life.
+// Machines that live keep theirs.
+
+import Events
+import Foundation
+import Logging
+
+extension MachineHost {
+    /// The image of this name: the generation in use, or the one that a pinned replay wants.
+    func image(_ name: String, generation: String?) async throws(MachineError) -> GoldenImage {
+        if let generation {
+            if let current = images[name], current.manifest.generation == generation {
+                return current
+            }
+            if let pinned, pinned.manifest.definition.name == name,
+                pinned.manifest.generation == generation
+            {
+                return pinned
+            }
+            let image = try await load(store.directory(of: name, generation: generation))
+            // One at most, for each holds a copy of its memory.
+            pinned = image
+            return image
+        }
+        if let image = images[name] { return image }
+        let image = try await load(store.directory(of: name))
+        images[name] = image
+        return image
+    }
+
+    /// Whether new machines are made from this very generation.
+    func isInUse(_ image: GoldenImage) -> Bool {
+        images[image.manifest.definition.name] === image
+    }
+
+    /// Looks whether another generation of a loaded image has become current, and uses it from now
+    /// on when a machine could be restored from it.
+    ///
+    /// Cheap when nothing has changed: one `stat` an image. What cannot be used is named once, and
+    /// the generation before stays in use.
+    package func takeUpImages() async {
+        for (name, old) in images {
+            let current = "\(store.imagesDirectory)/\(name)/current"
+            guard let identity = try? DirectoryIdentity(of: current), identity != old.identity,
+                identity != refused[name]
+            else { continue }
+            var metadata: Logger.Metadata = [
+                "image": "\(name)", "generation.before": "\(old.manifest.generation)",
+            ]
+            do throws(MachineError) {
+                let image = try await load(store.directory(of: name))
+                metadata["generation"] = "\(image.manifest.generation)"
+                let job = GuestJob(program: .command(["/bin/true"]))
+                _ = try await withMachine(restoring: image) {
+                    machine throws(MachineError) in try await machine.session.run(job)
+                }
+                images[name] = image
+                Logger.current.notice("a new generation is in use", metadata: metadata)
+                await endStandbys(of: old)
+                await fillStandbys(of: image)
+            } catch {
+                guard error.reason != .cancelled else { return }
+                refused[name] = identity
+                metadata["error"] = "\(error)"
+                Logger.current.warning(
+                    "a new generation cannot be used; the one before stays in use",
+                    metadata: metadata)
+            }
+        }
+    }
+
+    /// Verifies and loads a generation, once however many ask.
+    private func load(_ directory: String) async throws(MachineError) -> GoldenImage {
+        let task: Task<Result<GoldenImage, MachineError>, Never>
+        if let under = loads[directory] {
+            task = under
+        } else {
+            let trust = try store.trustedKeys()
+            let profile = probe.profile
+            task = Task { @LoopActor in
+                do throws(MachineError) {
+                    return .success(
+                        try await offload { () throws(MachineError) in
+                            try GoldenImage.load(directory: directory, trust: trust, host: profile)
+                        })
+                } catch { return .failure(error) }
+            }
+            loads[directory] = task
+        }
+        let result = await task.value
+        loads[directory] = nil
+        let image = try result.get()
+        Logger.current.info(
+            "image loaded",
+            metadata: [
+                "image": "\(image.manifest.definition.name)",
+                "generation": "\(image.manifest.generation)",
+            ])
+        return image
+    }
+}

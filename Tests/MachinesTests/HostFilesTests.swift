@@ -1,0 +1,103 @@
+// What a host keeps in files, under harm: keys and a disk that fills up, hosts that start together,
+// and a QEMU that is replaced beside a running worker.
+
+import Foundation
+import Glibc
+import Processes
+import Testing
+
+@testable import Machines
+
+@Suite("Files of a host") struct HostFilesTests {
+    private func withDirectory<Value>(_ body: (String) async throws -> Value) async throws -> Value
+    {
+        let path = NSTemporaryDirectory() + "mayfly-files-" + hexText(randomBytes(6))
+        try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
+        defer { try? FileManager.default.removeItem(atPath: path) }
+        return try await body(path)
+    }
+
+    @Test func `a disk that fills up leaves the file as it was`() async throws {
+        try #require(geteuid() == 0, "mounting a small file system needs root")
+        try await withDirectory { directory in
+            _ = try await runTool(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", directory])
+            defer { _ = unsafe umount2(directory, CInt(MNT_DETACH)) }
+            let path = directory + "/key"
+            try writeFile(path, Array("old".utf8), mode: 0o600)
+            #expect(throws: MachineError.self) {
+                try writeFile(path, [UInt8](repeating: 7, count: 64 << 10), mode: 0o600)
+            }
+            #expect(FileManager.default.contents(atPath: path) == Data("old".utf8))
+            #expect(children(of: directory) == ["key"])
+        }
+    }
+
+    @Test func `a signing key whose public half was lost is trusted again`() async throws {
+        try await withDirectory { directory in
+            let store = ImageStore(stateDirectory: directory)
+            let first = try store.signingKey().publicKey
+            try FileManager.default.removeItem(atPath: store.keysDirectory + "/trusted")
+            #expect(try store.trustedKeys().publicKeys == [])
+            #expect(try store.signingKey().publicKey == first)
+            #expect(try store.trustedKeys().publicKeys == [first])
+        }
+    }
+
+    @Test func `a damaged signing key is named, with what to do`() async throws {
+        try await withDirectory { directory in
+            let store = ImageStore(stateDirectory: directory)
+            _ = try store.signingKey()
+            let path = store.keysDirectory + "/signing.key"
+            try Data("0123".utf8).write(to: URL(fileURLWithPath: path))
+            let error = #expect(throws: MachineError.self) { _ = try store.signingKey() }
+            #expect(error?.description.contains("\(path) is damaged (4 bytes") == true)
+        }
+    }
+
+    @Test func `hosts that start together while others sweep all keep their marks`() async throws {
+        try await withDirectory { directory in
+            try await withThrowingTaskGroup(of: Void.self) { group in
+                for _ in 0..<4 {
+                    group.addTask {
+                        for _ in 0..<50 {
+                            let mark = try HostMark(runtimeDirectory: directory)
+                            #expect(
+                                FileManager.default.fileExists(atPath: mark.directory + "/lock"))
+                        }
+                    }
+                    group.addTask {
+                        for _ in 0..<200 { _ = sweepDeadHosts(runtimeDirectory: directory) }
+                    }
+                }
+                try await group.waitForAll()
+            }
+            #expect(children(of: directory + "/hosts") == [])
+        }
+    }
+
+    @Test func `a program that is replaced is still the one that was opened`() async throws {
+        try await withDirectory { directory in
+            let path = directory + "/qemu"
+            func install(_ word: String) throws {
+                try "#!/bin/sh\necho \(word)\n".write(
+                    toFile: path, atomically: true, encoding: .utf8)
+                try #require(unsafe chmod(path, 0o755) == 0)
+            }
+            try install("proven")
+            let binary = try QEMUBinary(path)
+            #expect(binary.isInPlace)
+            try install("upgraded")
+            #expect(!binary.isInPlace)
+            let output = try Descriptor.memory("output")
+            var request = SpawnRequest(arguments: [binary.path])
+            request.executable = binary.descriptor
+            request.kept = [binary.descriptor]
+            request.standardOutput = output.number
+            let usage = try await Child.spawn(request).wait()
+            #expect(usage.status == 0)
+            var bytes = [UInt8](repeating: 0, count: 64)
+            let count = unsafe pread(output.number, &bytes, bytes.count, 0)
+            #expect(String(decoding: bytes.prefix(max(0, count)), as: UTF8.self) == "proven\n")
+        }
+    }
+}
