@@ -56,7 +56,14 @@ func replaceLink(_ path: String, with target: String) throws(MachineError) {
     let draft =
         url.deletingLastPathComponent().path
         + "/.\(url.lastPathComponent).\(hexText(randomBytes(6)))"
-    guard unsafe symlink(target, draft) == 0, unsafe rename(draft, path) == 0 else {
+    var status: CInt = -1
+    for _ in 0..<100 where status != 0 {
+        guard unsafe symlink(target, draft) == 0 else { break }
+        status = unsafe rename(draft, path)
+        // Somebody who removes what dead builds left may have removed the draft.
+        if status != 0, errno != ENOENT { break }
+    }
+    guard status == 0 else {
         let error = MachineError(SystemError("point the link", path))
         _ = unsafe unlink(draft)
         throw error

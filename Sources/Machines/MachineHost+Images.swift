@@ -6,6 +6,21 @@ import Events
 import Foundation
 import Logging
 
+/// A successor of the current generation that could not be used.
+struct RefusedGeneration: Sendable {
+    let identity: GenerationIdentity
+    /// It does not match what was signed, or this host; otherwise this host was short of something.
+    let isFinal: Bool
+    let times: Int
+    var at = ContinuousClock.now
+
+    /// Another one at once; this one again after 10 s, 20 s … 5 min, if that can help.
+    func mayBeTried(_ other: GenerationIdentity) -> Bool {
+        if other != identity { return true }
+        return !isFinal && .now > at + min(.seconds(10) * (1 << min(times - 1, 5)), .seconds(300))
+    }
+}
+
 extension MachineHost {
     /// The image of this name: the generation in use, or the one that a pinned replay wants.
     func image(_ name: String, generation: String?) async throws(MachineError) -> GoldenImage {
@@ -42,8 +57,8 @@ extension MachineHost {
     package func takeUpImages() async {
         for (name, old) in images {
             let current = "\(store.imagesDirectory)/\(name)/current"
-            guard let identity = try? DirectoryIdentity(of: current), identity != old.identity,
-                identity != refused[name]
+            guard let identity = try? GenerationIdentity(of: current), identity != old.identity,
+                refused[name]?.mayBeTried(identity) != false
             else { continue }
             var metadata: Logger.Metadata = [
                 "image": "\(name)", "generation.before": "\(old.manifest.generation)",
@@ -52,17 +67,26 @@ extension MachineHost {
                 let image = try await load(store.directory(of: name))
                 metadata["generation"] = "\(image.manifest.generation)"
                 let job = GuestJob(program: .command(["/bin/true"]))
-                _ = try await withMachine(restoring: image) {
+                let (report, _) = try await withMachine(restoring: image) {
                     machine throws(MachineError) in try await machine.session.run(job)
                 }
+                guard report.ending == .exited(code: 0) else {
+                    throw MachineError(.imageRefused, "/bin/true in it: \(report.ending)")
+                }
                 images[name] = image
+                refused[name] = nil
                 Logger.current.notice("a new generation is in use", metadata: metadata)
                 await endStandbys(of: old)
                 await fillStandbys(of: image)
             } catch {
                 guard error.reason != .cancelled else { return }
-                refused[name] = identity
+                let times = refused[name].map { $0.identity == identity ? $0.times + 1 : 1 } ?? 1
+                refused[name] = RefusedGeneration(
+                    identity: identity, isFinal: error.reason == .imageRefused, times: times)
                 metadata["error"] = "\(error)"
+                if !probe.qemu.isInPlace {
+                    metadata["remedy"] = "QEMU was replaced beside this worker: restart it"
+                }
                 Logger.current.warning(
                     "a new generation cannot be used; the one before stays in use",
                     metadata: metadata)

@@ -23,9 +23,9 @@ package final class MachineHost {
     var pinned: GoldenImage?
     var loads: [String: Task<Result<GoldenImage, MachineError>, Never>] = [:]
     /// What was looked at as a successor of a current generation and found unfit.
-    var refused: [String: DirectoryIdentity] = [:]
-    private var standbys: [DirectoryIdentity: [StandbyBox]] = [:]
-    private var spawning: [DirectoryIdentity: Int] = [:]
+    var refused: [String: RefusedGeneration] = [:]
+    private var standbys: [GenerationIdentity: [StandbyBox]] = [:]
+    private var spawning: [GenerationIdentity: Int] = [:]
     private var refills: [Int: Task<Void, Never>] = [:]
     private var refillCount = 0
     private var isClosed = false

@@ -6,6 +6,7 @@ import CLinux
 import Events
 import Foundation
 import Glibc
+import Processes
 import Testing
 
 @testable import Machines
@@ -20,11 +21,14 @@ extension RealMachineTests {
         ) async throws {
             let directory = try TemporaryDirectory()
             let store = ImageStore(stateDirectory: directory.path)
-            for part in ["keys", "images/\(TestImage.name)"] {
-                try makeDirectory(
-                    (directory.path + "/" + part as NSString).deletingLastPathComponent)
-                try await copy("\(TestImage.stateDirectory)/\(part)", directory.path + "/" + part)
-            }
+            let images = "\(directory.path)/images/\(TestImage.name)"
+            try makeDirectory(images)
+            try await copy("\(TestImage.stateDirectory)/keys", directory.path + "/keys")
+            let current = try ImageStore(stateDirectory: TestImage.stateDirectory)
+                .directory(of: TestImage.name)
+            let generation = (current as NSString).lastPathComponent
+            try await copy(current, "\(images)/\(generation)")
+            try replaceLink("\(images)/current", with: generation)
             // Links, not copies: the root disk gets and loses names under the other hosts here.
             try await copy("\(TestImage.stateDirectory)/bases", directory.path + "/bases", "-al")
             var settings = TestImage.settings
@@ -81,7 +85,12 @@ extension RealMachineTests {
                 let run = try await living.value
                 #expect(run.identity.generation == old)
                 #expect(TestImage.text(run.report.stdout) == "on\ndone\n")
-                // Standbys of the old one are gone, and there are such of the new one.
+                // Standbys of the old one are gone, and there are such of the new one: the last job
+                // has taken one, and the next comes when that job's machine is gone.
+                let deadline = ContinuousClock.now + .seconds(30)
+                while hypervisors(of: host).count != 1, .now < deadline {
+                    try await Task.sleep(for: .milliseconds(20))
+                }
                 #expect(hypervisors(of: host).count == 1)
             }
         }
@@ -149,7 +158,7 @@ extension RealMachineTests {
                 }
                 let current = try await host.image(TestImage.name, generation: nil)
                 #expect(try await host.image(TestImage.name, generation: old) === current)
-                weak var first = try await host.image(
+                weak let first = try await host.image(
                     TestImage.name, generation: "eeeeeeeeeeeeeeee")
                 let second = try await host.image(TestImage.name, generation: "ffffffffffffffff")
                 #expect(first == nil)
@@ -157,5 +166,74 @@ extension RealMachineTests {
                     try await host.image(TestImage.name, generation: "ffffffffffffffff") === second)
             }
         }
+    }
+}
+
+@Suite("What is removed of images")
+struct RemovalTests {
+    @Test func `a directory that was replaced after it was looked at is not removed`() throws {
+        let directory = try TemporaryDirectory()
+        let (path, other) = (directory.path + "/generation", directory.path + "/other")
+        try makeDirectory(path)
+        try makeDirectory(other)
+        let isGone = try ImageLock.removing(path, dryRun: false) { (hidden) throws(MachineError) in
+            // Another one may take the name at once: what is removed has a hidden one by now.
+            #expect(!FileManager.default.fileExists(atPath: path))
+            #expect(unsafe rename(other, path) == 0)
+            #expect(unsafe rmdir(hidden) == 0)
+        }
+        #expect(isGone && children(of: directory.path) == ["generation"])
+    }
+    @Test func `a removal that is killed halfway leaves nothing but a hidden name`() throws {
+        let directory = try TemporaryDirectory()
+        let base = directory.path + "/bases/0123-4567"
+        try makeDirectory(base)
+        try writeFile(base + "/packages", [], mode: 0o644)
+        let store = ImageStore(stateDirectory: directory.path)
+        // As far as a removal gets before its first file is gone.
+        #expect(throws: MachineError.self) {
+            try ImageLock.removing(base, dryRun: false) { (_) throws(MachineError) in
+                throw MachineError(.hostUnfit, "killed")
+            }
+        }
+        #expect(children(of: store.basesDirectory).allSatisfy { $0.hasPrefix(".removed-") })
+        try store.removeDrafts()
+        #expect(children(of: store.basesDirectory) == [])
+    }
+    @Test func `a draft can be made and locked while others clean up all the time`() async throws {
+        let directory = try TemporaryDirectory()
+        let store = ImageStore(stateDirectory: directory.path)
+        try makeDirectory(store.basesDirectory)
+        let cleaning = Task.detached { while !Task.isCancelled { try? store.removeDrafts() } }
+        for number in 0..<300 {
+            let path = "\(store.basesDirectory)/.draft-\(number)"
+            let lock = try ImageLock.making(path)
+            #expect(FileManager.default.fileExists(atPath: path), "\(number)")
+            withExtendedLifetime(lock) {}
+            try replaceLink("\(store.basesDirectory)/newest", with: "\(number)")
+        }
+        cleaning.cancel()
+        _ = await cleaning.value
+        #expect(store.link(of: "\(store.basesDirectory)/newest") == "299")
+    }
+    @Test func `a generation refused for want of something is tried again, a wrong one is not`()
+        throws
+    {
+        let directory = try TemporaryDirectory()
+        try writeFile(directory.path + "/manifest.json", [], mode: 0o644)
+        let identity = try GenerationIdentity(of: directory.path)
+        let wrong = RefusedGeneration(
+            identity: identity, isFinal: true, times: 1, at: .now - .seconds(999))
+        #expect(!wrong.mayBeTried(identity))
+        func want(_ times: Int, _ age: Int) -> Bool {
+            RefusedGeneration(
+                identity: identity, isFinal: false, times: times, at: .now - .seconds(age)
+            ).mayBeTried(identity)
+        }
+        #expect(!want(1, 9) && want(1, 11) && !want(2, 19) && want(2, 21))
+        #expect(!want(99, 299) && want(99, 301))
+        // Another generation in a directory of the same number is another one.
+        try writeFile(directory.path + "/manifest.json", [1], mode: 0o644)
+        #expect(wrong.mayBeTried(try GenerationIdentity(of: directory.path)))
     }
 }

@@ -48,9 +48,7 @@ struct BaseBuilder {
         }
         let work = "\(store.basesDirectory)/.\(id)-\(getpid())"
         try? FileManager.default.removeItem(atPath: work)
-        try makeDirectory(work)
-        // Shared with nobody who removes what dead builds left.
-        let lock = try ImageLock(work)
+        let lock = try ImageLock.making(work)
         defer {
             withExtendedLifetime(lock) {}
             try? FileManager.default.removeItem(atPath: work)
@@ -85,6 +83,18 @@ struct BaseBuilder {
             SHA256.hex(of: Array((["base-1"] + parts).joined(separator: "\n").utf8)).prefix(16))
     }
 
+    /// A namespace of its own for the installation: when it is killed, nothing of it goes on
+    /// running, and nothing that it has mounted is left on the host; none where that is forbidden.
+    private static var isolation: [String] {
+        get async throws(MachineError) {
+            let words = [
+                "unshare", "--mount", "--propagation", "private", "--pid", "--fork",
+                "--kill-child", "--mount-proc",
+            ]
+            return try await runTool(words + ["true"]).status == 0 ? words : []
+        }
+    }
+
     private func bootstrap(into root: String) async throws(MachineError) {
         let packages = (Self.commonPackages + definition.packages).joined(separator: ",")
         progress("installing Debian \(definition.suite) with \(definition.packages.count) packages")
@@ -100,7 +110,7 @@ struct BaseBuilder {
         arguments += [
             "--dpkgopt=path-include=/usr/share/doc/*/copyright", definition.suite, root,
         ]
-        let result = try await runTool(arguments) { [progress] line in
+        let result = try await runTool(try await Self.isolation + arguments) { [progress] line in
             if line.hasPrefix("I:") { progress("mmdebstrap: \(line.dropFirst(3))") }
         }
         guard result.status == 0 else {

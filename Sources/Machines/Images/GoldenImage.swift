@@ -16,7 +16,7 @@ final class GoldenImage: Sendable {
     let state: Descriptor
     let rootDisk: Descriptor
     /// Told apart from a generation of the same name that was built again.
-    let identity: DirectoryIdentity
+    let identity: GenerationIdentity
     private let rootDiskIdentity: Mutex<FileIdentity>
     private let locks: [ImageLock]
 
@@ -27,7 +27,7 @@ final class GoldenImage: Sendable {
         self.manifest = manifest
         self.directory = directory
         self.locks = locks
-        self.identity = try DirectoryIdentity(of: directory)
+        self.identity = try GenerationIdentity(of: directory)
         self.rootDiskIdentity = Mutex(try FileIdentity(of: rootDisk.number))
         self.memory = memory
         self.state = state
@@ -172,21 +172,23 @@ extension Manifest {
     var files: [ImageFile] { [memory, state, rootDisk, kernel, initramfs] }
 }
 
-/// What identifies a file that must not change under us.
-/// Which directory a path names at this moment.
-struct DirectoryIdentity: Hashable, Sendable {
-    private let device: UInt
-    private let number: UInt
+/// Which generation a path names at this moment.
+struct GenerationIdentity: Hashable, Sendable {
+    private let numbers: [UInt]
     init(of path: String) throws(MachineError) {
-        var status = stat()
-        guard unsafe stat(path, &status) == 0 else {
-            throw MachineError(SystemError("look at", path))
-        }
-        device = UInt(status.st_dev)
-        number = UInt(status.st_ino)
+        var (directory, manifest) = (stat(), stat())
+        guard unsafe stat(path, &directory) == 0,
+            unsafe stat("\(path)/manifest.json", &manifest) == 0
+        else { throw MachineError(SystemError("look at", path)) }
+        // The kernel gives the number of a directory that is gone to the next one: hence the time.
+        numbers = [
+            UInt(directory.st_dev), UInt(directory.st_ino),
+            UInt(bitPattern: manifest.st_mtim.tv_sec), UInt(bitPattern: manifest.st_mtim.tv_nsec),
+        ]
     }
 }
 
+/// What identifies a file that must not change under us.
 private struct FileIdentity: Equatable, Sendable {
     var numbers: [Int]
     init(of descriptor: CInt) throws(MachineError) {

@@ -109,9 +109,7 @@ package struct ImageBuilder {
             progress("generation \(generation) is damaged; building it again")
         }
         let work = "\(images)/.\(generation)-\(getpid())"
-        try makeDirectory(work)
-        // Shared with nobody who removes what dead builds left.
-        let lock = try ImageLock(work)
+        let lock = try ImageLock.making(work)
         defer {
             withExtendedLifetime(lock) {}
             try? FileManager.default.removeItem(atPath: work)

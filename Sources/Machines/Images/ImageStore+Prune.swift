@@ -68,8 +68,8 @@ extension ImageStore {
     private func remove(
         _ path: String, _ dryRun: Bool, _ report: inout PruneReport
     ) throws(MachineError) {
-        let isGone = try ImageLock.removing(path) { () throws(MachineError) in
-            if dryRun { return }
+        let isGone = try ImageLock.removing(path, dryRun: dryRun) {
+            path throws(MachineError) in
             do { try FileManager.default.removeItem(atPath: path) } catch {
                 throw MachineError(.hostUnfit, "cannot remove \(path): \(error)")
             }

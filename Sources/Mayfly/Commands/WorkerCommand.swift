@@ -73,7 +73,6 @@ struct WorkerCommand: AsyncParsableCommand {
         }
     }
 
-
     /// Refuses a start that would end in losses: every machine holds descriptors of this process.
     private static func checkOpenFileLimit(
         _ configuration: Configuration
