@@ -317,7 +317,7 @@ declare
     remedy text;
 begin
     if jobs is null or jsonb_typeof(jobs) <> 'array' or jsonb_array_length(jobs) > 10000 then
-        perform mayfly.refuse('MF001', 'enqueue_many wants a JSON array of at most 10,000 jobs',
+        perform mayfly.refuse('MF001', 'enqueue_many expects a JSON array of at most 10,000 jobs',
             'Pass [{"kind": "code", "payload": {…}}, …], in several calls if need be.');
     end if;
     begin

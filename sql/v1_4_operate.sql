@@ -311,7 +311,7 @@ from mayfly.running r join mayfly.worker w using (worker)
     where w.lease_until < now() - interval '30 s'
 union all
 select 'waiting', coalesce(now() - min(mayfly.position_time(pos)) < interval '5 min', true),
-    coalesce('the oldest waits since ' || date_trunc('second', min(mayfly.position_time(pos))),
+    coalesce('the oldest has been waiting since ' || date_trunc('second', min(mayfly.position_time(pos))),
         'none waits'),
     'Add workers or slots, or look for a paused queue.'
 from mayfly.ready r where not exists (select from mayfly.queue q where q.queue = r.queue

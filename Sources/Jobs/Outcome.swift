@@ -2,7 +2,7 @@
 
 package enum Outcome: Sendable {
     case succeeded(Report)
-    /// The task's own failure: final, unless the job asked for more attempts.
+    /// The job's own failure: final, unless the job asked for more attempts.
     case failed(Failure, Report?)
     /// Our failure: tried again with growing pauses, poison after some; costs the job nothing.
     case lost(Failure, Report? = nil)
@@ -88,7 +88,7 @@ package enum Reason: String, Sendable, CaseIterable {
     case cancelled
     case poison
 
-    /// Ours, not the task's: tried again by itself.
+    /// Ours, not the job's: tried again by itself.
     ///
     /// The same as `whose = 'ours'` in `mayfly.reason`.
     package var isOurs: Bool {

@@ -218,8 +218,10 @@ package struct QueueClient: Sendable {
     package func replay(_ id: Int64, pinned: Bool = false) async throws(JobsError) -> Int64 {
         try await run("select mayfly.replay(\(id), \(pinned)) as id").integer(0, "id") ?? 0
     }
-    /// Those that fit and were not replayed before; a dry run only says which. What cannot be
-    /// replayed pinned comes back with the reason instead of a new id.
+    /// Replays those that fit and were not replayed before.
+    ///
+    /// A dry run only says which. What cannot be replayed pinned comes back with the reason instead
+    /// of a new id.
     package func replay(
         _ filter: Filter, pinned: Bool = false, isDryRun: Bool
     ) async throws(JobsError) -> [(original: Int64, id: Int64?, refusal: String?)] {

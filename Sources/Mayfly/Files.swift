@@ -91,7 +91,7 @@ enum Files {
         if file < 0, errno == EEXIST, !overwriting {
             if holds(place, last, bytes) { return }
             throw FileError(
-                "\(directory)/\(name) is there already and was left as it is; --force overwrites it"
+                "\(directory)/\(name) exists already and was left as it is; --force overwrites it"
             )
         }
         guard file >= 0 else { throw FileError("write \(name) in", directory) }

@@ -18,7 +18,7 @@ struct Mayfly: AsyncParsableCommand {
 
             Examples:
               mayfly demo                             everything once, on this host
-              mayfly run python script.py             one task in one machine, no database
+              mayfly run python script.py             one job in one machine, no database
               mayfly image build code                 the golden image that workers restore
               mayfly migrate                          the schema, into $DATABASE_URL
               mayfly worker --slots 8                 a worker on this host

@@ -41,7 +41,7 @@ package enum WireError: Error, Equatable, Sendable, CustomStringConvertible {
     package var description: String {
         switch self {
         case .truncated: "a message ended in the middle of a field"
-        case .trailingBytes: "a message went on after its last field"
+        case .trailingBytes: "a message continued after its last field"
         case .badMagic: "the preamble is not Mayfly's"
         case .badChecksum: "the preamble's checksum does not match"
         case .wrongNonce: "the preamble answers another session's nonce"
@@ -54,11 +54,11 @@ package enum WireError: Error, Equatable, Sendable, CustomStringConvertible {
         case .unknownType(let type): "frame type \(type) does not exist in this direction"
         case .unknownFlags(let flags): "frame flags \(flags) are not allowed here"
         case .invalidValue(let field): "the field '\(field)' holds a value that it cannot have"
-        case .invalidText: "a text is not valid UTF-8 without zero bytes"
+        case .invalidText: "a string is not valid UTF-8, or has a zero byte"
         case .invalidName(let reason): "a file name is refused: \(reason)"
         case .invalidPattern(let reason): "a pattern is refused: \(reason)"
         case .tooMany(let things): "more \(things) than the protocol allows"
-        case .badStream(let stream): "stream \(stream) cannot be used so"
+        case .badStream(let stream): "stream \(stream) cannot be used this way"
         case .unexpected(let message): "\(message) is not possible in this state"
         case .creditExceeded(let stream): "stream \(stream) sent more than its credit"
         case .badCredit(let stream):

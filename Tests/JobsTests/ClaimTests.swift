@@ -68,7 +68,9 @@ import Testing
         }
     }
 
-    @Test func `of another kind, of a paused queue or of the future is left alone`() async throws {
+    @Test func `a claim of another kind, of a paused queue or of the future is left alone`()
+        async throws
+    {
         try await Database.make().withConnection { connection in
             try await connection.run(
                 """
@@ -159,7 +161,7 @@ import Testing
         }
     }
 
-    @Test func `of a worker that was declared dead tells it so`() async throws {
+    @Test func `a claim of a worker that was declared dead tells it so`() async throws {
         try await Database.make().withConnection { connection in
             let worker = try await connection.register()
             try await connection.lapse(worker)
@@ -169,7 +171,9 @@ import Testing
         }
     }
 
-    @Test func `of a worker's former life is given back when it registers again`() async throws {
+    @Test func `a claim of a worker's former life is given back when it registers again`()
+        async throws
+    {
         try await Database.make().withConnection { connection in
             let id = try await connection.enqueue()
             let first = try await connection.register(lease: "1 h", identity: "host 1")
@@ -181,7 +185,8 @@ import Testing
         }
     }
 
-    @Test func `held far beyond its deadline is given back although its worker lives`() async throws
+    @Test func `a claim held far beyond its deadline is given back although its worker lives`()
+        async throws
     {
         try await Database.make().withConnection { connection in
             let id = try await connection.enqueue()

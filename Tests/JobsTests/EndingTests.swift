@@ -29,7 +29,7 @@ import Testing
         }
     }
 
-    @Test func `by the task's own failure is final`() async throws {
+    @Test func `the job's own failure is final`() async throws {
         try await Database.make().withConnection { connection in
             let id = try await connection.enqueue()
             let worker = try await connection.register()
@@ -42,7 +42,7 @@ import Testing
         }
     }
 
-    @Test func `by the task's own failure is tried again as often as the job asks`() async throws {
+    @Test func `the job's own failure is tried again as often as the job asks`() async throws {
         try await Database.make().withConnection { connection in
             let id = try await connection.enqueue(maxAttempts: 3)
             let worker = try await connection.register()
@@ -57,7 +57,7 @@ import Testing
         }
     }
 
-    @Test func `by a payload that cannot work is final even when more attempts are allowed`()
+    @Test func `a payload that cannot work is final even when more attempts are allowed`()
         async throws
     {
         try await Database.make().withConnection { connection in
@@ -69,7 +69,7 @@ import Testing
         }
     }
 
-    @Test func `by our failure costs nothing until it looks like poison`() async throws {
+    @Test func `our failure costs the job nothing until it looks like poison`() async throws {
         try await Database.make().withConnection { connection in
             let id = try await connection.enqueue()
             let worker = try await connection.register()
@@ -87,7 +87,7 @@ import Testing
         }
     }
 
-    @Test func `by the worker's death counts as a loss and backs off`() async throws {
+    @Test func `the death of a worker counts as a loss and backs off`() async throws {
         try await Database.make().withConnection { connection in
             _ = try await connection.enqueue()
             let worker = try await connection.register()
@@ -107,7 +107,7 @@ import Testing
         }
     }
 
-    @Test func `by shutdown gives the job its old place and consumes nothing`() async throws {
+    @Test func `shutdown gives the job its old place and consumes nothing`() async throws {
         try await Database.make().withConnection { connection in
             let first = try await connection.enqueue()
             _ = try await connection.enqueue()
@@ -128,7 +128,7 @@ import Testing
         }
     }
 
-    @Test func `by a worker that leaves gives all its jobs back`() async throws {
+    @Test func `a worker that leaves gives all its jobs back`() async throws {
         try await Database.make().withConnection { connection in
             for _ in 0..<3 { _ = try await connection.enqueue() }
             let worker = try await connection.register()
@@ -142,7 +142,7 @@ import Testing
         }
     }
 
-    @Test func `with a reason that is not on the list is refused`() async throws {
+    @Test func `a reason that is not on the list is refused`() async throws {
         try await Database.make().withConnection { connection in
             _ = try await connection.enqueue()
             let worker = try await connection.register()

@@ -6,7 +6,7 @@ import TestSupport
 import Testing
 
 @Suite("Enqueue", .timeLimit(.minutes(2))) struct EnqueueTests {
-    @Test func `by function and by INSERT means the same`() async throws {
+    @Test func `enqueue by function and by INSERT means the same`() async throws {
         try await Database.make().withConnection { connection in
             let called = try await connection.run(
                 "select mayfly.enqueue('code', '{\"a\": 1}', priority => 3, timeout => '5 s') as id"
@@ -110,7 +110,7 @@ import Testing
         }
     }
 
-    @Test func `with a key that a live job holds answers that job`() async throws {
+    @Test func `enqueue with a key that a live job holds answers that job`() async throws {
         let database = try await Database.make()
         try await database.withConnection { connection in
             func enqueue(_ key: String, _ tenant: String = "") async throws -> Int64 {
@@ -135,7 +135,7 @@ import Testing
         }
     }
 
-    @Test func `by INSERT with a taken key returns the job that holds it, as it is`() async throws {
+    @Test func `an INSERT with a taken key returns the job that holds it, as it is`() async throws {
         try await Database.make().withConnection { connection in
             let first = try await connection.run(
                 #"select mayfly.enqueue('code', '{"first": 1}', unique_key => 'k') as id"#)
@@ -150,7 +150,7 @@ import Testing
         }
     }
 
-    @Test func `of many names the element whose value is of the wrong type`() async throws {
+    @Test func `enqueue_many names the element whose value is of the wrong type`() async throws {
         try await Database.make().withConnection { connection in
             for bad in [#""priority": "high""#, #""run_at": "soon""#, #""timeout": "long""#] {
                 let jobs =
@@ -167,7 +167,7 @@ import Testing
         }
     }
 
-    @Test func `with one key by many at the same time makes one job`() async throws {
+    @Test func `enqueue with one key by many at the same time makes one job`() async throws {
         let database = try await Database.make()
         let ids = try await withThrowingTaskGroup(of: Int64.self) { group in
             for _ in 0..<12 {
@@ -184,7 +184,7 @@ import Testing
         #expect(ids.count == 1)
     }
 
-    @Test func `of many keeps the order, the keys and the times of each`() async throws {
+    @Test func `enqueue of many keeps the order, the keys and the times of each`() async throws {
         try await Database.make().withConnection { connection in
             let rows = try await connection.run(
                 """
@@ -215,7 +215,7 @@ import Testing
 }
 
 @Suite("A job in the queue", .timeLimit(.minutes(2))) struct SteeringTests {
-    @Test func `that waits is cancelled at once`() async throws {
+    @Test func `a waiting job is cancelled at once`() async throws {
         try await Database.make().withConnection { connection in
             let now = try await connection.enqueue()
             let later = try await connection.run(
@@ -238,7 +238,7 @@ import Testing
         }
     }
 
-    @Test func `that runs is cancelled through its worker, or when that dies`() async throws {
+    @Test func `a running job is cancelled through its worker, or when that dies`() async throws {
         try await Database.make().withConnection { connection in
             let ids = [try await connection.enqueue(), try await connection.enqueue()]
             let worker = try await connection.register()
@@ -293,7 +293,7 @@ import Testing
         }
     }
 
-    @Test func `is found by a bulk replay beside others that were replayed before`() async throws {
+    @Test func `a bulk replay finds jobs beside others that were replayed before`() async throws {
         try await Database.make().withConnection { connection in
             for _ in 0..<3 { _ = try await connection.enqueue() }
             let worker = try await connection.register()
@@ -309,7 +309,8 @@ import Testing
         }
     }
 
-    @Test func `that cannot be replayed pinned is reported and stops no other`() async throws {
+    @Test func `a job that cannot be replayed pinned is reported and stops no other`() async throws
+    {
         try await Database.make().withConnection { connection in
             for _ in 0..<2 { _ = try await connection.enqueue() }
             let worker = try await connection.register()
@@ -388,7 +389,7 @@ import Testing
         }
     }
 
-    @Test func `that is old goes away with its week, one that is alive stays`() async throws {
+    @Test func `an old job goes away with its week, one that is alive stays`() async throws {
         try await Database.make().withConnection { connection in
             try await connection.run(
                 "select mayfly.make_week('2025-03-05'), mayfly.make_week('2025-03-12')")

@@ -14,7 +14,7 @@ import Testing
         return try #require(try await connection.claim(worker).first)
     }
 
-    @Test func `on a host that cannot restore machines never makes a job poison by itself`()
+    @Test func `a loss on a host that cannot restore machines never makes a job poison by itself`()
         async throws
     {
         try await Database.make().withConnection { connection in
@@ -37,7 +37,7 @@ import Testing
         }
     }
 
-    @Test func `on one host counts against the job once, until the host has proven itself`()
+    @Test func `a loss on one host counts against the job once, until the host has proven itself`()
         async throws
     {
         try await Database.make().withConnection { connection in
@@ -58,7 +58,9 @@ import Testing
         }
     }
 
-    @Test func `on five different hosts makes a job that kills its machines poison`() async throws {
+    @Test func `losses on five different hosts make a job that kills its machines poison`()
+        async throws
+    {
         try await Database.make().withConnection { connection in
             let id = try await connection.enqueue()
             for host in ["a", "b", "c", "d", "e"] {
@@ -73,7 +75,7 @@ import Testing
         }
     }
 
-    @Test func `by a worker that is killed again and again on one host poisons nothing soon`()
+    @Test func `a worker that is killed again and again on one host poisons nothing soon`()
         async throws
     {
         try await Database.make().withConnection { connection in
@@ -90,7 +92,9 @@ import Testing
         }
     }
 
-    @Test func `is never stored as cancelled when nobody cancelled the job`() async throws {
+    @Test func `a lost attempt is never stored as cancelled when nobody cancelled the job`()
+        async throws
+    {
         try await Database.make().withConnection { connection in
             let id = try await connection.enqueue()
             let worker = try await connection.register(lease: "100 ms")
@@ -106,7 +110,7 @@ import Testing
         }
     }
 
-    @Test func `of a job that somebody cancelled ends it`() async throws {
+    @Test func `a loss of a job that somebody cancelled ends it`() async throws {
         try await Database.make().withConnection { connection in
             let id = try await connection.enqueue()
             let worker = try await connection.register()
@@ -117,7 +121,7 @@ import Testing
         }
     }
 
-    @Test func `is cancelled all the same when the cancel was committed after the loss`()
+    @Test func `a lost job is cancelled all the same when the cancel was committed after the loss`()
         async throws
     {
         let database = try await Database.make()

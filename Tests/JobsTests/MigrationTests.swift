@@ -21,7 +21,7 @@ import Testing
         #expect(try await Migrations.apply(database.settings()).isEmpty)
     }
 
-    @Test func `that are missing are named when somebody connects`() async throws {
+    @Test func `migrations that are missing are named when somebody connects`() async throws {
         let database = try await Database.make(migrated: false)
         for attempt in 0..<2 {
             do {

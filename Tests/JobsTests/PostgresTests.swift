@@ -144,7 +144,7 @@ import Testing
         await speaker.close()
     }
 
-    @Test func `that the server ends fails what waits and what comes, and ends its notifications`()
+    @Test func `a connection that the server ends fails what waits and what comes`()
         async throws
     {
         let database = try await Database.make(migrated: false)
@@ -175,7 +175,7 @@ import Testing
         } catch { #expect(error.isUnavailable) }
     }
 
-    @Test func `that cannot be made says why, without the password`() async throws {
+    @Test func `a connection that cannot be made says why, without the password`() async throws {
         for info in [
             "host=/nowhere/at/all", "postgresql://u:secret@[::1/x",
             "host=/tmp port=x password=secret",

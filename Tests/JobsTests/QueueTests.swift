@@ -196,7 +196,7 @@ import Testing
         }
     }
 
-    @Test func `that lost its lease stops its work and is fenced`() async throws {
+    @Test func `a queue that lost its lease stops its work and is fenced`() async throws {
         let database = try await Database.make()
         let id = try await database.withConnection { try await $0.enqueue() }
         try await database.withConnection { other in
@@ -224,7 +224,7 @@ import Testing
         #expect(try await work(database, 1) == [.stored(state: "succeeded")])
     }
 
-    @Test func `stores one result while another waits for a lock`() async throws {
+    @Test func `a queue stores one result while another waits for a lock`() async throws {
         let database = try await Database.make()
         let blocker = try await database.connect()
         try await database.withConnection { connection in
@@ -247,7 +247,7 @@ import Testing
         await blocker.close()
     }
 
-    @Test func `claims nothing while too much waits to be stored`() async throws {
+    @Test func `a queue claims nothing while too much waits to be stored`() async throws {
         let database = try await Database.make()
         let blocker = try await database.connect()
         try await database.withConnection { connection in

@@ -24,7 +24,7 @@ import Testing
         return Roles(database: database, plain: names[0], acme: names[1], all: names[2])
     }
 
-    @Test func `of a producer reaches functions and the view, nothing else`() async throws {
+    @Test func `a producer's role reaches functions and the view, nothing else`() async throws {
         let roles = try await make()
         try await roles.database.withConnection(user: roles.plain) { connection in
             let id = try await connection.enqueue()
@@ -66,7 +66,7 @@ import Testing
         }
     }
 
-    @Test func `of a producer sees its own tenants only`() async throws {
+    @Test func `a producer's role sees its own tenants only`() async throws {
         let roles = try await make()
         let settings = roles.database
         let theirs = try await settings.withConnection { owner in
@@ -111,7 +111,7 @@ import Testing
         }
     }
 
-    @Test func `of a worker works but neither enqueues nor steers`() async throws {
+    @Test func `a worker's role works but neither enqueues nor steers`() async throws {
         let roles = try await make()
         let name = "worker_\(roles.database.name)"
         try await Database.administer(
@@ -133,7 +133,7 @@ import Testing
         }
     }
 
-    @Test func `of an operator reads everything and steers`() async throws {
+    @Test func `an operator's role reads everything and steers`() async throws {
         let roles = try await make()
         let name = "operator_\(roles.database.name)"
         try await Database.administer(

@@ -19,7 +19,7 @@ import Testing
         #expect(throws: Stopped.self) { try result.get() }
     }
 
-    @Test func `that was given before the work began stops it all the same`() async {
+    @Test func `a stop signal that was given before the work began stops it all the same`() async {
         let (signal, source) = StopSignal.make()
         source.yield(.interrupted)
         #expect(await reason(of: signal) == .interrupted)

@@ -16,7 +16,7 @@ import Testing
         return did
     }
 
-    @Test func `leaves a week that somebody reads, says so, and stands in nobody's way`()
+    @Test func `upkeep leaves a week that somebody reads, says so, and stands in nobody's way`()
         async throws
     {
         let database = try await Database.make()
@@ -35,7 +35,8 @@ import Testing
         }
     }
 
-    @Test func `makes a week although a transaction reads and another writes`() async throws {
+    @Test func `upkeep makes a week although a transaction reads and another writes`() async throws
+    {
         let database = try await Database.make()
         try await database.withConnection { connection in
             let open = try await database.connect()
@@ -54,7 +55,7 @@ import Testing
         }
     }
 
-    @Test func `keeps a blob that a job names, however old, and removes what nobody names`()
+    @Test func `upkeep keeps a blob that a job names, however old, and removes what nobody names`()
         async throws
     {
         try await Database.make().withConnection { connection in
@@ -81,7 +82,7 @@ import Testing
         }
     }
 
-    @Test func `finds jobs again after the clock was set back`() async throws {
+    @Test func `upkeep finds jobs again after the clock was set back`() async throws {
         try await Database.make().withConnection { connection in
             let worker = try await connection.register()
             let first = try await connection.enqueue()
@@ -102,7 +103,7 @@ import Testing
         }
     }
 
-    @Test func `says when no worker takes a kind, and which host is ill`() async throws {
+    @Test func `health says when no worker takes a kind, and which host is ill`() async throws {
         try await Database.make().withConnection { connection in
             let worker = try await connection.register(host: "h1")
             try await connection.run("select mayfly.enqueue('coed', '{}', queue => 'slips')")
@@ -118,7 +119,8 @@ import Testing
         }
     }
 
-    @Test func `never waits for a lane that another worker is changing`() async throws {
+    @Test func `a settlement never waits for a lane that another worker is changing`() async throws
+    {
         let database = try await Database.make()
         try await database.withConnection { connection in
             let worker = try await connection.register()
@@ -135,7 +137,8 @@ import Testing
         }
     }
 
-    @Test func `leaves no function of the schema open to everybody`() async throws {
+    @Test func `the roles chapter leaves no function of the schema open to everybody`() async throws
+    {
         try await Database.make().withConnection { connection in
             let rows = try await connection.run(
                 """
@@ -149,7 +152,8 @@ import Testing
 }
 
 @Suite("A producer's grant", .timeLimit(.minutes(2))) struct GrantTests {
-    @Test func `that is revoked leaves nothing, not even the unnamed tenant`() async throws {
+    @Test func `a grant that is revoked leaves nothing, not even the unnamed tenant`() async throws
+    {
         let database = try await Database.make()
         let name = "only_\(database.name)"
         try await Database.administer(
@@ -179,7 +183,9 @@ import Testing
         }
     }
 
-    @Test func `to a small tenant finds its job by the unique key without reading everybody's`() async throws {
+    @Test func `a small tenant finds its job by the unique key without reading everybody's`()
+        async throws
+    {
         let database = try await Database.make()
         let name = "small_\(database.name)"
         try await Database.administer(
@@ -233,7 +239,7 @@ import Testing
         select id, 0, 'default', 'code', '' from job
         """
 
-    @Test func `is not stored by whoever inserts it`() async throws {
+    @Test func `an unreadable payload is not stored by whoever inserts it`() async throws {
         let database = try await Database.make()
         let text = Self.insertion.replacing("COUNT", with: "600")
         #expect(
@@ -242,7 +248,10 @@ import Testing
             } == "23514")
     }
 
-    @Test func `is put aside with a sentence, and the jobs beside it are claimed`() async throws {
+    @Test
+    func `an unreadable payload is put aside with a sentence, and the jobs beside it are claimed`()
+        async throws
+    {
         let database = try await Database.make()
         try await Database.administer(
             database.cluster,

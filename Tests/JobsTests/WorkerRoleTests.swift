@@ -33,7 +33,10 @@ import Testing
         ]
     }
 
-    @Test func `reads, renews, settles and leaves nothing of that other one`() async throws {
+    @Test
+    func `a worker without the secret reads, renews, settles and leaves nothing of that other one`()
+        async throws
+    {
         let database = try await Database.make()
         let name = "worker_\(database.name)"
         try await Database.administer(
@@ -70,7 +73,7 @@ import Testing
         }
     }
 
-    @Test func `cannot take a lease for years, whoever asks`() async throws {
+    @Test func `a worker cannot take a lease for years, whoever asks`() async throws {
         try await Database.make().withConnection { connection in
             let me = try await connection.register()
             for lease in ["100 years", "61 min", "-1 s", "1 ms"] {
@@ -86,7 +89,9 @@ import Testing
         }
     }
 
-    @Test func `stores bytes under an address only if they are it, whatever was sent before`()
+    @Test
+    func
+        `the database stores bytes under an address only if they are it, whatever was sent before`()
         async throws
     {
         try await Database.make().withConnection { connection in
@@ -113,7 +118,7 @@ import Testing
         }
     }
 
-    @Test func `works at READ COMMITTED, and says so when it is not`() async throws {
+    @Test func `a worker works at READ COMMITTED, and says so when it is not`() async throws {
         let database = try await Database.make()
         try await database.withConnection { connection in
             let me = try await connection.register()

@@ -48,7 +48,7 @@ struct HostProbeTests {
         let finding = Self.choice("tcg")
         #expect(finding.chosen == "tcg" && finding.remedy.contains("= auto"))
     }
-    @Test func `without any way that works says both reasons`() {
+    @Test func `a host without any way that works says both reasons`() {
         let other = Obstacle(found: "it was left out", remedy: "build it in")
         let finding = Self.choice("auto", better: Self.broken, other: other)
         #expect(finding.chosen == nil && finding.state == "off")
@@ -80,7 +80,8 @@ struct HostProbeTests {
                 == findings.filter { $0.chosen != nil && $0.state == "degraded" }.count)
     }
 
-    @Test func `with a QEMU that lacks a part names the part and the package`() async throws {
+    @Test func `a host with a QEMU that lacks a part names the part and the package`() async throws
+    {
         let directory = try TemporaryDirectory()
         // As Debian's qemu-system-x86_64-microvm answers: KVM only, no vsock.
         let binary = try directory.program(
@@ -111,7 +112,7 @@ struct HostProbeTests {
         } throws: { "\($0)".contains("neither works here") }
     }
 
-    @Test func `without QEMU says what to install`() async throws {
+    @Test func `a host without QEMU says what to install`() async throws {
         var settings = TestImage.settings
         settings.qemuBinary = "/nonexistent/qemu"
         let (probe, findings) = await HostProbe.examine(settings)

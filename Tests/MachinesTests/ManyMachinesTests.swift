@@ -59,7 +59,7 @@ extension RealMachineTests {
             return results
         }
 
-        @Test func `of which one is cut off are lost one by one, not together`() async throws {
+        @Test func `many machines are lost one by one, not together`() async throws {
             let host = try await TestImage.host()
             let image = try await host.image(TestImage.name, generation: nil)
             let begin = ContinuousClock.now

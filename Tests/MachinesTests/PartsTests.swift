@@ -126,7 +126,7 @@ struct ConsoleTests {
 
 @Suite("An image definition")
 struct ImageDefinitionTests {
-    @Test func `of the default code image has no problem`() {
+    @Test func `an image definition of the default code image has no problem`() {
         #expect(ImageDefinition.code.problem == nil)
     }
 

@@ -44,7 +44,7 @@ struct TamperTests {
                 buildBootMilliseconds: 1))
     }
 
-    @Test func `that is untouched is loaded into sealed memory`() throws {
+    @Test func `a golden image that is untouched is loaded into sealed memory`() throws {
         let golden = try load()
         #expect(golden.manifest.generation == "0123456789abcdef")
         var byte: UInt8 = 0
@@ -52,20 +52,24 @@ struct TamperTests {
     }
 
     @Test(arguments: ["memory", "state", "root.ext4"])
-    func `with a flipped byte in a file is refused by the file's name`(name: String) throws {
+    func `a golden image with a flipped byte in a file is refused by the file's name`(name: String)
+        throws
+    {
         try flip(name, at: 77_777)
         try expectRefusal(naming: name)
     }
 
     @Test(arguments: ["memory", "state"])
-    func `with a longer or shorter file is refused`(name: String) throws {
+    func `a golden image with a longer or shorter file is refused`(name: String) throws {
         let path = "\(image)/\(name)"
         let contents = try #require(FileManager.default.contents(atPath: path))
         try writeFile(path, [UInt8](contents.dropLast()), mode: 0o644)
         try expectRefusal(naming: name)
     }
 
-    @Test func `with a flipped byte in the manifest is refused, wherever it is`() throws {
+    @Test func `a golden image with a flipped byte in the manifest is refused, wherever it is`()
+        throws
+    {
         let path = "\(image)/manifest.json"
         let contents = [UInt8](try #require(FileManager.default.contents(atPath: path)))
         for place in stride(from: 0, to: contents.count, by: 37) {
@@ -76,7 +80,7 @@ struct TamperTests {
         }
     }
 
-    @Test func `signed by a key that is not trusted here is refused`() throws {
+    @Test func `a golden image signed by a key that is not trusted here is refused`() throws {
         let stranger = try SigningKey(privateKey: randomBytes(32))
         let path = "\(image)/manifest.json"
         let contents = [UInt8](try #require(FileManager.default.contents(atPath: path)))
@@ -85,22 +89,23 @@ struct TamperTests {
         try expectRefusal(naming: "manifest.json")
     }
 
-    @Test func `without a signature is refused`() throws {
+    @Test func `a golden image without a signature is refused`() throws {
         try FileManager.default.removeItem(atPath: "\(image)/manifest.sig")
         try expectRefusal(naming: "manifest.json")
     }
 
-    @Test func `made with another QEMU version is refused, with the remedy`() throws {
+    @Test func `a golden image made with another QEMU version is refused, with the remedy`() throws
+    {
         try resign { $0.qemuVersion = "QEMU emulator version 9.9.9" }
         try expectRefusal(naming: "9.9.9")
     }
 
-    @Test func `made on another processor is refused`() throws {
+    @Test func `a golden image made on another processor is refused`() throws {
         try resign { $0.processor.model = "another" }
         try expectRefusal(naming: "model another")
     }
 
-    @Test func `made for another accelerator or transport is refused`() throws {
+    @Test func `a golden image made for another accelerator or transport is refused`() throws {
         try resign { $0.hardware.accelerator = "kvm" }
         try expectRefusal(naming: "accelerator kvm")
         try resign { manifest in
@@ -110,12 +115,14 @@ struct TamperTests {
         try expectRefusal(naming: "transport vsock")
     }
 
-    @Test func `of an unknown format is refused`() throws {
+    @Test func `a golden image of an unknown format is refused`() throws {
         try resign { $0.format = 99 }
         try expectRefusal(naming: "format 99")
     }
 
-    @Test func `verified without loading has its kernel and initramfs checked too`() throws {
+    @Test func `a golden image verified without loading has its kernel and initramfs checked too`()
+        throws
+    {
         let trust = try store.trustedKeys()
         try GoldenImage.verify(directory: image, trust: trust, host: profile)
         for name in ["kernel", "initramfs"] {

@@ -37,7 +37,7 @@ struct VsockTests {
         #expect(try VsockContext.take(id) != nil)
     }
 
-    @Test func `of a machine is never one with a meaning of its own`() throws {
+    @Test func `a machine's context id is never one with a meaning of its own`() throws {
         for _ in 0..<50 {
             let context = try VsockContext.take()
             #expect((3...0x7FFF_FFFF).contains(context.id))

@@ -78,7 +78,7 @@ struct ConfigurationTests {
             "machine.accelerator = \"kvm\"",
             "worker.conf:1:23: machine.accelerator expects one of auto, kvm, tcg without quotes"
         ),
-        ("worker.name = me", "worker.conf:1:15: worker.name expects a text in double quotes"),
+        ("worker.name = me", "worker.conf:1:15: worker.name expects a string in double quotes"),
         ("worker.name = \"me", "worker.conf:1:15: the text of worker.name has no closing quote"),
         ("worker.name = \"a\\n\"", "worker.conf:1:17: only \\\" and \\\\ are escapes"),
         ("worker.name = \"a\" b", "worker.conf:1:19: `b` after the value of worker.name"),

@@ -46,45 +46,45 @@ struct PayloadTests {
     }
 
     private static let refused: [(payload: String, problem: String)] = [
-        ("", "$: is no JSON"),
-        ("[]", "$: expected an object, found a list"),
+        ("", "$: is not valid JSON"),
+        ("[]", "$: expected an object, found an array"),
         ("{}", "$: \"language\" is missing"),
         (#"{"language":"python"}"#, "$: \"source\" is missing"),
         (
             #"{"language":"ruby","source":""}"#,
-            "$.language: \"ruby\" is no language here; use python, node or bash"
+            "$.language: \"ruby\" is not a supported language; use python, node or bash"
         ),
-        (#"{"language":null,"source":""}"#, "$.language: expected a text, found null"),
-        (#"{"language":"python","source":1}"#, "$.source: expected a text, found a number"),
+        (#"{"language":null,"source":""}"#, "$.language: expected a string, found null"),
+        (#"{"language":"python","source":1}"#, "$.source: expected a string, found a number"),
         (#"{"language":"python","source":"\u0000"}"#, "$.source: contains a zero byte"),
         (with(#""interpreter":"cold""#), "$.interpreter: \"cold\" is not known; use warm or fresh"),
-        (with(#""interpreter":1"#), "$.interpreter: expected a text, found a number"),
+        (with(#""interpreter":1"#), "$.interpreter: expected a string, found a number"),
         (named("/\u{301}x"), "$.files[0].name: "),
         (with(#""sauce":1"#), "$: unknown key \"sauce\"; the keys are language, source"),
-        (with(#""source":"""#), "$: is no JSON: the name \"source\" stands twice"),
-        (with(#""args":"a""#), "$.args: expected a list, found a text"),
-        (with(#""args":["a",1]"#), "$.args[1]: expected a text, found a number"),
+        (with(#""source":"""#), "$: is not valid JSON: the name \"source\" stands twice"),
+        (with(#""args":"a""#), "$.args: expected an array, found a string"),
+        (with(#""args":["a",1]"#), "$.args[1]: expected a string, found a number"),
         (with(#""args":["a\u0000"]"#), "$.args[0]: contains a zero byte"),
-        (with(#""stdin":{}"#), "$.stdin: expected a text, found an object"),
-        (with(#""env":[]"#), "$.env: expected an object, found a list"),
-        (with(#""env":{"A":1}"#), "$.env.A: expected a text, found a number"),
-        (with(#""env":{"A=B":""}"#), "$.env.A=B: is no variable's name"),
-        (with(#""env":{"":""}"#), "$.env.: is no variable's name"),
-        (with(#""env":{"1A":""}"#), "$.env.1A: is no variable's name"),
-        (with(#""files":{}"#), "$.files: expected a list, found an object"),
-        (with(#""files":["a"]"#), "$.files[0]: expected an object, found a text"),
+        (with(#""stdin":{}"#), "$.stdin: expected a string, found an object"),
+        (with(#""env":[]"#), "$.env: expected an object, found an array"),
+        (with(#""env":{"A":1}"#), "$.env.A: expected a string, found a number"),
+        (with(#""env":{"A=B":""}"#), "$.env.A=B: is not a valid variable name"),
+        (with(#""env":{"":""}"#), "$.env.: is not a valid variable name"),
+        (with(#""env":{"1A":""}"#), "$.env.1A: is not a valid variable name"),
+        (with(#""files":{}"#), "$.files: expected an array, found an object"),
+        (with(#""files":["a"]"#), "$.files[0]: expected an object, found a string"),
         (file(#""text":"""#), "$.files[0]: \"name\" is missing"),
-        (file(#""name":"a""#), "$.files[0]: has no content; give text, base64 or blob"),
+        (file(#""name":"a""#), "$.files[0]: has no content; use text, base64 or blob"),
         (
             file(#""name":"a","text":"","base64":"""#),
-            "$.files[0]: has text and base64; give one of them"
+            "$.files[0]: has text and base64; use one of them"
         ),
         (file(#""name":"a","text":"","mode":7"#), "$.files[0]: unknown key \"mode\""),
         (file(#""name":"a","base64":"AA=""#), "$.files[0].base64: is not base64"),
-        (file(#""name":"a","blob":"12""#), "$.files[0].blob: is no blob's name"),
+        (file(#""name":"a","blob":"12""#), "$.files[0].blob: is not the address of a blob"),
         (
             file(#""name":"a","blob":"\#(digest.uppercased())""#),
-            "$.files[0].blob: is no blob's name"
+            "$.files[0].blob: is not the address of a blob"
         ),
         (
             named("../x"),
@@ -107,15 +107,15 @@ struct PayloadTests {
             with(#""files":[{"name":"a/b","text":""},{"name":"a","text":""}]"#),
             "$.files[0].name: \"a/b\" needs a directory where $.files[1] is a file"
         ),
-        (with(#""outputs":"*""#), "$.outputs: expected a list, found a text"),
-        (with(#""outputs":["/etc/*"]"#), "$.outputs[0]: \"/etc/*\" is no pattern"),
-        (with(#""outputs":["../*"]"#), "$.outputs[0]: \"../*\" is no pattern"),
-        (with(#""outputs":[""]"#), "$.outputs[0]: \"\" is no pattern"),
+        (with(#""outputs":"*""#), "$.outputs: expected an array, found a string"),
+        (with(#""outputs":["/etc/*"]"#), "$.outputs[0]: \"/etc/*\" is not a valid pattern"),
+        (with(#""outputs":["../*"]"#), "$.outputs[0]: \"../*\" is not a valid pattern"),
+        (with(#""outputs":[""]"#), "$.outputs[0]: \"\" is not a valid pattern"),
         (with(#""network":true"#), "$.network: expected an object, found a boolean"),
         (with(#""network":{"deny":[]}"#), "$.network: unknown key \"deny\""),
         (
             with(#""network":{"allow":["a.example:443"]}"#),
-            "$.network.allow: egress is not available in this version"
+            "$.network.allow: jobs have no network in this version"
         ),
     ]
 

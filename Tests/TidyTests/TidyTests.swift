@@ -110,7 +110,7 @@ struct TidyTests {
 
     @Test func `what a comment quotes as code exists in the code`() {
         let files =
-            Self.all + Repository.files(in: "sql", ending: ".sql")
+            Self.sources + Repository.files(in: "sql", ending: ".sql")
             + Repository.files(in: "Sources", ending: ".c")
         func words(_ text: some StringProtocol) -> [String] {
             String(text).split(whereSeparator: { !($0.isLetter || $0.isNumber || $0 == "_") })

@@ -16,7 +16,7 @@ struct CreditTests {
         #expect(window.available == 0)
     }
 
-    @Test func `of less than a quarter, or of more than was sent, is refused`() throws {
+    @Test func `credit of less than a quarter, or of more than was sent, is refused`() throws {
         var window = SendWindow(100)
         #expect(throws: WireError.badCredit(stream: 3)) { try window.grant(25, stream: 3) }
         try window.spend(60, stream: 3)
@@ -71,7 +71,7 @@ struct CreditTests {
         }
     }
 
-    @Test func `sent in excess by a guest is noticed at once`() throws {
+    @Test func `credit sent in excess by a guest is noticed at once`() throws {
         var (host, guest) = try prepared()
         let stream = try host.open(.exec(Samples.exec))
         try deliver(&host, &guest)

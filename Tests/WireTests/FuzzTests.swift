@@ -27,7 +27,7 @@ struct FuzzTests {
     }
 
     /// Bodies of control messages, with their types: half of all cases.
-    @Test func `as bodies are refused or mean exactly those bytes`() throws {
+    @Test func `random bytes as bodies are refused or mean exactly those bytes`() throws {
         var random = Fuzzing.generator("bodies", 10)
         let samples = try Samples.all.map { sample in
             let bytes = try sample.encoded()
@@ -62,7 +62,9 @@ struct FuzzTests {
         #expect(refused > Fuzzing.cases / 50)
     }
 
-    @Test func `as headers and preambles are refused or mean exactly those bytes`() throws {
+    @Test func `random bytes as headers and preambles are refused or mean exactly those bytes`()
+        throws
+    {
         var random = Fuzzing.generator("headers", 11)
         let headers = try Samples.all.map {
             (side: $0.side, bytes: Array(try $0.encoded().prefix(12)))
@@ -93,7 +95,7 @@ struct FuzzTests {
     }
 
     /// Whole conversations: streams of honest frames in random order, some damaged.
-    @Test func `as conversations end in a violation or go on`() throws {
+    @Test func `random bytes as conversations end in a violation or go on`() throws {
         var random = Fuzzing.generator("conversations", 12)
         let guestFrames = try Samples.all.filter { $0.side == .guest }.map { try $0.encoded() }
         let hostFrames = try Samples.all.filter { $0.side == .host }.map { try $0.encoded() }
@@ -138,7 +140,7 @@ struct FuzzTests {
         #expect(events > 100)
     }
 
-    @Test func `as names and patterns never trap`() throws {
+    @Test func `random bytes as names and patterns never trap`() throws {
         var random = Fuzzing.generator("names", 13)
         let pieces = [
             "a", "é", "/", ".", "..", "*", "**", "?", "[", "]", "-", "!", "\\", "\u{0}", "\u{202E}",

@@ -58,7 +58,7 @@ struct GoldenTests {
         }
     }
 
-    @Test func `of every type are among the samples`() throws {
+    @Test func `frames of every type are among the samples`() throws {
         let types = Samples.all.map { sample in
             switch sample.message {
             case .host(let message): message.type
@@ -82,7 +82,7 @@ struct GoldenTests {
         }
     }
 
-    @Test func `that are cut short are not frames yet, and never errors`() throws {
+    @Test func `frames that are cut short are not frames yet, and never errors`() throws {
         for sample in Samples.all {
             let bytes = try sample.encoded()
             for end in 0..<bytes.count {
@@ -91,7 +91,7 @@ struct GoldenTests {
         }
     }
 
-    @Test func `whose body is cut short or too long are violations`() throws {
+    @Test func `frames whose body is cut short or too long are violations`() throws {
         for sample in Samples.all {
             let bytes = try sample.encoded()
             let isData = FrameType(rawValue: bytes[8])?.isData == true
@@ -108,7 +108,7 @@ struct GoldenTests {
         }
     }
 
-    @Test func `with one bit flipped are refused or mean exactly those bytes`() throws {
+    @Test func `frames with one bit flipped are refused or mean exactly those bytes`() throws {
         var (refused, accepted) = (0, 0)
         for sample in Samples.all {
             let bytes = try sample.encoded()
@@ -129,7 +129,7 @@ struct GoldenTests {
         #expect(accepted > 1000)
     }
 
-    @Test func `longer than the limit are refused at their header`() throws {
+    @Test func `frames longer than the limit are refused at their header`() throws {
         var decoder = FrameDecoder(from: .guest)
         decoder.feed([0, 1, 0, 1, 0, 0, 0, 1, FrameType.stdout.rawValue, 0, 0, 0])
         #expect(throws: WireError.payloadTooLong(65_537)) { _ = try decoder.next() }
@@ -140,7 +140,9 @@ struct GoldenTests {
         }
     }
 
-    @Test func `of the other direction, or with flags that mean nothing, are refused`() throws {
+    @Test func `frames of the other direction, or with flags that mean nothing, are refused`()
+        throws
+    {
         for type in FrameType.allCases {
             for (side, isTheirs) in [(Side.host, type.isFromHost), (.guest, type.isFromGuest)] {
                 for flags: UInt8 in [0, 1, 2, 0x80, 0xFF] {
@@ -155,7 +157,7 @@ struct GoldenTests {
         }
     }
 
-    @Test func `of data in bulk cost no time per byte`() throws {
+    @Test func `frames of data in bulk cost no time per byte`() throws {
         // 64 MiB in whole frames: only copies in bulk pass in this time without optimization.
         var decoder = FrameDecoder(from: .guest)
         var frame: [UInt8] = []
@@ -172,7 +174,7 @@ struct GoldenTests {
         #expect(time < .seconds(10))
     }
 
-    @Test func `of a preamble are refused with any bit flipped`() throws {
+    @Test func `preambles are refused with any bit flipped`() throws {
         let host = try HostPreamble(nonce: Samples.nonce, token: Samples.token).encode()
         for bit in 0..<host.count * 8 {
             var damaged = host

@@ -10,7 +10,9 @@ struct NameTests {
         "a", "main.py", "out/plot 1.png", "a/b/c", "...", "a..b", ".hidden", "-x", "ü/€/😀.txt",
         "a b", "x:y*?[z]", String(repeating: "s", count: 255),
     ])
-    func `that name one file beneath the job's directory are accepted`(name: String) throws {
+    func `file names and patterns that name one file beneath the job's directory are accepted`(
+        name: String
+    ) throws {
         try GuestPath.validate(name)
     }
 
@@ -21,7 +23,7 @@ struct NameTests {
         String(repeating: "s", count: 256), Array(repeating: "d", count: 17).joined(separator: "/"),
         Array(repeating: String(repeating: "s", count: 100), count: 11).joined(separator: "/"),
     ])
-    func `that could name anything else are refused`(name: String) {
+    func `file names and patterns that could name anything else are refused`(name: String) {
         #expect(!GuestPath.isValid(name))
     }
 
@@ -79,7 +81,7 @@ struct NameTests {
     @Test(arguments: [
         "", "/a", "a/", "a//b", "..", "a/../b", ".", "[", "[a", "[b-a]", "a\\*", "a\u{0}", "[!",
     ])
-    func `that mean nothing are refused as patterns`(pattern: String) {
+    func `file names and patterns that mean nothing are refused as patterns`(pattern: String) {
         #expect(isViolation { () throws(WireError) in _ = try GuestGlob(pattern) })
     }
 
@@ -148,7 +150,7 @@ struct NameTests {
         }
     }
 
-    @Test func `that differ from their neighbours by time grow no faster than the name`() throws {
+    @Test func `neighbouring patterns differ in time no more than the name grows`() throws {
         let glob = try GuestGlob("*a*a*a*a*a*a*a*a*b")
         var steps: [Int] = []
         for count in [60, 120, 240] {

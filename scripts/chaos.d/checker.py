@@ -84,7 +84,7 @@ def check_job(job: dict[str, str], attempts: list[dict[str, str]], blobs: list[t
         return
     if (job["state"], reason) != wanted:
         message = error["message"] if error else ""
-        findings.add("true", f"{who} should be {wanted[0]} {wanted[1] or ''} and is {job['state']} {reason}: "
+        findings.add("true", f"{who} should be {': '.join(filter(None, wanted))} and is {job['state']}: {reason}: "
                      f"{message}; attempts {history}")
     else:
         stdout = (result or {}).get("stdout")

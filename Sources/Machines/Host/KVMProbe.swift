@@ -31,7 +31,7 @@ enum KVMProbe {
     private static func deviceObstacle(_ code: CInt) -> Obstacle {
         if code == EACCES || code == EPERM {
             return Obstacle(
-                found: "this user may not open /dev/kvm",
+                found: "this user is not allowed to open /dev/kvm",
                 remedy: "run the worker as root, or as a member of the group kvm")
         }
         return Obstacle(

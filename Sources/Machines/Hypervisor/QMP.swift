@@ -42,7 +42,7 @@ final class QMP {
         }
         if let descriptor {
             guard stream.send([UInt8](line) + [0x0A], passing: descriptor) else {
-                throw MachineError(.machineLost, "QEMU takes no descriptor")
+                throw MachineError(.machineLost, "QEMU accepts no descriptor")
             }
         } else {
             try await write([UInt8](line) + [0x0A], before: deadline)
@@ -74,7 +74,7 @@ final class QMP {
     ) async throws(MachineError) -> [String: Any] {
         let line = try await line(before: deadline)
         guard let object = try? JSONSerialization.jsonObject(with: Data(line)) as? [String: Any]
-        else { throw MachineError(.restoreFailed, "QEMU's monitor sent what is not JSON") }
+        else { throw MachineError(.restoreFailed, "QEMU's monitor did not send JSON") }
         if let name = object["event"] as? String {
             events[name] = object["data"] as? [String: Any] ?? [:]
         }

@@ -36,7 +36,7 @@ struct BaseBuilder {
         }
         guard geteuid() == 0 else {
             throw MachineError(
-                .buildFailed, "building an image makes files of other owners; run it with sudo")
+                .buildFailed, "building an image creates files of other owners; run it with sudo")
         }
         let work = "\(store.basesDirectory)/.\(id)-\(getpid())"
         try? FileManager.default.removeItem(atPath: work)

@@ -92,7 +92,7 @@ func bytes(ofHex text: String) -> [UInt8]? {
 func randomBytes(_ count: Int) -> [UInt8] {
     var bytes = [UInt8](repeating: 0, count: count)
     let status = getentropyInPieces(&bytes)
-    precondition(status, "the kernel has no random bytes")
+    precondition(status, "the kernel returned no random bytes")
     return bytes
 }
 

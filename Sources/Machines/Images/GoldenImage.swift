@@ -157,7 +157,7 @@ private struct FileIdentity: Equatable, Sendable {
     init(of descriptor: CInt) throws(MachineError) {
         var status = stat()
         guard unsafe fstat(descriptor, &status) == 0 else {
-            throw MachineError(.hostUnfit, "cannot look at an image file: \(errnoText(errno))")
+            throw MachineError(.hostUnfit, "cannot inspect an image file: \(errnoText(errno))")
         }
         numbers = [
             Int(status.st_dev), Int(status.st_ino), Int(status.st_size),

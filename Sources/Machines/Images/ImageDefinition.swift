@@ -52,14 +52,14 @@ package struct ImageDefinition: Sendable, Hashable, Codable {
         if !(1...32).contains(vCPUCount) { return "image.\(name).vcpus: use 1 to 32" }
         let allowed = Set("abcdefghijklmnopqrstuvwxyz0123456789+-.")
         for package in packages where package.isEmpty || !package.allSatisfy(allowed.contains) {
-            return "image.\(name).packages: \"\(package)\" is no Debian package name"
+            return "image.\(name).packages: \"\(package)\" is not a Debian package name"
         }
         for interpreter in interpreters where !["python", "node"].contains(interpreter) {
             return "image.\(name).interpreters: \"\(interpreter)\" is not python or node"
         }
         let module = allowed.union("ABCDEFGHIJKLMNOPQRSTUVWXYZ_")
         for name in pythonModules where name.isEmpty || !name.allSatisfy(module.contains) {
-            return "image.\(self.name).python.modules: \"\(name)\" is no module name"
+            return "image.\(self.name).python.modules: \"\(name)\" is not a module name"
         }
         return nil
     }

@@ -237,7 +237,7 @@ final class AgentSession {
         }
         while outgoingStart < outgoing.count {
             guard let count = channel.send(outgoing, from: outgoingStart) else {
-                throw MachineError(.machineLost, "the machine takes no more bytes")
+                throw MachineError(.machineLost, "the machine accepts no more bytes")
             }
             if count == 0 { return }
             outgoingStart += count

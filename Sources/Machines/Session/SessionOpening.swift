@@ -65,7 +65,7 @@ extension AgentSession {
         do throws(WireError) { bytes = try invitation.encode() } catch { throw violation(error) }
         // Nothing was written to it before, so it has room.
         guard port.send(bytes, from: 0) == bytes.count else {
-            throw MachineError(.machineLost, "the hypervisor takes no bytes for the agent's port")
+            throw MachineError(.machineLost, "the hypervisor accepts no bytes for the agent's port")
         }
         return invitation
     }
@@ -86,7 +86,7 @@ extension AgentSession {
         guard hexText(preamble.agent) == agent else {
             throw MachineError(
                 .imageRefused,
-                "another agent answers than the one that the image was built with; "
+                "agent digest mismatch: the guest does not run the agent of its image; "
                     + "rebuild the image with `mayfly image build --force`")
         }
     }
@@ -122,12 +122,12 @@ extension AgentSession {
             }
             if let step = report.unproven {
                 throw MachineError(
-                    .restoreFailed, "the machine was not made fresh, so it runs nothing: \(step)")
+                    .restoreFailed, "the machine was not proven fresh, so it runs nothing: \(step)")
             }
             guard SeenSamples.shared.insert(report.sample) else {
                 throw MachineError(
                     .restoreFailed,
-                    "two machines gave the same random bytes; rebuild the image with "
+                    "two machines returned the same random bytes; rebuild the image with "
                         + "`mayfly image build --force`")
             }
             // As durations: no value that a guest or a pin may name can overflow them.

@@ -82,7 +82,7 @@ struct QueueBench: AsyncParsableCommand {
               mayfly bench queue
               mayfly bench queue --seconds 10 --json
             """)
-    @Option(help: "How long each row is measured.") var seconds = 2.0
+    @Option(help: "How long to measure each row.") var seconds = 2.0
     @OptionGroup var options: ConfigurationOptions
     @OptionGroup var database: DatabaseOptions
     @OptionGroup var output: OutputOptions

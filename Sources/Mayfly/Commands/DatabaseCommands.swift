@@ -40,7 +40,7 @@ struct MigrateCommand: AsyncParsableCommand {
 struct PruneCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "prune",
-        abstract: "Drops old history and the blobs that only it used; makes the coming weeks.",
+        abstract: "Drops old history and the blobs that only it used; prepares the coming weeks.",
         discussion: """
             Workers do this by themselves, every hour, with the retention that an operator
             set in the database (update mayfly.setting set retention = '90 days'). History

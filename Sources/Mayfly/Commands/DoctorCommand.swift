@@ -99,7 +99,7 @@ struct DoctorCommand: AsyncParsableCommand {
         if isThere ? isOurs : canBeMade {
             return Check(
                 name: setting.key, state: "active",
-                found: isThere ? path : "\(path) (will be made)", remedy: "")
+                found: isThere ? path : "\(path) (will be created)", remedy: "")
         }
         return Check(
             name: setting.key, state: "off", found: "\(path) cannot be written",

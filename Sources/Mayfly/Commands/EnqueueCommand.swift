@@ -19,10 +19,10 @@ struct EnqueueCommand: AsyncParsableCommand {
             """)
 
     @Option(help: "The kind of job.") var kind = "code"
-    @Option(help: ArgumentHelp("The payload as JSON; - reads it.", valueName: "file"))
+    @Option(help: ArgumentHelp("The payload as JSON; - reads standard input.", valueName: "file"))
     var payload: String?
     @Option(help: "python, node or bash.") var language: String?
-    @Option(help: "The program's text; - reads standard input.") var source: String?
+    @Option(help: "The program's source; - reads standard input.") var source: String?
     @Option(help: "The queue. (default: default)") var queue: String?
     @Option(help: "The tenant.") var tenant: String?
     @Option(help: "Higher runs first, -1000 to 1000.") var priority: Int?
@@ -30,7 +30,8 @@ struct EnqueueCommand: AsyncParsableCommand {
     var runAt: String?
     @Option(help: "Wall clock of one attempt, e.g. 30s.") var timeout: String?
     @Option(help: "How often the job's own failure is tried.") var maxAttempts: Int?
-    @Option(help: "While a job with this key lives, no second one is made.") var uniqueKey: String?
+    @Option(help: "While a job with this key is alive, no second one is created.") var uniqueKey:
+        String?
     @Flag(help: "Waits for the job's end and shows it.") var wait = false
     @OptionGroup var options: ConfigurationOptions
     @OptionGroup var database: DatabaseOptions

@@ -20,7 +20,7 @@ struct ImageCommand: ParsableCommand {
         static let configuration = CommandConfiguration(
             abstract: "Builds an image: packages, kernel, agent, one boot, a snapshot.",
             discussion: """
-                With nothing changed it says so and ends. The definition is image.<name>.…
+                If nothing changed, it says so and ends. The definition is image.<name>.…
                 of worker.conf. Needs root (or sudo) for mmdebstrap.
 
                 Examples:
@@ -33,8 +33,8 @@ struct ImageCommand: ParsableCommand {
                 copy state.directory/bases over, and build there.
                 """)
         @Argument(help: "The image's name: code.") var name = "code"
-        @Flag(help: "Builds a new generation although nothing changed.") var force = false
-        @Flag(help: "Installs the packages anew, to take Debian's updates.") var refresh = false
+        @Flag(help: "Builds a new generation even if nothing changed.") var force = false
+        @Flag(help: "Installs the packages again, to get Debian's updates.") var refresh = false
         @Flag(help: "Stops after the packages, the only part that needs a network.")
         var baseOnly = false
         @OptionGroup var options: ConfigurationOptions
@@ -90,7 +90,7 @@ struct ImageCommand: ParsableCommand {
                     .number(image.byteCount), .optional(image.problem))
             }
             table.print(
-                asJSON: output.isJSON, empty: "no image here yet; `mayfly image build code`")
+                asJSON: output.isJSON, empty: "no image here yet; run: mayfly image build code")
         }
     }
 

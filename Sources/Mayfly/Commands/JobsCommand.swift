@@ -11,8 +11,8 @@ struct FilterOptions: ParsableArguments {
     @Option(help: "Only this kind.") var kind: String?
     @Option(help: "Only this queue.") var queue: String?
     @Option(help: "Only this tenant.") var tenant: String?
-    @Option(help: "Only jobs put in since then, e.g. 1h or 7d.") var since: String?
-    @Option(help: "At most so many, newest first.") var limit = 100
+    @Option(help: "Only jobs enqueued since then, e.g. 1h or 7d.") var since: String?
+    @Option(help: "At most this many, newest first.") var limit = 100
 
     func validate() throws {
         let states = ["queued", "running", "succeeded", "failed", "cancelled"]
@@ -86,7 +86,7 @@ struct ShowCommand: AsyncParsableCommand {
 
     @Argument(help: "The job's id.") var id: Int64
     @Option(help: "Writes the output files into this directory.") var out: String?
-    @Flag(help: "Lets them overwrite what is there.") var force = false
+    @Flag(help: "Lets output files overwrite existing files.") var force = false
     @OptionGroup var options: ConfigurationOptions
     @OptionGroup var database: DatabaseOptions
     @OptionGroup var output: OutputOptions
@@ -118,7 +118,7 @@ struct ShowCommand: AsyncParsableCommand {
                 continue
             }
             guard let bytes = try await base.bytes(of: digest) else {
-                throw FileError("the blob \(digest) of \(name) is not there any more")
+                throw FileError("the blob \(digest) of \(name) no longer exists")
             }
             try Files.write(bytes, name: name, below: out, overwriting: overwriting)
             Console.say("\(out)/\(Console.harmless(name)): \(bytes.count) bytes")

@@ -1,4 +1,4 @@
-// `mayfly run`: one task in one machine, without a database. Output streams as it comes; the exit
+// `mayfly run`: one job in one machine, without a database. Output streams as it comes; the exit
 // code is the program's own, 124 for a timeout, 137 for memory, 1 for our failure, 2 for a bad
 // payload.
 
@@ -11,7 +11,7 @@ import Machines
 struct RunCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "run",
-        abstract: "Runs one task in one machine; no database is used.",
+        abstract: "Runs one job in one machine; no database is used.",
         discussion: """
             The program's stdout and stderr are passed through as they come, and its
             exit code becomes this command's: 124 after a timeout, 137 when memory ran
@@ -26,11 +26,12 @@ struct RunCommand: AsyncParsableCommand {
               mayfly run --payload job.json --out results --json
             """)
 
-    @Argument(help: "python, node or bash; or the script, when its ending says which.")
+    @Argument(help: "A language and a script, or a script whose extension names it.")
     var what: [String] = []
     @Option(help: "python, node or bash.") var language: String?
-    @Option(help: "The program's text; - reads standard input.") var source: String?
-    @Option(help: ArgumentHelp("A whole payload as JSON; - reads it.", valueName: "file"))
+    @Option(help: "The program's source; - reads standard input.") var source: String?
+    @Option(
+        help: ArgumentHelp("A whole payload as JSON; - reads standard input.", valueName: "file"))
     var payload: String?
     @Option(name: .customLong("arg"), parsing: .singleValue, help: "An argument. Repeatable.")
     var arguments: [String] = []
@@ -46,10 +47,10 @@ struct RunCommand: AsyncParsableCommand {
         name: .customLong("stdin"), help: ArgumentHelp("Its standard input.", valueName: "file"))
     var standardInput: String?
     @Option(help: "Where output files are written.") var out: String?
-    @Flag(help: "Lets output files overwrite what is there.") var force = false
+    @Flag(help: "Lets output files overwrite existing files.") var force = false
     @Option(
         help: ArgumentHelp(
-            "fresh: not the interpreter that waits in the image.", valueName: "warm|fresh"))
+            "warm: the one that waits in the image; fresh: a new one.", valueName: "warm|fresh"))
     var interpreter: CodePayload.Interpreter?
     @Option(help: "Wall clock, e.g. 30s. (default: code.timeout)") var timeout: String?
     @OptionGroup var options: ConfigurationOptions
@@ -85,7 +86,7 @@ struct RunCommand: AsyncParsableCommand {
         let isQuiet = output.isJSON
         let run = try await withLogger(configuration.makeLogger(isQuiet: true)) { _ in
             try await MachineHost.with(configuration.host, standbys: 0) { host in
-                try await withStopSignals(stopping: "the task") {
+                try await withStopSignals(stopping: "the job") {
                     try await host.run(recipe.job, image: recipe.image) { stream, bytes in
                         guard !isQuiet else { return }
                         Console.bytes(bytes, to: stream == .stdout ? STDOUT_FILENO : STDERR_FILENO)
@@ -119,7 +120,7 @@ struct RunCommand: AsyncParsableCommand {
         if let out {
             isWritten = writeFiles(result.run.report.files, to: out)
         } else if !result.run.report.files.isEmpty {
-            Console.say("output files were left behind; --out says where to write them")
+            Console.say("the job left output files; use --out to write them somewhere")
         }
         if output.isJSON {
             var members: [JSON.Member] = [.init(name: "result", value: result.json)]
@@ -193,11 +194,11 @@ struct RunCommand: AsyncParsableCommand {
             }
         }
         guard let language else {
-            throw ConfigurationError("say which language: mayfly run python script.py")
+            throw ConfigurationError("which language? For example: mayfly run python script.py")
         }
         if let source, source != "-" { return (language, source) }
         guard let path = words.first ?? source else {
-            throw ConfigurationError("say what to run: a script, --source TEXT, or - to read it")
+            throw ConfigurationError("what to run? Name a script, --source TEXT, or - for stdin")
         }
         do throws(FileError) {
             return (language, try Files.text(path, atMost: CodePayload.Bounds.source))

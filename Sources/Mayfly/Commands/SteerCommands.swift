@@ -9,7 +9,7 @@ struct CancelCommand: AsyncParsableCommand {
         abstract: "Cancels jobs; the machine of a running one is destroyed within a second.",
         discussion: """
             Prints each job's new state: cancelled, cancelling, or the state in which it
-            had ended before.
+            had already ended.
 
             Examples:
               mayfly cancel 64466213 64466214
@@ -36,12 +36,12 @@ struct CancelCommand: AsyncParsableCommand {
 struct ReplayCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "replay",
-        abstract: "Runs ended jobs again, as new jobs that remember the original.",
+        abstract: "Runs jobs again that have ended, as new jobs that name the original.",
         discussion: """
             --pinned gives the new job the image generation, the entropy and the clock
-            of the original's last attempt, so that a program without other sources of
-            chance does the same again. By filter, jobs that were replayed before are
-            left out.
+            of the original's last attempt, so that a program with no other source of
+            randomness does the same again. With a filter, jobs that were replayed
+            before are left out.
 
             Examples:
               mayfly replay 64466213
@@ -51,7 +51,7 @@ struct ReplayCommand: AsyncParsableCommand {
 
     @Argument(help: "The jobs' ids; or none, and a filter.") var ids: [Int64] = []
     @OptionGroup var which: FilterOptions
-    @Flag(help: "Only prints which jobs it would be.") var dryRun = false
+    @Flag(help: "Only prints which jobs would be replayed.") var dryRun = false
     @Flag(help: "Same image generation, same entropy, same clock.") var pinned = false
     @OptionGroup var options: ConfigurationOptions
     @OptionGroup var database: DatabaseOptions

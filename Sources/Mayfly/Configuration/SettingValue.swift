@@ -23,7 +23,7 @@ extension Setting {
     func read(_ raw: ConfFile.Raw) throws(ValueProblem) -> SettingValue {
         switch (form, raw) {
         case (.text, .bare(let text)), (.secret, .bare(let text)), (.list, .bare(let text)):
-            throw ValueProblem("expects a text in double quotes: \(key) = \"\(text)\"")
+            throw ValueProblem("expects a string in double quotes: \(key) = \"\(text)\"")
         case (.text, .quoted(let text)), (.secret, .quoted(let text)), (.list, .quoted(let text)),
             (_, .bare(let text)):
             return try read(text)
@@ -79,8 +79,8 @@ extension Setting {
     }
     private var expectation: String {
         switch form {
-        case .text, .secret: "a text"
-        case .list: "texts separated by blanks"
+        case .text, .secret: "a string"
+        case .list: "names separated by spaces"
         case .word(let words): "one of " + words.joined(separator: ", ")
         case .count: "a whole number"
         case .duration: "a duration such as 500ms, 30s, 5min, 2h or 7d"

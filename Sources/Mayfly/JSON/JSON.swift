@@ -20,8 +20,8 @@ indirect enum JSON: Sendable, Equatable {
         case .null: "null"
         case .bool: "a boolean"
         case .number: "a number"
-        case .string: "a text"
-        case .array: "a list"
+        case .string: "a string"
+        case .array: "an array"
         case .object: "an object"
         }
     }

@@ -128,7 +128,7 @@ struct CodePayload: Sendable {
     init(_ payload: String) throws(InvalidPayload) {
         let value: JSON
         do throws(JSONError) { value = try JSON(parsing: payload) } catch {
-            throw InvalidPayload(path: "$", sentence: "is no JSON: \(error)")
+            throw InvalidPayload(path: "$", sentence: "is not valid JSON: \(error)")
         }
         try self.init(value)
     }
@@ -142,7 +142,7 @@ struct CodePayload: Sendable {
         let word = try languageField.text(atMost: .kibibytes(1))
         guard let language = Language(rawValue: word) else {
             throw languageField.refuse(
-                "\"\(JSON.shortened(word))\" is no language here; use python, node or bash")
+                "\"\(JSON.shortened(word))\" is not a supported language; use python, node or bash")
         }
         guard let sourceField = fields["source"] else {
             throw root.refuse("\"source\" is missing; it holds the program's text")
@@ -180,7 +180,7 @@ struct CodePayload: Sendable {
         }
         for (name, field) in try env?.dictionary(atMost: Bounds.variables) ?? [] {
             guard Self.isVariableName(name) else {
-                throw field.refuse("is no variable's name; use letters, digits and _")
+                throw field.refuse("is not a valid variable name; use letters, digits and _")
             }
             let text = try field.text(atMost: Bounds.commandLine)
             total += name.utf8.count + text.utf8.count + 8
@@ -191,7 +191,7 @@ struct CodePayload: Sendable {
             throw InvalidPayload(
                 path: place,
                 sentence: "args and env are \(total) bytes together; at most "
-                    + "\(Bounds.commandLine) are allowed, larger data belongs into files")
+                    + "\(Bounds.commandLine) are allowed, put larger data into files")
         }
     }
 
@@ -209,7 +209,7 @@ struct CodePayload: Sendable {
         guard let allow = try field.members(["allow"])["allow"] else { return }
         guard try allow.list(atMost: 256).isEmpty else {
             throw allow.refuse(
-                "egress is not available in this version; leave the list empty and give the "
+                "jobs have no network in this version; leave the list empty and pass the "
                     + "data as files")
         }
     }
@@ -220,7 +220,7 @@ struct CodePayload: Sendable {
             let pattern = try entry.text(atMost: Bounds.outputBytes)
             do throws(WireError) { _ = try GuestGlob(pattern) } catch {
                 throw entry.refuse(
-                    "\"\(JSON.shortened(pattern))\" is no pattern for files in the job's "
+                    "\"\(JSON.shortened(pattern))\" is not a valid pattern for files in the job's "
                         + "directory: \(error.reason)")
             }
             total += pattern.utf8.count

@@ -56,8 +56,8 @@ extension CodePayload {
         guard given.count == 1 else {
             throw field.refuse(
                 given.isEmpty
-                    ? "has no content; give text, base64 or blob"
-                    : "has \(given.joined(separator: " and ")); give one of them")
+                    ? "has no content; use text, base64 or blob"
+                    : "has \(given.joined(separator: " and ")); use one of them")
         }
         if let text = fields["text"] {
             let bytes = Array(try text.text(atMost: Bounds.input).utf8)
@@ -77,7 +77,8 @@ extension CodePayload {
             digest.utf8.count == 64
             && digest.utf8.allSatisfy { (48...57).contains($0) || (97...102).contains($0) }
         guard isDigest else {
-            throw blob.refuse("is no blob's name; use the 64 hex digits that put_blob returned")
+            throw blob.refuse(
+                "is not the address of a blob; use the 64 hex digits that mayfly.put_blob returned")
         }
         return File(path: field.path, name: name, content: .blob(digest))
     }
@@ -104,7 +105,7 @@ extension CodePayload {
                 throw .invalidPayload(
                     InvalidPayload(
                         path: file.path,
-                        sentence: "source, stdin and files are over \(Bounds.input) with this file")
+                        sentence: "source, stdin and files exceed \(Bounds.input) with this file")
                 )
             }
             result.append(GuestFile(name: file.name, bytes: bytes))

@@ -96,7 +96,7 @@ struct PayloadField: Sendable {
 
     /// Any text without zero bytes, which neither a program nor PostgreSQL can take.
     func text(atMost limit: ByteCount) throws(InvalidPayload) -> String {
-        guard case .string(let text) = value else { throw expected("a text") }
+        guard case .string(let text) = value else { throw expected("a string") }
         guard text.utf8.count <= limit.bytes else {
             throw refuse("is \(text.utf8.count) bytes long; at most \(limit) are allowed")
         }
@@ -105,7 +105,7 @@ struct PayloadField: Sendable {
     }
 
     func list(atMost limit: Int) throws(InvalidPayload) -> [PayloadField] {
-        guard case .array(let values) = value else { throw expected("a list") }
+        guard case .array(let values) = value else { throw expected("an array") }
         guard values.count <= limit else {
             throw refuse("has \(values.count) entries; at most \(limit) are allowed")
         }

@@ -14,7 +14,7 @@ struct EndToEndTests {}
 extension EndToEndTests {
     @Suite("A job", .serialized)
     struct OneJobTests {
-        @Test func `put in by a plain INSERT is soon done on an idle worker`()
+        @Test func `a job put in by a plain INSERT is soon done on an idle worker`()
             async throws
         {
             try await World.with { world in
@@ -100,7 +100,7 @@ extension EndToEndTests {
             }
         }
 
-        @Test func `with a bad payload is refused with its place, and no machine is used`()
+        @Test func `a job with a bad payload is refused with its place, and no machine is used`()
             async throws
         {
             try await World.with { world in

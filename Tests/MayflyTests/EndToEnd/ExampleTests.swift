@@ -148,7 +148,7 @@ extension EndToEndTests {
             }
         }
 
-        @Test func `in the README prints what the README shows`() async throws {
+        @Test func `the SQL in the README prints what the README shows`() async throws {
             try await World.with { world in
                 try world.makeProducer()
                 _ = try await world.worker(["--slots", "1"])
@@ -180,7 +180,7 @@ extension EndToEndTests {
             }
         }
 
-        @Test func `in plain SQL prints the result and the file's text`() async throws {
+        @Test func `the example in plain SQL prints the result and the file's text`() async throws {
             try await World.with { world in
                 try world.makeProducer()
                 _ = try await world.worker(["--slots", "1"])

@@ -23,7 +23,7 @@ struct HostileGuestTests {
     ]
 
     @Test(arguments: greetings.indices)
-    func `that greets wrongly is refused`(index: Int) async throws {
+    func `a hostile guest that greets wrongly is refused`(index: Int) async throws {
         let (name, bytes) = Self.greetings[index]
         try await withPeer { session, peer in
             peer.write(bytes)
@@ -33,7 +33,7 @@ struct HostileGuestTests {
         }
     }
 
-    @Test func `with another agent than the image's is refused`() async throws {
+    @Test func `a hostile guest with another agent than the image's is refused`() async throws {
         try await withPeer { session, peer in
             try peer.greet(digest: [UInt8](repeating: 7, count: 32))
             await expect(.imageRefused) {
@@ -78,7 +78,7 @@ struct HostileGuestTests {
     ]
 
     @Test(arguments: frames.indices)
-    func `that breaks the protocol ends its machine`(index: Int) async throws {
+    func `a hostile guest that breaks the protocol ends its machine`(index: Int) async throws {
         let (name, bytes) = Self.frames[index]
         try await withPeer { session, peer in
             try peer.greet()
@@ -163,7 +163,7 @@ struct HostileGuestTests {
     ]
 
     @Test(arguments: jobFrames.indices)
-    func `that breaks the protocol in the middle of a job ends its machine`(
+    func `a hostile guest that breaks the protocol in the middle of a job ends its machine`(
         index: Int
     ) async throws {
         let (name, point, bytes) = Self.jobFrames[index]
@@ -177,7 +177,9 @@ struct HostileGuestTests {
     }
 
     /// The agent's EMFILE or ENOMEM costs files, not the job; and it shows.
-    @Test func `that cannot give its files leaves the job its result, with a warning`() async throws
+    @Test
+    func `a hostile guest that cannot give its files leaves the job its result, with a warning`()
+        async throws
     {
         let job = GuestJob(program: .python(source: "x"), outputs: ["*.txt"])
         let words: [UInt8] = [0, 2, 0x6E, 0x6F]
@@ -196,7 +198,7 @@ struct HostileGuestTests {
         }
     }
 
-    @Test func `that reports a step as not done never runs a job`() async throws {
+    @Test func `a hostile guest that reports a step as not done never runs a job`() async throws {
         for missing in ReadyReport.requiredSteps {
             try await withPeer { session, peer in
                 try peer.greet()
@@ -217,7 +219,7 @@ struct HostileGuestTests {
         }
     }
 
-    @Test func `with a clock that stays wrong is not used`() async throws {
+    @Test func `a hostile guest with a clock that stays wrong is not used`() async throws {
         try await withPeer { session, peer in
             try peer.greet()
             try await session.greet(agent: Peer.agent, before: .now + .seconds(5))
@@ -229,7 +231,7 @@ struct HostileGuestTests {
         }
     }
 
-    @Test func `with the same random bytes as another is not used`() async throws {
+    @Test func `a hostile guest with the same random bytes as another is not used`() async throws {
         let sample = randomBytes(32)
         for isSecond in [false, true] {
             try await withPeer { session, peer in
@@ -251,7 +253,7 @@ struct HostileGuestTests {
         }
     }
 
-    @Test func `that hangs up is a lost machine, at once`() async throws {
+    @Test func `a hostile guest that hangs up is a lost machine, at once`() async throws {
         try await withPeer { session, peer in
             try peer.greet()
             try await session.greet(agent: Peer.agent, before: .now + .seconds(5))
@@ -263,7 +265,7 @@ struct HostileGuestTests {
         }
     }
 
-    @Test func `that says nothing is given up at the deadline`() async throws {
+    @Test func `a hostile guest that says nothing is given up at the deadline`() async throws {
         try await withPeer { session, _ in
             await expect(.restoreFailed) {
                 try await session.greet(agent: Peer.agent, before: .now + .milliseconds(200))

@@ -23,7 +23,8 @@ extension RealMachineTests {
             return run
         }
 
-        @Test func `that prints without end is stopped at the output limit`() async throws {
+        @Test func `a program that prints without end is stopped at the output limit`() async throws
+        {
             let run = try await ending(.bash(source: "yes"), timeout: .seconds(60)) {
                 $0.limits.printed = .mebibytes(2)
                 $0.limits.kept = .kibibytes(64)
@@ -37,7 +38,9 @@ extension RealMachineTests {
         }
 
         /// A real machine, and an honest agent that passes on all that its program prints.
-        @Test func `that prints as fast as it can holds up nobody else on the loop`() async throws {
+        @Test func `a program that prints as fast as it can holds up nobody else on the loop`()
+            async throws
+        {
             _ = try await TestImage.run(.bash(source: "echo warm"))
             let worst = try await Heartbeat.worst { () async throws -> Void in
                 let neighbour = Task {
@@ -54,34 +57,36 @@ extension RealMachineTests {
             #expect(worst.used < .milliseconds(50), "\(worst)")
         }
 
-        @Test func `that never ends is timed out`() async throws {
+        @Test func `a program that never ends is timed out`() async throws {
             let run = try await ending(
                 .bash(source: "echo on; trap '' TERM; while :; do sleep 1; done"))
             #expect(run.report.ending == .timedOut)
             #expect(TestImage.text(run.report.stdout) == "on\n")
         }
 
-        @Test func `that is a fork bomb is timed out or fails, and takes nothing with it`()
+        @Test
+        func `a program that is a fork bomb is timed out or fails, and takes nothing with it`()
             async throws
         {
             let run = try await ending(.bash(source: ":(){ :|:& };:; wait; sleep 60"))
             #expect(run.report.ending != .exited(code: 0))
         }
 
-        @Test func `that eats memory runs out of memory`() async throws {
+        @Test func `a program that eats memory runs out of memory`() async throws {
             let run = try await ending(
                 .python(source: "x = []\nwhile True: x.append(' ' * 10**7)"), timeout: .seconds(60))
             #expect(run.report.ending == .outOfMemory)
         }
 
-        @Test func `that fills the disk is told so`() async throws {
+        @Test func `a program that fills the disk is told so`() async throws {
             let run = try await ending(
                 .bash(source: "dd if=/dev/zero of=big bs=1M; echo ended $?; exit 1"),
                 timeout: .seconds(60))
             #expect(run.report.ending == .exited(code: 1) || run.report.ending == .outOfMemory)
         }
 
-        @Test func `whose child keeps stdout open ends when it ends itself`() async throws {
+        @Test func `a program whose child keeps stdout open ends when it ends itself`() async throws
+        {
             let run = try await ending(
                 .bash(source: "sleep 300 & disown; (setsid sleep 300 &); echo done"),
                 timeout: .seconds(30))
@@ -90,7 +95,7 @@ extension RealMachineTests {
             #expect(run.report.wall < .seconds(20))
         }
 
-        @Test func `that kills everything it can reaches itself only`() async throws {
+        @Test func `a program that kills everything it can reaches itself only`() async throws {
             let run = try await ending(
                 .bash(source: "sleep 60 & kill -9 -1; wait; echo alone"), timeout: .seconds(30))
             // kill(2) with -1 spares its caller; everything else of the job is gone, nothing more.
@@ -98,7 +103,7 @@ extension RealMachineTests {
             #expect(TestImage.text(run.report.stdout) == "alone\n")
         }
 
-        @Test func `that offers a huge file is over the output limit`() async throws {
+        @Test func `a program that offers a huge file is over the output limit`() async throws {
             let run = try await ending(
                 .bash(source: "truncate -s 1G huge.bin; echo ok"), timeout: .seconds(30)
             ) { $0.outputs = ["*.bin"] }
@@ -111,7 +116,8 @@ extension RealMachineTests {
         }
 
         /// The search is the agent's, in the machine's own time; a result that is there is kept.
-        @Test func `whose files take for ever to search keeps its result, with a warning`()
+        @Test
+        func `a program whose files take for ever to search keeps its result, with a warning`()
             async throws
         {
             let source = """
