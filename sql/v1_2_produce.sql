@@ -521,10 +521,11 @@ create function mayfly.list(
 ) returns setof mayfly.job language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
 set enable_hashjoin = off set enable_mergejoin = off set enable_seqscan = off set jit = off as $$
+declare
+    wanted bigint[] := mayfly.find(state, kind, queue, mayfly.visible_tenants(tenant), since, until,
+        limit_rows, false);
 begin
-    return query select j.* from mayfly.job j where j.id = any (mayfly.find(list.state, list.kind,
-        list.queue, mayfly.visible_tenants(list.tenant), since, until, limit_rows, false))
-    order by j.id desc;
+    return query select j.* from mayfly.job j where j.id = any (wanted) order by j.id desc;
 end $$;
 
 -- -------------------------------------------------------------------------------------------------

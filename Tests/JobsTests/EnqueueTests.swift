@@ -135,6 +135,38 @@ import Testing
         }
     }
 
+    @Test func `an INSERT with a taken key returns the job that holds it, as it is`() async throws {
+        try await Database.make().withConnection { connection in
+            let first = try await connection.run(
+                #"select mayfly.enqueue('code', '{"first": 1}', unique_key => 'k') as id"#)
+            let second = try await connection.run(
+                """
+                insert into mayfly.job (kind, payload, unique_key, priority)
+                values ('code', '{"second": 2}', 'k', 9) returning id, payload, priority
+                """)
+            #expect(second.integer(0, "id") == first.integer(0, "id"))
+            #expect(second.string(0, "payload") == #"{"first": 1}"#)
+            #expect(second.integer(0, "priority") == 0)
+        }
+    }
+
+    @Test func `enqueue_many names the element whose value is of the wrong type`() async throws {
+        try await Database.make().withConnection { connection in
+            for bad in [#""priority": "high""#, #""run_at": "soon""#, #""timeout": "long""#] {
+                let jobs =
+                    "[{\"kind\": \"code\", \"payload\": {}}, "
+                    + "{\"kind\": \"code\", \"payload\": {}, \(bad)}]"
+                do throws(PostgresError) {
+                    try await connection.run("select mayfly.enqueue_many(\(jobs))")
+                    Issue.record("\(bad) was accepted")
+                } catch {
+                    #expect(error.sqlstate == "MF001")
+                    #expect(error.message.hasPrefix("element 1: "), "\(error)")
+                }
+            }
+        }
+    }
+
     @Test func `enqueue with one key by many at the same time makes one job`() async throws {
         let database = try await Database.make()
         let ids = try await withThrowingTaskGroup(of: Int64.self) { group in
@@ -258,6 +290,47 @@ import Testing
             #expect(copies.integer(0, "replay_of") == id)
             #expect(copies.text(0, "pin") == nil)
             #expect(try #require(copies.text(1, "pin")).contains(#""clock": 42"#))
+        }
+    }
+
+    @Test func `a bulk replay finds jobs beside others that were replayed before`() async throws {
+        try await Database.make().withConnection { connection in
+            for _ in 0..<3 { _ = try await connection.enqueue() }
+            let worker = try await connection.register()
+            for one in try await connection.claim(worker, 3) {
+                _ = try await connection.settle(worker, one, "failed", "timeout")
+            }
+            // Two at a time, until all three were replayed.
+            for expected in [2, 1, 0] {
+                let rows = try await connection.run(
+                    "select id from mayfly.replay_all(limit_rows => 2)")
+                #expect(rows.count == expected)
+            }
+        }
+    }
+
+    @Test func `a job that cannot be replayed pinned is reported and stops no other`() async throws
+    {
+        try await Database.make().withConnection { connection in
+            for _ in 0..<2 { _ = try await connection.enqueue() }
+            let worker = try await connection.register()
+            let held = try await connection.claim(worker, 2)
+            _ = try await connection.settle(worker, held[0], "failed", "invalid_payload")
+            try await connection.run(
+                """
+                select mayfly.settle(\(worker.number), \(worker.secret), \(held[1].id),
+                    \(held[1].token), 'failed', 'timeout', generation => 'g', clock => 1,
+                    seed => \([UInt8](repeating: 7, count: 32)))
+                """)
+            let rows = try await connection.run(
+                """
+                select original, id, refusal from mayfly.replay_all(pinned => true)
+                order by original
+                """)
+            #expect(rows.count == 2)
+            #expect(rows.text(0, "id") == nil)
+            #expect(rows.string(0, "refusal").contains("machine"))
+            #expect(rows.text(1, "id") != nil)
         }
     }
 

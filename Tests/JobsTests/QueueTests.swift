@@ -224,6 +224,62 @@ import Testing
         #expect(try await work(database, 1) == [.stored(state: "succeeded")])
     }
 
+    @Test func `a queue stores one result while another waits for a lock`() async throws {
+        let database = try await Database.make()
+        let blocker = try await database.connect()
+        try await database.withConnection { connection in
+            for _ in 0..<2 { _ = try await connection.enqueue() }
+        }
+        let settlements = try await withQueue(database.queueSettings(slots: 2), logger: quiet) {
+            queue -> [Settlement?] in
+            async let slow = settleBlocked(queue, by: blocker, Report())
+            do {
+                try await waitForLock(blocker)
+                let fast = try await queue.next()?.settle(.succeeded(Report()))
+                try await blocker.run(Script(name: "end", bytes: Array("rollback".utf8)))
+                return [fast, await slow]
+            } catch {
+                Issue.record("\(error)")
+                return []
+            }
+        }
+        #expect(settlements == [.stored(state: "succeeded"), .stored(state: "succeeded")])
+        await blocker.close()
+    }
+
+    @Test func `a queue claims nothing while too much waits to be stored`() async throws {
+        let database = try await Database.make()
+        let blocker = try await database.connect()
+        try await database.withConnection { connection in
+            for _ in 0..<2 { _ = try await connection.enqueue() }
+        }
+        var settings = database.queueSettings(slots: 2)
+        settings.unstoredBytesMax = 10
+        let order = try await withQueue(settings, logger: quiet) { queue -> [String] in
+            await withTaskGroup(of: String.self) { group in
+                group.addTask {
+                    let report = Report(result: #"{"a": "0123456789"}"#)
+                    _ = await settleBlocked(queue, by: blocker, report)
+                    return "stored"
+                }
+                do {
+                    try await waitForLock(blocker)
+                    group.addTask {
+                        guard let second = await queue.next() else { return "nothing" }
+                        _ = try? await second.settle(.succeeded(Report()))
+                        return "claimed"
+                    }
+                    // Many round trips, in any of which an eager queue would claim.
+                    for _ in 0..<200 { try await blocker.run("select 1") }
+                    try await blocker.run(Script(name: "end", bytes: Array("rollback".utf8)))
+                } catch { Issue.record("\(error)") }
+                return await group.reduce(into: []) { $0.append($1) }
+            }
+        }
+        #expect(order == ["stored", "claimed"])
+        await blocker.close()
+    }
+
     @Test func `settles a result that the database refuses as our failure`() async throws {
         let database = try await Database.make()
         let id = try await database.withConnection { try await $0.enqueue() }
@@ -295,4 +351,22 @@ private func settleSlowly(_ claim: consuming Claim, _ settlements: inout [Settle
 /// Works until it is told to stop.
 func reason(of stop: StopSignal) async -> StopReason? {
     await stop.guarding { try? await Task.sleep(for: .seconds(60)) }.stopped
+}
+
+/// Claims one job and settles it while `blocker` holds a lock on its attempt.
+private func settleBlocked(
+    _ queue: Queue, by blocker: Connection, _ report: Report
+) async -> Settlement? {
+    guard let claim = await queue.next() else { return nil }
+    let begin = "begin; select from mayfly.running where token = \(claim.job.token) for update"
+    do {
+        try await blocker.run(Script(name: "lock", bytes: Array(begin.utf8)))
+    } catch { Issue.record("\(error)") }
+    return try? await claim.settle(.succeeded(report))
+}
+
+/// Returns when somebody waits for a lock.
+private func waitForLock(_ connection: Connection) async throws {
+    let statement: Statement = "select count(*) from pg_locks where not granted"
+    while try await connection.count(statement) == 0 {}
 }
