@@ -72,6 +72,8 @@ let package = Package(
         // Reaches into another process's descriptors, as a fault would.
         .target(name: "CTestSupport", path: "Tests/CTestSupport"),
         .testTarget(
+            name: "EventsTests", dependencies: ["Events"], swiftSettings: strict),
+        .testTarget(
             name: "WireTests", dependencies: ["Wire"], exclude: ["Golden"], swiftSettings: strict),
         .testTarget(
             name: "JobsTests", dependencies: ["Jobs", "Postgres", "Events", "TestSupport"],
@@ -87,6 +89,47 @@ let package = Package(
                 "CTestSupport", "CLinux",
             ],
             swiftSettings: strict),
+        // What is fuzzed, and the inputs that were found: a test of every run, see scripts/fuzz.
+        .testTarget(
+            name: "FuzzTests", dependencies: ["Mayfly", "Wire"],
+            exclude: ["Corpus", "LibFuzzer.swift"], swiftSettings: strict),
         .testTarget(name: "TidyTests", swiftSettings: strict),
     ]
 )
+
+switch Context.environment["MAYFLY_BUILD"] {
+case "sanitized":
+    // scripts/test --sanitize: the suites that need no machine. No sanitizer can be linked into the
+    // static guest agent.
+    let kept = [
+        "CLibPQ", "CLinux", "Events", "Processes", "Postgres", "Jobs", "Wire", "TestSupport",
+        "EventsTests", "JobsTests", "WireTests",
+    ]
+    package.products = []
+    package.targets.removeAll { !kept.contains($0.name) }
+case "fuzzed":
+    // scripts/fuzz: one program around the harnesses; the program Mayfly becomes a library.
+    package.products = []
+    package.targets = package.targets.map { target in
+        switch target.name {
+        case "Mayfly":
+            // libFuzzer has the `main`; the harness looks inside.
+            .target(
+                name: target.name, dependencies: target.dependencies,
+                swiftSettings: (target.swiftSettings ?? []) + [
+                    .unsafeFlags(
+                        [
+                            "-Xfrontend", "-entry-point-function-name", "-Xfrontend", "mayfly_main",
+                            "-enable-testing",
+                        ])
+                ])
+        case "FuzzTests":
+            .executableTarget(
+                name: "Fuzz", dependencies: target.dependencies, path: "Tests/FuzzTests",
+                exclude: ["Corpus", "CorpusTests.swift"], swiftSettings: target.swiftSettings)
+        default: target
+        }
+    }
+    package.targets.removeAll { $0.name == "MayflyTests" }
+default: break
+}

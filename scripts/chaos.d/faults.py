@@ -68,6 +68,7 @@ def builds(dice: random.Random, end: float) -> list[Fault]:
     while at < end:
         killed_after = round(dice.uniform(3, 30), 1) if dice.random() < 1 / 3 else 0
         faults.append(Fault(round(at, 2), "build", seconds=killed_after))
+        # While it builds, and after it was killed.
+        faults.append(Fault(round(at + dice.uniform(5, 60), 2), "prune"))
         at += dice.uniform(*BUILD_GAP_SECONDS)
-        faults.append(Fault(round(at - 20, 2), "prune"))
     return [fault for fault in faults if fault.at < end]

@@ -4,7 +4,10 @@ that was built in the lab once."""
 import contextlib, glob, hashlib, os, re, shutil, subprocess, tempfile
 
 import virtual_host
-from basics import *
+from basics import (
+    CHECKOUT, LAB, PARTS, LabError, as_root, digest, locked, published, read, remove, require, run, say,
+    twice,
+)
 
 # The lab's Debian: what the release programs, the machine tests and a database need at run time.
 PACKAGES = ["linux-image-cloud-amd64", "qemu-system-x86", "postgresql", "python3", "kmod", "iproute2",
@@ -92,7 +95,7 @@ def mayfly_environment(state):
 
 def base_name():
     return "base-" + digest("base-2", read(f"{PARTS}/worker.conf"),
-                            read(f"{CHECKOUT}/Sources/Machines/BaseBuilder.swift"))
+                            read(f"{CHECKOUT}/Sources/Machines/Images/BaseBuilder.swift"))
 
 
 def ensure_base():

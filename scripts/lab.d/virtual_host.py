@@ -3,7 +3,7 @@ once, saved, and restored for every run. It knows nothing of what runs in it."""
 
 import contextlib, ctypes, json, mmap, os, secrets, signal, socket, struct, subprocess, tempfile, time
 
-from basics import *
+from basics import CHECKOUT, LAB, HostDied, digest, published, read, require, run, say
 
 # One processor: with two, QEMU 7.2 and 10.0 now and then deliver an interrupt from the other one between
 # a guest's exit and the restoring of the kernel's own registers, and the lab's kernel panics (seen three

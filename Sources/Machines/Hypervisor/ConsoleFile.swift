@@ -21,12 +21,15 @@ struct ConsoleFile: ~Copyable {
         self.file = file
     }
 
-    /// The last lines, each cut to 300 characters.
+    /// The last lines, each cut to 300 bytes.
+    ///
+    /// A guest writes what it likes there, so this works on a few bytes of it, and on bytes: what
+    /// looks like one character may be thousands.
     func lastLines(_ count: Int) -> [String] {
         let size = max(0, Int(lseek(file.number, 0, SEEK_END)))
-        var bytes = [UInt8](repeating: 0, count: min(size, Self.byteCount))
+        var bytes = [UInt8](repeating: 0, count: min(size, 8 << 10))
         let read = unsafe pread(file.number, &bytes, bytes.count, off_t(size - bytes.count))
-        return String(decoding: bytes.prefix(max(0, read)), as: UTF8.self)
-            .split(whereSeparator: \.isNewline).suffix(count).map { String($0.prefix(300)) }
+        return bytes.prefix(max(0, read)).split { $0 == 0x0A || $0 == 0x0D }
+            .suffix(count).map { String(decoding: $0.prefix(300), as: UTF8.self) }
     }
 }

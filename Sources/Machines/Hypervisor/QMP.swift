@@ -10,10 +10,19 @@ import Processes
 @LoopActor
 final class QMP {
     /// Longest line taken from QEMU; its replies to our commands are far below.
-    private static let lineByteCountMax = 1 << 20
+    private static let lineByteCountMax = 64 << 10
+    /// The events that somebody waits for; a guest can make QEMU report any number of others.
+    private static let awaitedEvents: Set = ["MIGRATION"]
+    /// Lines that are still read when a deadline has passed: a reply that was on its way while
+    /// this process stood still, and what came before it.
+    private static let lateLines = 64
 
     private let stream: ByteStream
     private var received: [UInt8] = []
+    /// Where the next line begins, and up to where it has no end.
+    private var (start, scanned) = (0, 0)
+    private let turn = LoopTurn()
+    private var late: (deadline: ContinuousClock.Instant, lines: Int)?
     private var events: [String: [String: Any]] = [:]
 
     init(_ stream: ByteStream) { self.stream = stream }
@@ -75,7 +84,7 @@ final class QMP {
         let line = try await line(before: deadline)
         guard let object = try? JSONSerialization.jsonObject(with: Data(line)) as? [String: Any]
         else { throw MachineError(.restoreFailed, "QEMU's monitor did not send JSON") }
-        if let name = object["event"] as? String {
+        if let name = object["event"] as? String, Self.awaitedEvents.contains(name) {
             events[name] = object["data"] as? [String: Any] ?? [:]
         }
         return object
@@ -84,20 +93,32 @@ final class QMP {
         before deadline: ContinuousClock.Instant
     ) async throws(MachineError) -> [UInt8] {
         while true {
-            if let end = received.firstIndex(of: 0x0A) {
-                let line = Array(received[..<end])
-                received.removeSubrange(...end)
-                return line
+            try await takeTurn(before: deadline)
+            if let end = received[scanned...].firstIndex(of: 0x0A) {
+                defer { (start, scanned) = (end + 1, end + 1) }
+                return Array(received[start..<end])
             }
-            guard received.count < Self.lineByteCountMax else {
+            scanned = received.count
+            guard received.count - start < Self.lineByteCountMax else {
                 throw MachineError(.restoreFailed, "QEMU's monitor sent an endless line")
             }
             switch stream.receive() {
-            case .bytes(let bytes): received += bytes
+            case .bytes(let bytes):
+                received.removeSubrange(..<start)
+                (start, scanned) = (0, scanned - start)
+                received += bytes
             case .ended: throw MachineError(.machineLost, "QEMU ended")
             case .nothingYet: try await wait(.read, deadline)
             }
         }
+    }
+    /// However much QEMU says: the deadline and cancellation are looked at, and others are served.
+    private func takeTurn(before deadline: ContinuousClock.Instant) async throws(MachineError) {
+        if Task.isCancelled { throw Self.cancelled }
+        guard await turn.take() >= deadline else { return }
+        if late?.deadline != deadline { late = (deadline, 0) }
+        late?.lines += 1
+        guard late?.lines ?? 0 <= Self.lateLines else { throw Self.timedOut }
     }
     private func write(
         _ bytes: [UInt8], before deadline: ContinuousClock.Instant
@@ -115,9 +136,13 @@ final class QMP {
         _ interest: EventLoop.Interest, _ deadline: ContinuousClock.Instant
     ) async throws(MachineError) {
         switch await EventLoop.shared.ready([(stream.number, interest)], before: deadline) {
-        case .ready: return
-        case .timedOut: throw MachineError(.restoreFailed, "QEMU's monitor did not answer in time")
-        case .cancelled: throw MachineError(.cancelled, "stopped while talking to QEMU")
+        case .ready: turn.begin()
+        case .timedOut: throw Self.timedOut
+        case .cancelled: throw Self.cancelled
         }
     }
+    private nonisolated static let timedOut = MachineError(
+        .restoreFailed, "QEMU's monitor did not answer in time")
+    private nonisolated static let cancelled = MachineError(
+        .cancelled, "stopped while talking to QEMU")
 }

@@ -13,10 +13,6 @@ final class AgentSession {
     /// A guest that says nothing for this long while we wait for it is asked; after three times
     /// as long it is lost.
     private static let silence = Duration.seconds(10)
-    /// How long one session may use the loop's thread before everybody else is served.
-    ///
-    /// Half of what no guest may exceed: the event that is begun at its end takes time as well.
-    private static let turn = Duration.microseconds(500)
     /// How much is still read when a deadline has passed: what was on its way while this process
     /// stood still, which is what a socket holds.
     ///
@@ -29,7 +25,7 @@ final class AgentSession {
     private var outgoing: [UInt8] = []
     private var outgoingStart = 0
     private var pings: UInt64 = 0
-    private var turnBegan = ContinuousClock.now
+    private let turn = LoopTurn()
     private var overdue: (deadline: ContinuousClock.Instant, byteCount: Int)?
     /// Why the session stopped waiting for a guest that was too slow, rather than wrong or gone.
     private(set) var slowness: Slowness?
@@ -186,14 +182,7 @@ final class AgentSession {
     /// had its share of the thread.
     private func takeTurn(before deadline: ContinuousClock.Instant) async throws(MachineError) {
         if Task.isCancelled { throw .stopped }
-        var now = ContinuousClock.now
-        if now - turnBegan >= Self.turn {
-            await EventLoop.shared.yield()
-            if Task.isCancelled { throw .stopped }
-            now = .now
-            turnBegan = now
-        }
-        guard now >= deadline else { return }
+        guard await turn.take() >= deadline else { return }
         if overdue?.deadline != deadline { overdue = (deadline, 0) }
         guard overdue?.byteCount ?? 0 < Self.overtime else { throw giveUp(.deadline) }
     }
@@ -214,7 +203,7 @@ final class AgentSession {
                 (channel.number, wantsWrite ? [.read, .write] : .read),
                 (processDescriptor, .read),
             ], before: limit)
-        turnBegan = .now
+        turn.begin()
         switch readiness {
         case .cancelled: throw .stopped
         case .timedOut: return false

@@ -6,16 +6,20 @@
 /// Exit code 2.
 struct ConfigurationError: Error, CustomStringConvertible {
     let description: String
-    init(_ description: String) { self.description = description }
+    init(_ description: String) { self.description = Self.line(description) }
 
     /// Everything that is wrong, a line each; so many that nobody reads them all are cut.
     init(_ problems: [String]) {
         let more = problems.count - Self.problemsMax
         description =
-            problems.prefix(Self.problemsMax).joined(separator: "\n")
+            problems.prefix(Self.problemsMax).map(Self.line).joined(separator: "\n")
             + (more > 0 ? "\n… and \(more) more" : "")
     }
     private static let problemsMax = 50
+    /// A sentence quotes what somebody wrote; it stays one line, and harmless to a terminal.
+    private static func line(_ sentence: String) -> String {
+        Console.harmless(sentence).split { $0.isNewline || $0 == "\t" }.joined(separator: " ")
+    }
 }
 
 /// A file's settings in order, each with its place.

@@ -38,14 +38,17 @@ enum Heartbeat {
         beating.cancel()
         return await beating.value
     }
-    /// As a session does that has much to read.
-    static func spin(for duration: Duration) async {
-        let end = ContinuousClock.now + duration
+    /// Works without a pause, as a session does that has much to read; answers how much longer
+    /// everything takes now than on a host that does nothing else, which is 1 at best.
+    @discardableResult
+    static func spin(for duration: Duration) async -> Double {
+        let (end, used) = (ContinuousClock.now + duration, threadTime())
         while .now < end {
             let turn = ContinuousClock.now + .microseconds(500)
             while .now < turn {}
             await EventLoop.shared.yield()
         }
+        return duration / max(threadTime() - used, .milliseconds(1))
     }
     private static func threadTime() -> Duration {
         var time = timespec()

@@ -1,0 +1,28 @@
+#!/usr/bin/env python3
+"""Counts the cases in the xunit file that swift-testing writes: `passed failed skipped` on one line,
+then a line for each case that was skipped, with its reason. Called by scripts/test and lab.d/check.
+
+  scripts/results.py FILE
+"""
+
+import sys
+import xml.etree.ElementTree as xml
+
+
+def main(path: str) -> None:
+    counts = {"passed": 0, "failed": 0, "skipped": 0}
+    skipped: list[str] = []
+    for case in xml.parse(path).iter("testcase"):
+        if case.find("failure") is not None or case.find("error") is not None:
+            counts["failed"] += 1
+        elif (reason := case.find("skipped")) is not None:
+            counts["skipped"] += 1
+            skipped.append(f"{case.get('name')}: {reason.text or reason.get('message') or 'no reason'}")
+        else:
+            counts["passed"] += 1
+    print(*counts.values())
+    print(*sorted(set(skipped)), sep="\n", end="\n" if skipped else "")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
