@@ -234,7 +234,7 @@ import Testing
             queue -> [Settlement?] in
             async let slow = settleBlocked(queue, by: blocker, Report())
             do {
-                try await waitForLock(blocker)
+                try await waitForLock(in: database)
                 let fast = try await queue.next()?.settle(.succeeded(Report()))
                 try await blocker.run(Script(name: "end", bytes: Array("rollback".utf8)))
                 return [fast, await slow]
@@ -263,7 +263,7 @@ import Testing
                     return "stored"
                 }
                 do {
-                    try await waitForLock(blocker)
+                    try await waitForLock(in: database)
                     group.addTask {
                         guard let second = await queue.next() else { return "nothing" }
                         _ = try? await second.settle(.succeeded(Report()))
@@ -366,7 +366,9 @@ private func settleBlocked(
 }
 
 /// Returns when somebody waits for a lock.
-private func waitForLock(_ connection: Connection) async throws {
-    let statement: Statement = "select count(*) from pg_locks where not granted"
-    while try await connection.count(statement) == 0 {}
+private func waitForLock(in database: Database) async throws {
+    try await database.withConnection { connection in
+        let statement: Statement = "select count(*) from pg_locks where not granted"
+        while try await connection.count(statement) == 0 {}
+    }
 }
