@@ -93,14 +93,19 @@ extension Attack {
 
     private static let locks: [Attack] = [
         Attack("LOCK TABLE on the view, in every mode that is granted") {
-            try await $0.script("begin; lock table mayfly.job in access share mode")
+            // From PostgreSQL 16 on, INSERT grants `row share`, too; `row exclusive` is stronger.
+            try await $0.script(
+                """
+                begin; lock table mayfly.job in access share mode;
+                lock table mayfly.job in row exclusive mode
+                """)
         },
         Attack("LOCK TABLE on the view, in every stronger mode") {
             try await $0.expectRefused(
                 ["42501"],
                 [
-                    "row share", "share update exclusive", "share", "share row exclusive",
-                    "exclusive", "access exclusive",
+                    "share update exclusive", "share", "share row exclusive", "exclusive",
+                    "access exclusive",
                 ].map { "lock table mayfly.job in \($0) mode" })
         },
         Attack("LOCK TABLE on the tables below it") {
