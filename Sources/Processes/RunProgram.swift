@@ -68,10 +68,12 @@ package func runProgram(
         request.standardError = pair.theirs.number
         request.fileLimit = .max
         request.user = program.user
+        // Open until the child has it: an optional owner that is unwrapped is closed at once.
         let input = try inputFile(program.input)
-        if let input = input { request.standardInput = input.number }
+        if !program.input.isEmpty { request.standardInput = input.number }
         child = try Child.spawn(request)
         stream = ByteStream(pair.take())
+        _ = consume input
     } catch { throw .system(error) }
     var lines = LastLines()
     reading: while true {
@@ -93,8 +95,7 @@ package func runProgram(
 }
 
 /// A memory file to be read from its beginning.
-private func inputFile(_ bytes: [UInt8]) throws(SystemError) -> Descriptor? {
-    if bytes.isEmpty { return nil }
+private func inputFile(_ bytes: [UInt8]) throws(SystemError) -> Descriptor {
     let file = try Descriptor.memory("mayfly-input")
     guard unsafe write(file.number, bytes, bytes.count) == bytes.count,
         lseek(file.number, 0, SEEK_SET) == 0

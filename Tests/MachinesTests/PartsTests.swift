@@ -124,6 +124,19 @@ struct ConsoleTests {
     }
 }
 
+@Suite("A program that is run to its end")
+struct RunProgramTests {
+    @Test func `a program reads what it was given as its input, to the last byte`() async throws {
+        var request = ProgramRequest(["/usr/bin/sha256sum"])
+        request.input = randomBytes(300_000)
+        let result = try await runProgram(request)
+        #expect(result.output.hasPrefix(SHA256.hex(of: request.input)))
+    }
+    @Test func `a program that was given nothing reads nothing`() async throws {
+        #expect(try await runProgram(ProgramRequest(["/usr/bin/wc", "-c"])).output == "0\n")
+    }
+}
+
 @Suite("An image definition")
 struct ImageDefinitionTests {
     @Test func `an image definition of the default code image has no problem`() {
