@@ -227,6 +227,7 @@ import Testing
     @Test func `a queue stores one result while another waits for a lock`() async throws {
         let database = try await Database.make()
         let blocker = try await database.connect()
+        let locker = try await blocker.run("select pg_backend_pid() as pid").integer(0, "pid") ?? 0
         try await database.withConnection { connection in
             for _ in 0..<2 { _ = try await connection.enqueue() }
         }
@@ -234,7 +235,7 @@ import Testing
             queue -> [Settlement?] in
             async let slow = settleBlocked(queue, by: blocker, Report())
             do {
-                try await waitForLock(in: database)
+                try await waitUntilBlocked(in: database, by: locker)
                 let fast = try await queue.next()?.settle(.succeeded(Report()))
                 try await blocker.run(Script(name: "end", bytes: Array("rollback".utf8)))
                 return [fast, await slow]
@@ -250,33 +251,31 @@ import Testing
     @Test func `a queue claims nothing while too much waits to be stored`() async throws {
         let database = try await Database.make()
         let blocker = try await database.connect()
+        let locker = try await blocker.run("select pg_backend_pid() as pid").integer(0, "pid") ?? 0
         try await database.withConnection { connection in
             for _ in 0..<2 { _ = try await connection.enqueue() }
         }
         var settings = database.queueSettings(slots: 2)
         settings.unstoredBytesMax = 10
-        let order = try await withQueue(settings, logger: quiet) { queue -> [String] in
-            await withTaskGroup(of: String.self) { group in
-                group.addTask {
-                    let report = Report(result: #"{"a": "0123456789"}"#)
-                    _ = await settleBlocked(queue, by: blocker, report)
-                    return "stored"
-                }
-                do {
-                    try await waitForLock(in: database)
-                    group.addTask {
-                        guard let second = await queue.next() else { return "nothing" }
-                        _ = try? await second.settle(.succeeded(Report()))
-                        return "claimed"
-                    }
-                    // Many round trips, in any of which an eager queue would claim.
-                    for _ in 0..<200 { try await blocker.run("select 1") }
-                    try await blocker.run(Script(name: "end", bytes: Array("rollback".utf8)))
-                } catch { Issue.record("\(error)") }
-                return await group.reduce(into: []) { $0.append($1) }
+        let held = try await withQueue(settings, logger: quiet) { queue -> Int64? in
+            async let stored = settleBlocked(
+                queue, by: blocker, Report(result: #"{"a": "0123456789"}"#))
+            do {
+                try await waitUntilBlocked(in: database, by: locker)
+                async let next = claimAndSettle(queue)
+                // Many round trips, in any of which an eager queue would claim.
+                for _ in 0..<200 { try await blocker.run("select 1") }
+                let held = try await blocker.count("select count(*) from mayfly.running")
+                try await blocker.run(Script(name: "end", bytes: Array("rollback".utf8)))
+                #expect(await stored == .stored(state: "succeeded"))
+                #expect(await next == .stored(state: "succeeded"))
+                return held
+            } catch {
+                Issue.record("\(error)")
+                return nil
             }
         }
-        #expect(order == ["stored", "claimed"])
+        #expect(held == 1)
         await blocker.close()
     }
 
@@ -365,10 +364,19 @@ private func settleBlocked(
     return try? await claim.settle(.succeeded(report))
 }
 
-/// Returns when somebody waits for a lock.
-private func waitForLock(in database: Database) async throws {
+private func claimAndSettle(_ queue: Queue) async -> Settlement? {
+    guard let claim = await queue.next() else { return nil }
+    return try? await claim.settle(.succeeded(Report()))
+}
+
+/// Returns when somebody waits for a lock of that server process; workers wait for each other now
+/// and then, too.
+private func waitUntilBlocked(in database: Database, by locker: Int64) async throws {
     try await database.withConnection { connection in
-        let statement: Statement = "select count(*) from pg_locks where not granted"
+        let statement: Statement =
+            """
+            select count(*) from pg_stat_activity where \(locker) = any (pg_blocking_pids(pid))
+            """
         while try await connection.count(statement) == 0 {}
     }
 }
