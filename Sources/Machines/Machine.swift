@@ -60,7 +60,7 @@ extension Machine {
     /// - Throws: `restoreFailed` when a step of PREPARE is not proven; the process is gone then.
     @LoopActor
     static func restore(
-        from standby: consuming Standby, freshness: Freshness,
+        from standby: consuming Standby, freshness: Freshness, waited: Duration = .zero,
         before deadline: ContinuousClock.Instant
     ) async throws(MachineError) -> Machine {
         let (qemu, image) = (standby.qemu, standby.image)
@@ -69,7 +69,7 @@ extension Machine {
             let begin = ContinuousClock.now
             try await qemu.load(state: standby.state.number, before: deadline)
             try await qemu.resume(before: deadline)
-            timings.restore = .now - begin
+            timings.restore = waited + (.now - begin)
             let id = "m-" + hexText(randomBytes(8))
             let prepared = ContinuousClock.now
             let session = try await AgentSession.open(

@@ -124,14 +124,8 @@ package final class MachineHost {
         machineCount += 1
         defer { machineCount -= 1 }
         let deadline = ContinuousClock.now + Self.restoreTimeout
-        let freshness = try Freshness(pin: pin)
-        let begin = ContinuousClock.now
-        let standby = try await takeStandby(of: image)
-        let waited = ContinuousClock.now - begin
-        let machine = try await Machine.restore(
-            from: standby, freshness: freshness, before: deadline)
+        let machine = try await restore(image, pin: pin, before: deadline)
         var timings = machine.timings
-        timings.restore += waited
         let result: Result<Value, MachineError>
         do throws(MachineError) { result = .success(try await body(machine)) } catch {
             result = .failure(await machine.qemu.end(explaining: error.of(machine.identity)))
@@ -141,6 +135,26 @@ package final class MachineHost {
         timings.destroy = .now - destroying
         refillLater(image)
         return (try result.get(), timings)
+    }
+
+    /// A machine from a standby, or from a hypervisor that is started now.
+    private func restore(
+        _ image: GoldenImage, pin: Pin?, before deadline: ContinuousClock.Instant
+    ) async throws(MachineError) -> Machine {
+        let begin = ContinuousClock.now
+        let standby = try await takeStandby(of: image)
+        let (origin, waited) = (standby.startedFrom, ContinuousClock.now - begin)
+        do throws(MachineError) {
+            return try await Machine.restore(
+                from: standby, freshness: Freshness(pin: pin), waited: waited, before: deadline)
+        } catch {
+            // It was dying when it was taken: no reason to fail the job.
+            guard origin == .standby, error.reason == .machineLost else { throw error }
+            Logger.current.notice("a standby had died", metadata: ["error": "\(error)"])
+        }
+        return try await Machine.restore(
+            from: try await spawnStandby(of: image), freshness: Freshness(pin: pin),
+            waited: .now - begin, before: deadline)
     }
 
     /// Ends every standby; machines must have ended before.
