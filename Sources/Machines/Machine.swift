@@ -80,7 +80,7 @@ extension Machine {
             timings.prepare = .now - prepared
             let identity = MachineIdentity(
                 id: id, image: image.manifest.definition.name,
-                generation: image.manifest.generation, hypervisor: "qemu",
+                generation: image.manifest.generation, hypervisor: .qemu,
                 accelerator: image.manifest.hardware.accelerator,
                 transport: image.manifest.hardware.transport,
                 entropySeed: freshness.entropy + freshness.interpreterSeed, clock: clock)

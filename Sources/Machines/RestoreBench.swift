@@ -91,7 +91,7 @@ package struct RestoreBench {
             host: "\(image.manifest.qemuVersion), \(host.probe.profile.accelerator), "
                 + "\(host.probe.profile.transport), \(image.manifest.definition.memory)",
             rows: rows, bootToRestoreRatio: rows[1].p50 / rows[2].p50,
-            remark: host.probe.profile.accelerator == "tcg"
+            remark: host.probe.profile.accelerator == .tcg
                 ? "under emulation the first run of each piece of guest code is translated anew "
                     + "in every clone; that dominates PREPARE and the first byte"
                 : "page faults of the copy-on-write memory dominate")

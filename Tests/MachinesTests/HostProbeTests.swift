@@ -14,44 +14,43 @@ struct HostProbeTests {
     private static let broken = Obstacle(found: "it is broken", remedy: "mend it")
 
     private static func choice(
-        _ setting: String, better: Obstacle? = nil, other: Obstacle? = nil
+        _ setting: Accelerator?, better: Obstacle? = nil, other: Obstacle? = nil
     ) -> DoctorFinding {
         Choice(
             key: "machine.accelerator", setting: setting,
-            preferred: .init(name: "kvm", found: "it ran", obstacle: better),
-            fallback: .init(name: "tcg", found: "emulation", obstacle: other)
+            preferred: .init(.kvm, found: "it ran", obstacle: better),
+            fallback: .init(.tcg, found: "emulation", obstacle: other)
         ).finding
     }
 
     @Test func `uses the better way where it works`() {
-        for setting in ["auto", "kvm"] {
+        for setting in [nil, Accelerator.kvm] {
             let finding = Self.choice(setting)
-            #expect(finding.chosen == "kvm" && finding.state == "active")
+            #expect(finding.chosen == "kvm" && finding.state == .active)
             #expect(finding.found == "kvm: it ran" && finding.remedy.isEmpty)
         }
     }
     @Test func `falls back when the choice is ours, and says why and what would help`() {
-        let finding = Self.choice("auto", better: Self.broken)
-        #expect(finding.chosen == "tcg" && finding.state == "degraded")
+        let finding = Self.choice(nil, better: Self.broken)
+        #expect(finding.chosen == "tcg" && finding.state == .degraded)
         #expect(finding.found == "tcg: emulation, because kvm does not work: it is broken")
         #expect(finding.remedy == "mend it")
     }
     @Test func `refuses what is forced and does not work`() {
-        let better = Self.choice("kvm", better: Self.broken)
-        #expect(better.chosen == nil && better.state == "off")
+        let better = Self.choice(.kvm, better: Self.broken)
+        #expect(better.chosen == nil && better.state == .off)
         #expect(better.found == "machine.accelerator = kvm, but it is broken")
-        let other = Self.choice("tcg", other: Self.broken)
+        let other = Self.choice(.tcg, other: Self.broken)
         #expect(other.chosen == nil && other.remedy == "mend it")
-        #expect(Self.choice("hvf").state == "off")
     }
     @Test func `does what is forced although better is there`() {
-        let finding = Self.choice("tcg")
+        let finding = Self.choice(.tcg)
         #expect(finding.chosen == "tcg" && finding.remedy.contains("= auto"))
     }
     @Test func `a host without any way that works says both reasons`() {
         let other = Obstacle(found: "it was left out", remedy: "build it in")
-        let finding = Self.choice("auto", better: Self.broken, other: other)
-        #expect(finding.chosen == nil && finding.state == "off")
+        let finding = Self.choice(nil, better: Self.broken, other: other)
+        #expect(finding.chosen == nil && finding.state == .off)
         #expect(finding.found.contains("it is broken") && finding.found.contains("left out"))
     }
 
@@ -60,15 +59,15 @@ struct HostProbeTests {
     @Test func `is judged alike whether a choice is forced or left to the probes`() async throws {
         let (probe, findings) = await HostProbe.examine(TestImage.settings)
         let host = try #require(probe).profile
-        for (key, better, chosen) in [
-            ("accelerator", "kvm", host.accelerator), ("transport", "vsock", host.transport),
+        for (key, isBetter) in [
+            ("accelerator", host.accelerator == .kvm), ("transport", host.transport == .vsock),
         ] {
             var settings = TestImage.settings
-            if key == "accelerator" { settings.accelerator = better }
-            if key == "transport" { settings.transport = better }
+            if key == "accelerator" { settings.accelerator = .kvm }
+            if key == "transport" { settings.transport = .vsock }
             let forced = await HostProbe.examine(settings)
-            #expect((forced.probe != nil) == (chosen == better))
-            if chosen == better { continue }
+            #expect((forced.probe != nil) == isBetter)
+            if isBetter { continue }
             let why = try #require(findings.first { $0.name == key }).found
                 .components(separatedBy: " does not work: ").last
             let finding = forced.findings.first { $0.name == key }
@@ -77,7 +76,7 @@ struct HostProbeTests {
         }
         #expect(
             try #require(probe).fallbacks.count
-                == findings.filter { $0.chosen != nil && $0.state == "degraded" }.count)
+                == findings.filter { $0.chosen != nil && $0.state == .degraded }.count)
     }
 
     @Test func `a host with a QEMU that lacks a part names the part and the package`() async throws
@@ -101,12 +100,12 @@ struct HostProbeTests {
         #expect(VsockProbe.obstacle(qemu)?.remedy.contains("qemu-system-x86") == true)
         var settings = TestImage.settings
         settings.qemuBinary = binary
-        settings.accelerator = "tcg"
+        settings.accelerator = .tcg
         await #expect {
             try await HostProbe.run(settings)
         } throws: { "\($0)".contains("machine.accelerator = tcg, but") }
         // Left to us: this KVM guest cannot run here (the program above runs none), and no emulation.
-        settings.accelerator = "auto"
+        settings.accelerator = nil
         await #expect {
             try await HostProbe.run(settings)
         } throws: { "\($0)".contains("neither works here") }
@@ -117,7 +116,7 @@ struct HostProbeTests {
         settings.qemuBinary = "/nonexistent/qemu"
         let (probe, findings) = await HostProbe.examine(settings)
         #expect(probe == nil)
-        #expect(findings.map(\.state) == ["off"])
+        #expect(findings.map(\.state) == [.off])
         #expect(findings.first?.remedy.contains("qemu-system-x86") == true)
         settings.qemuBinary = "/bin/true"
         await #expect {
@@ -134,8 +133,8 @@ struct HostProbeTests {
         let processor = try Processor.current()
         #expect(KVMRefusal.standing(settings, qemu, processor) == nil)
         let profile = HostProfile(
-            qemuVersion: qemu.version, processor: processor, accelerator: "kvm",
-            transport: "vsock")
+            qemuVersion: qemu.version, processor: processor, accelerator: .kvm,
+            transport: .vsock)
         try KVMRefusal("it hung", profile).record(settings)
         let standing = try #require(KVMRefusal.standing(settings, qemu, processor))
         #expect(standing.obstacle.found.contains("it hung"))
@@ -207,17 +206,17 @@ extension RealMachineTests {
             #expect(lines.all.filter { $0.contains(line) }.count == 1, "\(lines.all)")
             // Emulation failed as well, so KVM is not to blame, and nothing is held against it.
             let probe = try await HostProbe.run(settings)
-            #expect(probe.profile.accelerator == "kvm")
+            #expect(probe.profile.accelerator == .kvm)
             // What is held against it, every later start obeys, until somebody insists.
             try KVMRefusal("it hung", probe.profile).record(settings)
             let now = try await HostProbe.run(settings)
-            #expect(now.profile.accelerator == "tcg")
+            #expect(now.profile.accelerator == .tcg)
             #expect(now.fallbacks.contains { $0.contains("it hung") })
             let again = try await HostProbe.run(settings, retryingKVM: true)
-            #expect(again.profile.accelerator == "kvm")
+            #expect(again.profile.accelerator == .kvm)
 
             KVMRefusal.forget(settings)
-            settings.accelerator = "kvm"
+            settings.accelerator = .kvm
             await #expect {
                 try await build()
             } throws: {

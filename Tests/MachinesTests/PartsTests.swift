@@ -157,7 +157,7 @@ struct ImageDefinitionTests {
 
     @Test func `decides the generation, and nothing else does`() throws {
         let hardware = VirtualHardware(
-            vCPUCount: 1, memory: .mebibytes(512), accelerator: "tcg", transport: "virtio-serial")
+            vCPUCount: 1, memory: .mebibytes(512), accelerator: .tcg, transport: .virtioSerial)
         let processor = try Processor.current()
         func generation(
             _ definition: ImageDefinition, base: String = "b1", qemu: String = "7.2"

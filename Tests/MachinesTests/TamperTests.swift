@@ -20,7 +20,7 @@ struct TamperTests {
         image = directory.path + "/images/code/0123456789abcdef"
         profile = HostProfile(
             qemuVersion: "QEMU emulator version 7.2.22", processor: try .current(),
-            accelerator: "tcg", transport: "virtio-serial")
+            accelerator: .tcg, transport: .virtioSerial)
         try makeDirectory(image)
         var files: [String: ImageFile] = [:]
         for name in ["memory", "state", "root.ext4", "kernel", "initramfs"] {
@@ -34,8 +34,8 @@ struct TamperTests {
             Manifest(
                 definition: .code, generation: "0123456789abcdef", createdAt: "2026-01-01",
                 hardware: VirtualHardware(
-                    vCPUCount: 1, memory: .mebibytes(512), accelerator: "tcg",
-                    transport: "virtio-serial"),
+                    vCPUCount: 1, memory: .mebibytes(512), accelerator: .tcg,
+                    transport: .virtioSerial),
                 deviceModel: QEMU.deviceModel, qemuVersion: profile.qemuVersion,
                 processor: profile.processor, agent: "00", guestKernel: "6.1",
                 memory: try file("memory"), state: try file("state"),
@@ -106,11 +106,11 @@ struct TamperTests {
     }
 
     @Test func `a golden image made for another accelerator or transport is refused`() throws {
-        try resign { $0.hardware.accelerator = "kvm" }
+        try resign { $0.hardware.accelerator = .kvm }
         try expectRefusal(naming: "accelerator kvm")
         try resign { manifest in
-            manifest.hardware.accelerator = "tcg"
-            manifest.hardware.transport = "vsock"
+            manifest.hardware.accelerator = .tcg
+            manifest.hardware.transport = .vsock
         }
         try expectRefusal(naming: "transport vsock")
     }

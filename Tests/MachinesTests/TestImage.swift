@@ -27,9 +27,9 @@ enum TestImage {
     private static let manifest = FileManager.default
         .contents(atPath: "\(stateDirectory)/images/\(name)/current/manifest.json")
         .flatMap { try? JSONDecoder().decode(Manifest.self, from: $0) }
-    static let isUnderKVM = manifest?.hardware.accelerator == "kvm"
+    static let isUnderKVM = manifest?.hardware.accelerator == .kvm
     static let noKVM: Comment = "no KVM here; scripts/lab test runs it"
-    static let isOverVsock = manifest?.hardware.transport == "vsock"
+    static let isOverVsock = manifest?.hardware.transport == .vsock
     static let hasVsock = unsafe access(VsockContext.device, R_OK | W_OK) == 0
     static let noVsock: Comment = "no \(VsockContext.device) here; scripts/lab test runs it"
     /// The guest agent beside the program that scripts/test and scripts/lab name.

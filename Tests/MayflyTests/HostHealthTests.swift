@@ -59,8 +59,8 @@ import Testing
 
 @Suite("The end of a stopped attempt") struct StoppedAttemptTests {
     private static let machine = MachineIdentity(
-        id: "m-1", image: "code", generation: "g1", hypervisor: "qemu", accelerator: "tcg",
-        transport: "virtio-serial", entropySeed: [1], clock: 7)
+        id: "m-1", image: "code", generation: "g1", hypervisor: .qemu, accelerator: .tcg,
+        transport: .virtioSerial, entropySeed: [1], clock: 7)
     private static let error = AttemptError.machine(
         MachineError(.cancelled, "the job was stopped", machine))
 

@@ -25,8 +25,8 @@ struct ResultTests {
                 firstByte: .microseconds(1500), isWarm: true,
                 timings: JobTimings(run: .milliseconds(3), collect: .milliseconds(4))),
             identity: MachineIdentity(
-                id: "m-1", image: "code", generation: "g1", hypervisor: "qemu",
-                accelerator: "tcg", transport: "virtio-serial", entropySeed: [1, 2], clock: 7),
+                id: "m-1", image: "code", generation: "g1", hypervisor: .qemu,
+                accelerator: .tcg, transport: .virtioSerial, entropySeed: [1, 2], clock: 7),
             timings: MachineTimings(
                 restore: .milliseconds(1), prepare: .milliseconds(2),
                 destroy: .milliseconds(5), startedFrom: .standby))

@@ -7,9 +7,14 @@ import Glibc
 
 /// One line of `mayfly doctor`.
 package struct DoctorFinding: Sendable, Codable, Equatable {
+    package enum State: String, Sendable, Codable {
+        case active
+        /// It works, and could be better.
+        case degraded
+        case off
+    }
     package var name: String
-    /// `active`, `degraded` or `off`.
-    package var state: String
+    package var state: State
     /// What machines will use, where there was a choice.
     package var chosen: String?
     /// What was found, and why this follows from it.
@@ -42,7 +47,7 @@ package struct HostProbe: Sendable {
         let (probe, findings) = await examine(settings, retryingKVM: retryingKVM)
         if Task.isCancelled { throw MachineError(.cancelled, "stopped while probing the host") }
         if let probe { return probe }
-        let problem = findings.first { $0.state == "off" }
+        let problem = findings.first { $0.state == .off }
         throw MachineError(
             .hostUnfit,
             problem.map { "\($0.found); \($0.remedy)" } ?? "machines cannot run on this host")
@@ -70,29 +75,30 @@ package struct HostProbe: Sendable {
                 nil,
                 [
                     DoctorFinding(
-                        name: "hypervisor", state: "off", found: "\(error)", remedy: remedy)
+                        name: "hypervisor", state: .off, found: "\(error)", remedy: remedy)
                 ]
             )
         }
+        let accelerator = await accelerator(settings, qemu, processor, retryingKVM)
+        let transport = transport(settings, qemu)
         let choices = [
             DoctorFinding(
-                name: "hypervisor", state: "active", chosen: "qemu",
+                name: "hypervisor", state: .active, chosen: Hypervisor.qemu.rawValue,
                 found: "qemu, the one driver of this version: \(qemu.version)", remedy: ""),
-            await accelerator(settings, qemu, processor, retryingKVM),
-            transport(settings, qemu),
+            accelerator.finding, transport.finding,
         ]
-        guard let accelerator = choices[1].chosen, let transport = choices[2].chosen else {
-            return (nil, choices)
-        }
+        guard let chosenAccelerator = accelerator.chosen, let chosenTransport = transport.chosen
+        else { return (nil, choices) }
         let profile = HostProfile(
-            qemuVersion: qemu.version, processor: processor, accelerator: accelerator,
-            transport: transport)
-        let hardening = Hardening.findings(accelerator: accelerator)
-        let ours = zip(choices, [settings.hypervisor, settings.accelerator, settings.transport])
-            .filter { $0.state == "degraded" && $1 == "auto" }.map { $0.0 }
+            qemuVersion: qemu.version, processor: processor, accelerator: chosenAccelerator,
+            transport: chosenTransport)
+        let hardening = Hardening.findings(accelerator: chosenAccelerator)
+        let ours = choices.filter { $0.state == .degraded }.filter {
+            $0.name == "accelerator" ? settings.accelerator == nil : settings.transport == nil
+        }
         // A root worker whose machines run as root is worth a line at every start.
         let asRoot = hardening.filter {
-            $0.name == "hardening.user" && $0.state == "off" && geteuid() == 0
+            $0.name == "hardening.user" && $0.state == .off && geteuid() == 0
         }
         let fallbacks = (ours + asRoot).map { "\($0.name) \($0.found); \($0.remedy)" }
         return (
@@ -105,9 +111,9 @@ package struct HostProbe: Sendable {
     private static func accelerator(
         _ settings: HostSettings, _ qemu: QEMUFeatures, _ processor: Processor,
         _ retryingKVM: Bool
-    ) async -> DoctorFinding {
+    ) async -> Choice<Accelerator> {
         var obstacle: Obstacle?
-        if settings.accelerator != "tcg" {
+        if settings.accelerator != .tcg {
             obstacle = await KVMProbe.obstacle(settings, qemu)
             if obstacle == nil, !retryingKVM {
                 obstacle = KVMRefusal.standing(settings, qemu, processor)?.obstacle
@@ -116,82 +122,96 @@ package struct HostProbe: Sendable {
         return Choice(
             key: "machine.accelerator", setting: settings.accelerator,
             preferred: .init(
-                name: "kvm", found: "a probe guest ran on the processor itself",
+                .kvm, found: "a probe guest ran on the processor itself",
                 obstacle: obstacle),
             fallback: .init(
-                name: "tcg", found: "software emulation", obstacle: qemu.tcgObstacle)
-        ).finding
+                .tcg, found: "software emulation", obstacle: qemu.tcgObstacle))
     }
 
     private static func transport(
         _ settings: HostSettings, _ qemu: QEMUFeatures
-    ) -> DoctorFinding {
+    ) -> Choice<Transport> {
         Choice(
             key: "machine.transport", setting: settings.transport,
             preferred: .init(
-                name: "vsock", found: "/dev/vhost-vsock gave a context id",
-                obstacle: settings.transport == "virtio-serial" ? nil : VsockProbe.obstacle(qemu)),
-            fallback: .init(name: "virtio-serial", found: "a port of QEMU's", obstacle: nil)
-        ).finding
+                .vsock, found: "/dev/vhost-vsock gave a context id",
+                obstacle: settings.transport == .virtioSerial ? nil : VsockProbe.obstacle(qemu)),
+            fallback: .init(.virtioSerial, found: "a port of QEMU's", obstacle: nil))
     }
 }
 
 /// One choice between a better way and one that works almost everywhere; pure.
-struct Choice: Sendable {
+struct Choice<Option>: Sendable
+where Option: RawRepresentable & Equatable & Sendable, Option.RawValue == String {
     struct Way: Sendable {
-        var name: String
+        let option: Option
         /// What it is, or what showed that it works.
-        var found: String
-        var obstacle: Obstacle?
+        let found: String
+        let obstacle: Obstacle?
+        var name: String { option.rawValue }
+
+        init(_ option: Option, found: String, obstacle: Obstacle?) {
+            self.option = option
+            self.found = found
+            self.obstacle = obstacle
+        }
     }
     let key: String
-    /// `auto`, or the name of one of the two.
-    let setting: String
+    /// One of the two, where it is forced.
+    let setting: Option?
     let preferred: Way
     let fallback: Way
 
-    /// `off`, with nothing chosen, when what is forced does not work, or when nothing does.
-    var finding: DoctorFinding {
+    /// `nil` when what is forced does not work, or when nothing does.
+    var chosen: Option? {
         switch setting {
-        case "auto", preferred.name:
-            guard let obstacle = preferred.obstacle else {
-                return chosen(preferred, "active", preferred.found, "")
-            }
-            if setting == preferred.name { return refused(obstacle) }
-            if let other = fallback.obstacle {
-                return off(
-                    "neither works here. \(preferred.name): \(obstacle.found). "
-                        + "\(fallback.name): \(other.found)",
-                    "\(obstacle.remedy); or \(other.remedy)")
-            }
-            return chosen(
-                fallback, "degraded",
-                "\(fallback.found), because \(preferred.name) does not work: \(obstacle.found)",
-                obstacle.remedy)
-        case fallback.name:
-            if let obstacle = fallback.obstacle { return refused(obstacle) }
-            return chosen(
-                fallback, "degraded", "\(fallback.found), because \(key) says so",
-                "set \(key) = auto to use \(preferred.name) where it works")
-        default:
-            return off(
-                "\(key) = \(setting) is not known",
-                "use auto, \(preferred.name) or \(fallback.name)")
+        case nil:
+            preferred.obstacle == nil
+                ? preferred.option : fallback.obstacle == nil ? fallback.option : nil
+        case preferred.option: preferred.obstacle == nil ? preferred.option : nil
+        default: fallback.obstacle == nil ? fallback.option : nil
         }
     }
 
+    /// What was chosen and why; `off` when nothing was.
+    var finding: DoctorFinding {
+        guard let chosen else { return refusal }
+        if chosen == preferred.option { return finding(preferred, .active, preferred.found, "") }
+        guard setting == nil, let obstacle = preferred.obstacle else {
+            return finding(
+                fallback, .degraded, "\(fallback.found), because \(key) says so",
+                "set \(key) = auto to use \(preferred.name) where it works")
+        }
+        return finding(
+            fallback, .degraded,
+            "\(fallback.found), because \(preferred.name) does not work: \(obstacle.found)",
+            obstacle.remedy)
+    }
+
+    private var refusal: DoctorFinding {
+        let obstacles = [preferred, fallback].compactMap { way in
+            way.obstacle.map { (way: way, obstacle: $0) }
+        }
+        guard let setting else {
+            let found = obstacles.map { "\($0.way.name): \($0.obstacle.found)" }
+            return off(
+                "neither works here. \(found.joined(separator: ". "))",
+                obstacles.map(\.obstacle.remedy).joined(separator: "; or "))
+        }
+        let obstacle = obstacles.first { $0.way.option == setting }?.obstacle
+        return off(
+            "\(key) = \(setting.rawValue), but \(obstacle?.found ?? "it does not work")",
+            obstacle?.remedy ?? "")
+    }
     private var name: String { String(key.drop { $0 != "." }.dropFirst()) }
-    private func chosen(
-        _ way: Way, _ state: String, _ why: String, _ remedy: String
+    private func finding(
+        _ way: Way, _ state: DoctorFinding.State, _ why: String, _ remedy: String
     ) -> DoctorFinding {
         DoctorFinding(
             name: name, state: state, chosen: way.name, found: "\(way.name): \(why)",
             remedy: remedy)
     }
-    private func refused(_ obstacle: Obstacle) -> DoctorFinding {
-        off("\(key) = \(setting), but \(obstacle.found)", obstacle.remedy)
-    }
     private func off(_ found: String, _ remedy: String) -> DoctorFinding {
-        DoctorFinding(name: name, state: "off", found: found, remedy: remedy)
+        DoctorFinding(name: name, state: .off, found: found, remedy: remedy)
     }
 }

@@ -7,8 +7,8 @@ import Foundation
 package struct HostProfile: Sendable {
     package var qemuVersion: String
     var processor: Processor
-    package var accelerator: String
-    package var transport: String
+    package var accelerator: Accelerator
+    package var transport: Transport
 
     /// Whether a snapshot may be restored here.
     ///
@@ -29,10 +29,10 @@ package struct HostProfile: Sendable {
                 "a processor", manifest.processor.summary, processor.summary)
         }
         if manifest.hardware.accelerator != accelerator {
-            throw refuse("accelerator", manifest.hardware.accelerator, accelerator)
+            throw refuse("accelerator", "\(manifest.hardware.accelerator)", "\(accelerator)")
         }
         if manifest.hardware.transport != transport {
-            throw refuse("transport", manifest.hardware.transport, transport)
+            throw refuse("transport", "\(manifest.hardware.transport)", "\(transport)")
         }
         if manifest.deviceModel != QEMU.deviceModel {
             throw refuse("device model", manifest.deviceModel, QEMU.deviceModel)

@@ -1,12 +1,34 @@
 // How machines are to be made on this host: what worker.conf says, before any probe has looked.
 
-/// How machines are to be made; `auto` lets the probes decide.
+/// What runs a machine.
+package enum Hypervisor: String, Sendable, Codable, CaseIterable, CustomStringConvertible {
+    case qemu
+    package var description: String { rawValue }
+}
+
+/// What runs a guest's instructions.
+package enum Accelerator: String, Sendable, Codable, CaseIterable, CustomStringConvertible {
+    /// The processor itself.
+    case kvm
+    /// QEMU's software emulation.
+    case tcg
+    package var description: String { rawValue }
+}
+
+/// What carries the host's one connection to the guest agent.
+package enum Transport: String, Sendable, Codable, CaseIterable, CustomStringConvertible {
+    case vsock
+    case virtioSerial = "virtio-serial"
+    package var description: String { rawValue }
+}
+
+/// How machines are to be made; `nil` lets the probes decide.
 package struct HostSettings: Sendable {
     package var stateDirectory: String
     package var runtimeDirectory: String
-    package var hypervisor = "auto"
-    package var accelerator = "auto"
-    package var transport = "auto"
+    package var hypervisor: Hypervisor?
+    package var accelerator: Accelerator?
+    package var transport: Transport?
     /// How long a stock guest may take under KVM until its agent answers; then KVM does not work.
     package var probeTimeout = Duration.seconds(60)
     /// Pre-spawned hypervisor processes kept waiting, per image.

@@ -59,7 +59,7 @@ enum KVMProbe {
                 "-no-reboot", "-bios", "/proc/self/fd/\(file.number)", "-device",
                 "isa-debug-exit,iobase=0x501,iosize=1",
             ])
-            request.user = HypervisorUser.forAccelerator("kvm")
+            request.user = HypervisorUser.forAccelerator(.kvm)
             request.kept = [file.number]
             request.deadline = .now + settings.probeTimeout
             let result = try await runTool(request)

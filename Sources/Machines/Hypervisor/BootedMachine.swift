@@ -15,7 +15,7 @@ struct BootedMachine {
         _ manifest: Manifest, in directory: String, memory: CInt, binary: QEMUBinary
     ) throws(MachineError) {
         let rootDisk = try openImageFile("\(directory)/\(manifest.rootDisk.path)")
-        vsock = manifest.hardware.transport == "vsock" ? try VsockContext.take() : nil
+        vsock = manifest.hardware.transport == .vsock ? try VsockContext.take() : nil
         var parts = MachineParts(
             memory: memory, rootDisk: rootDisk.number, isMemoryShared: true, mark: "MAYFLY_BUILD=1")
         parts.boot = (

@@ -12,9 +12,9 @@ enum HypervisorUser {
     /// For KVM in the group of its device, so that an unprivileged process can open it.
     ///
     /// `nil`: our own user, because we are not root or because /dev/kvm is root's alone.
-    static func forAccelerator(_ accelerator: String) -> Credentials? {
+    static func forAccelerator(_ accelerator: Accelerator) -> Credentials? {
         guard geteuid() == 0 else { return nil }
-        guard accelerator == "kvm" else {
+        guard accelerator == .kvm else {
             return Credentials(user: unprivileged, group: unprivileged)
         }
         var status = stat()
@@ -32,41 +32,41 @@ enum HypervisorUser {
 }
 
 enum Hardening {
-    static func findings(accelerator: String) -> [DoctorFinding] {
+    static func findings(accelerator: Accelerator) -> [DoctorFinding] {
         let isRoot = geteuid() == 0
         let jail = "comes with the jail, a later version"
         return [
             DoctorFinding(
-                name: "hardening.seccomp", state: "active",
+                name: "hardening.seccomp", state: .active,
                 found: "QEMU's own filter: no new processes, no other privileges", remedy: ""),
             user(accelerator, isRoot: isRoot, jail),
             DoctorFinding(
-                name: "hardening.namespaces", state: isRoot ? "degraded" : "off",
+                name: "hardening.namespaces", state: isRoot ? .degraded : .off,
                 found: isRoot
                     ? "network, IPC and host name are separate; the file system is shared"
                     : "none: making them needs root",
                 remedy: "an empty root file system \(jail)"),
             DoctorFinding(
-                name: "hardening.network", state: "active",
+                name: "hardening.network", state: .active,
                 found: "no machine has a network card", remedy: ""),
             DoctorFinding(
-                name: "hardening.cgroup", state: "off",
+                name: "hardening.cgroup", state: .off,
                 found: "no limits on the hypervisor's memory and processor time",
                 remedy: "a cgroup per machine \(jail)"),
         ]
     }
 
     private static func user(
-        _ accelerator: String, isRoot: Bool, _ jail: String
+        _ accelerator: Accelerator, isRoot: Bool, _ jail: String
     ) -> DoctorFinding {
         if HypervisorUser.forAccelerator(accelerator) != nil {
             return DoctorFinding(
-                name: "hardening.user", state: "degraded",
+                name: "hardening.user", state: .degraded,
                 found: "all machines share the user id \(HypervisorUser.unprivileged)",
                 remedy: "one user id per machine \(jail)")
         }
         return DoctorFinding(
-            name: "hardening.user", state: "off",
+            name: "hardening.user", state: .off,
             found: isRoot
                 ? "machines run as root, because only root can open /dev/kvm"
                 : "machines run as the worker's own user",

@@ -13,10 +13,9 @@ import Wire
 struct VirtualHardware: Sendable, Hashable, Codable {
     var vCPUCount: Int
     var memory: ByteCount
-    /// `kvm` or `tcg`.
-    var accelerator: String
-    /// `vsock` or `virtio-serial`: whether a vhost-vsock device is present.
-    var transport: String
+    var accelerator: Accelerator
+    /// Decides whether a vhost-vsock device is present.
+    var transport: Transport
 }
 
 /// The files of one image, open.
@@ -177,8 +176,8 @@ final class QEMU {
         let sharing = parts.isMemoryShared ? "on" : "off"
         var arguments = [
             "-M", "microvm,acpi=on,rtc=on,pit=on,pic=on,isa-serial=on,memory-backend=memory",
-            "-accel", hardware.accelerator,
-            "-cpu", hardware.accelerator == "kvm" ? "host" : "max",
+            "-accel", hardware.accelerator.rawValue,
+            "-cpu", hardware.accelerator == .kvm ? "host" : "max",
             "-smp", "\(hardware.vCPUCount)", "-m", "\(hardware.memory.bytes >> 20)M",
             "-object",
             "memory-backend-file,id=memory,size=\(memory),"

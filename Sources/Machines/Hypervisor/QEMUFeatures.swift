@@ -33,10 +33,10 @@ struct QEMUFeatures: Sendable, Equatable {
     }
 
     var kvmObstacle: Obstacle? {
-        accelerators.contains("kvm") ? nil : missing("support for KVM")
+        accelerators.contains(Accelerator.kvm.rawValue) ? nil : missing("support for KVM")
     }
     var tcgObstacle: Obstacle? {
-        accelerators.contains("tcg") ? nil : missing("software emulation (tcg)")
+        accelerators.contains(Accelerator.tcg.rawValue) ? nil : missing("software emulation (tcg)")
     }
     var vsockObstacle: Obstacle? { hasVsockDevice ? nil : missing("the device vhost-vsock-device") }
 

@@ -23,7 +23,7 @@ struct Standby: ~Copyable {
         let path = "/proc/self/fd/\(image.state.number)"
         let state = try attempting(Descriptor.open(path, O_RDONLY))
         let vsock =
-            image.manifest.hardware.transport == "vsock" ? try VsockContext.take() : nil
+            image.manifest.hardware.transport == .vsock ? try VsockContext.take() : nil
         var parts = MachineParts(
             memory: image.memory.number, rootDisk: image.rootDisk.number, state: state.number,
             isMemoryShared: false, mark: mark)

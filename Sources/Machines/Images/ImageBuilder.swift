@@ -62,15 +62,15 @@ package struct ImageBuilder {
         var built: BuiltImage
         do throws(MachineError) {
             built = try await build(on: probe, base, agent, force: force)
-        } catch  where error.reason == .bootFailed && probe.profile.accelerator == "kvm" {
-            if settings.accelerator == "kvm" {
+        } catch  where error.reason == .bootFailed && probe.profile.accelerator == .kvm {
+            if settings.accelerator == .kvm {
                 throw MachineError(
                     .hostUnfit, "machine.accelerator = kvm, but \(error.description)")
             }
             let refusal = KVMRefusal(error.description, probe.profile)
             progress("kvm does not work: \(refusal.obstacle.found); building for emulation")
             var emulated = settings
-            emulated.accelerator = "tcg"
+            emulated.accelerator = .tcg
             built = try await build(
                 on: try await HostProbe.run(emulated), base, agent, force: force)
             // Not before: only emulation that works shows that KVM was to blame.
@@ -179,7 +179,7 @@ package struct ImageBuilder {
         ]
         // Emulation shows the host's time stamp counter, but a guest cannot calibrate it: told a
         // wrong rate its clock runs away, told none it falls back to a clock of 4 ms steps.
-        if hardware.accelerator == "tcg" {
+        if hardware.accelerator == .tcg {
             line += ["tsc=reliable", "tsc_early_khz=\(mayfly_tsc_khz())"]
         }
         if !definition.interpreters.isEmpty {
@@ -253,7 +253,7 @@ package struct ImageBuilder {
     private func firstAnswer(
         of boot: BootedMachine, _ manifest: Manifest, before deadline: ContinuousClock.Instant
     ) async throws(MachineError) -> AgentSession {
-        let isKVM = manifest.hardware.accelerator == "kvm"
+        let isKVM = manifest.hardware.accelerator == .kvm
         let limit = isKVM ? min(deadline, .now + settings.probeTimeout) : deadline
         do throws(MachineError) {
             let session = try await boot.session(agent: manifest.agent, before: limit)

@@ -16,8 +16,8 @@ package struct ImageSummary: Sendable, Codable {
     package var isCurrent: Bool
     package var createdAt: String
     package var qemuVersion: String
-    package var accelerator: String
-    package var transport: String
+    package var accelerator: Accelerator?
+    package var transport: Transport?
     /// What it occupies on disk, without the base it shares.
     package var byteCount: Int
     /// Why it cannot be restored here, or `nil`; digests are checked by `verify` only.
@@ -70,7 +70,7 @@ package struct ImageStore: Sendable {
                 let directory = "\(imagesDirectory)/\(name)/\(generation)"
                 var summary = ImageSummary(
                     name: name, generation: generation, isCurrent: generation == current,
-                    createdAt: "", qemuVersion: "", accelerator: "", transport: "",
+                    createdAt: "", qemuVersion: "", accelerator: nil, transport: nil,
                     byteCount: occupied(directory), problem: nil)
                 do {
                     let manifest = try GoldenImage.readManifest(in: directory, trust: trust)

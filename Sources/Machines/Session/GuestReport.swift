@@ -61,9 +61,9 @@ package struct MachineIdentity: Sendable {
     package var id: String
     package var image: String
     package var generation: String
-    package var hypervisor: String
-    package var accelerator: String
-    package var transport: String
+    package var hypervisor: Hypervisor
+    package var accelerator: Accelerator
+    package var transport: Transport
     /// What PREPARE credited to the guest's kernel and seeded its interpreters with: 96 bytes.
     package var entropySeed: [UInt8]
     /// The guest's clock as PREPARE set it: nanoseconds since 1970.

@@ -36,7 +36,7 @@ struct DoctorCommand: AsyncParsableCommand {
         findings += Self.tools()
         findings += await Self.database(configuration)
         Console.data(output.isJSON ? Self.json(findings).text : Self.text(findings))
-        let isFit = !findings.contains { $0.state == "off" && !$0.name.hasPrefix("hardening.") }
+        let isFit = !findings.contains { $0.state == .off && !$0.name.hasPrefix("hardening.") }
         if !isFit { throw ExitCode(1) }
     }
 
@@ -44,7 +44,7 @@ struct DoctorCommand: AsyncParsableCommand {
         var table = Table("NAME", "STATE", "CHOSEN", "FOUND", "REMEDY")
         for finding in findings {
             table.add(
-                .string(finding.name), .string(finding.state), .optional(finding.chosen),
+                .string(finding.name), .string(finding.state.rawValue), .optional(finding.chosen),
                 .string(finding.found), .string(finding.remedy))
         }
         return table.json
@@ -56,7 +56,8 @@ struct DoctorCommand: AsyncParsableCommand {
         var lines: [String] = []
         for finding in findings {
             let name = finding.name + String(repeating: " ", count: width - finding.name.count)
-            let state = finding.state + String(repeating: " ", count: 8 - finding.state.count)
+            let word = finding.state.rawValue
+            let state = word + String(repeating: " ", count: 8 - word.count)
             lines.append("\(name)  \(state)  \(oneLine(finding.found))")
             if !finding.remedy.isEmpty {
                 let indent = String(repeating: " ", count: width + 12)
@@ -77,13 +78,13 @@ struct DoctorCommand: AsyncParsableCommand {
         guard let image = try? store.list(on: probe.profile).first(where: \.isCurrent) else {
             return [
                 Check(
-                    name: "image code", state: "off", found: "not built", remedy: remedy)
+                    name: "image code", state: .off, found: "not built", remedy: remedy)
             ]
         }
         let found = "generation \(image.generation), \(image.createdAt)"
         return [
             Check(
-                name: "image code", state: image.problem == nil ? "active" : "off",
+                name: "image code", state: image.problem == nil ? .active : .off,
                 found: image.problem ?? found, remedy: image.problem == nil ? "" : remedy)
         ]
     }
@@ -98,11 +99,11 @@ struct DoctorCommand: AsyncParsableCommand {
         let canBeMade = unsafe access(above.isEmpty ? "/" : above, W_OK | X_OK) == 0
         if isThere ? isOurs : canBeMade {
             return Check(
-                name: setting.key, state: "active",
+                name: setting.key, state: .active,
                 found: isThere ? path : "\(path) (will be created)", remedy: "")
         }
         return Check(
-            name: setting.key, state: "off", found: "\(path) cannot be written",
+            name: setting.key, state: .off, found: "\(path) cannot be written",
             remedy: "run as root, or set \(setting.key)")
     }
 
@@ -113,7 +114,7 @@ struct DoctorCommand: AsyncParsableCommand {
         ].map { program, package in
             let path = findProgram(program)
             return Check(
-                name: program, state: path == nil ? "degraded" : "active",
+                name: program, state: path == nil ? .degraded : .active,
                 found: path ?? "not installed",
                 remedy: path == nil ? "apt-get install \(package)" : "")
         }
@@ -124,12 +125,12 @@ struct DoctorCommand: AsyncParsableCommand {
         let database = Database(configuration)
         do throws(JobsError) {
             let words = try await database.describe()
-            let answered = Check(name: "database", state: "active", found: words, remedy: "")
+            let answered = Check(name: "database", state: .active, found: words, remedy: "")
             return [answered] + (await queue(database))
         } catch {
             return [
                 Check(
-                    name: "database", state: "degraded", found: "\(error)",
+                    name: "database", state: .degraded, found: "\(error)",
                     remedy: "set database.url, DATABASE_URL or PG*, then mayfly migrate")
             ]
         }
@@ -138,13 +139,13 @@ struct DoctorCommand: AsyncParsableCommand {
         do throws(JobsError) {
             return try await database.health().map { health in
                 Check(
-                    name: "queue.\(health.name)", state: health.isOK ? "active" : "degraded",
+                    name: "queue.\(health.name)", state: health.isOK ? .active : .degraded,
                     found: health.found, remedy: health.isOK ? "" : health.remedy)
             }
         } catch {
             return [
                 Check(
-                    name: "queue", state: "degraded", found: "cannot be looked at: \(error)",
+                    name: "queue", state: .degraded, found: "cannot be looked at: \(error)",
                     remedy: "connect as a role that has mayfly_operator")
             ]
         }
@@ -154,8 +155,7 @@ struct DoctorCommand: AsyncParsableCommand {
 /// One line of the table.
 private struct Check {
     var name: String
-    /// `active`, `degraded` or `off`.
-    var state: String
+    var state: DoctorFinding.State
     /// What machines will use, where there was a choice.
     var chosen: String?
     var found: String

@@ -86,7 +86,8 @@ struct ImageCommand: ParsableCommand {
                 table.add(
                     .string(image.name), .string(image.generation), .bool(image.isCurrent),
                     .string(image.createdAt), .string(image.qemuVersion),
-                    .string(image.accelerator), .string(image.transport),
+                    .string(image.accelerator?.rawValue ?? ""),
+                    .string(image.transport?.rawValue ?? ""),
                     .number(image.byteCount), .optional(image.problem))
             }
             table.print(

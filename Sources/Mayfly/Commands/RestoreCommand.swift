@@ -32,9 +32,9 @@ struct RestoreCommand: AsyncParsableCommand {
             let machine: JSON = .object([
                 "machine": .string(run.identity.id), "image": .string(run.identity.image),
                 "generation": .string(run.identity.generation),
-                "hypervisor": .string(run.identity.hypervisor),
-                "accelerator": .string(run.identity.accelerator),
-                "transport": .string(run.identity.transport),
+                "hypervisor": .string(run.identity.hypervisor.rawValue),
+                "accelerator": .string(run.identity.accelerator.rawValue),
+                "transport": .string(run.identity.transport.rawValue),
                 "restore_ms": Format.milliseconds(run.timings.restore),
                 "prepare_ms": Format.milliseconds(run.timings.prepare),
                 "destroy_ms": Format.milliseconds(run.timings.destroy),

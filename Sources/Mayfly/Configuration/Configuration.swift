@@ -180,9 +180,9 @@ extension Configuration {
     var host: HostSettings {
         var settings = HostSettings(
             stateDirectory: text(.stateDirectory), runtimeDirectory: text(.runtimeDirectory))
-        settings.hypervisor = text(.hypervisor)
-        settings.accelerator = text(.accelerator)
-        settings.transport = text(.transport)
+        settings.hypervisor = Hypervisor(rawValue: text(.hypervisor))
+        settings.accelerator = Accelerator(rawValue: text(.accelerator))
+        settings.transport = Transport(rawValue: text(.transport))
         settings.probeTimeout = duration(.probeTimeout)
         settings.standbys = count(.standbys)
         settings.qemuBinary = text(.qemuBinary)

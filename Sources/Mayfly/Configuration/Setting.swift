@@ -15,6 +15,10 @@ struct Setting: Sendable {
         case list
         /// One of these words, written bare.
         case word([String])
+        /// `auto`, or one of these forced.
+        static func choice<Option: CaseIterable & RawRepresentable<String>>(
+            _: Option.Type
+        ) -> Form { .word(["auto"] + Option.allCases.map(\.rawValue)) }
         case count(ClosedRange<Int>)
         case duration(ClosedRange<Duration>)
         case size(ClosedRange<ByteCount>)
@@ -77,12 +81,12 @@ extension Setting {
         "after the first signal: how long running jobs may finish")
 
     static let hypervisor = Setting(
-        "machine.hypervisor", .word(["auto", "qemu"]), "auto", "the driver of machines")
+        "machine.hypervisor", .choice(Hypervisor.self), "auto", "the driver of machines")
     static let accelerator = Setting(
-        "machine.accelerator", .word(["auto", "kvm", "tcg"]), "auto",
+        "machine.accelerator", .choice(Accelerator.self), "auto",
         "auto boots a probe guest and takes KVM where it works")
     static let transport = Setting(
-        "machine.transport", .word(["auto", "vsock", "virtio-serial"]), "auto",
+        "machine.transport", .choice(Transport.self), "auto",
         "the host's one connection to the guest agent")
     static let probeTimeout = Setting(
         "machine.probe.timeout", .duration(.seconds(1) ... .seconds(3600)), "60s",

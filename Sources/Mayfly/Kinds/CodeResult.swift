@@ -209,8 +209,9 @@ struct CodeResult: Sendable {
         let machine = run.identity
         return .object([
             "image": .string(machine.image), "generation": .string(machine.generation),
-            "hypervisor": .string(machine.hypervisor), "accelerator": .string(machine.accelerator),
-            "transport": .string(machine.transport),
+            "hypervisor": .string(machine.hypervisor.rawValue),
+            "accelerator": .string(machine.accelerator.rawValue),
+            "transport": .string(machine.transport.rawValue),
         ])
     }
 }
