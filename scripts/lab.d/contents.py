@@ -11,7 +11,8 @@ from basics import (
 
 # The lab's Debian: what the release programs, the machine tests and a database need at run time.
 PACKAGES = ["linux-image-cloud-amd64", "qemu-system-x86", "postgresql", "python3", "kmod", "iproute2",
-            "procps", "e2fsprogs", "strace", "xz-utils"]
+            "procps", "e2fsprogs", "strace", "lz4", "xz-utils",
+            "zstd"]
 PROGRAMS = [f"{CHECKOUT}/.build/release/{name}" for name in ["mayfly", "mayfly-agent"]]
 
 
@@ -130,8 +131,12 @@ def mayfly_environment(state):
                           "MAYFLY_RUNTIME_DIRECTORY": f"{state}/run"}
 
 
+# Another guest kernel, for one test: the same definition as in GuestKernelTests.
+OTHER_KERNEL = {"MAYFLY_IMAGE_CODE_SUITE": "trixie", "MAYFLY_IMAGE_CODE_PACKAGES": "bash procps"}
+
+
 def base_name():
-    return "base-" + digest("base-2", read(f"{PARTS}/worker.conf"),
+    return "base-" + digest("base-3", *OTHER_KERNEL.items(), read(f"{PARTS}/worker.conf"),
                             read(f"{CHECKOUT}/Sources/Machines/Images/BaseBuilder.swift"))
 
 
@@ -140,9 +145,11 @@ def ensure_base():
     name = base_name()
     if os.path.exists(f"{LAB}/{name}"):
         return
-    with published(name, "installing the Debian packages of the lab's golden image") as work:
+    with published(name, "installing the Debian packages of the lab's golden images") as work:
         os.chmod(work, 0o755)
-        run(as_root([PROGRAMS[0], "image", "build", "code", "--base-only"]), mayfly_environment(work), show=True)
+        for environment in [{}, OTHER_KERNEL]:
+            run(as_root([PROGRAMS[0], "image", "build", "code", "--base-only"]),
+                mayfly_environment(work) | environment, show=True)
 
 
 def image_name():

@@ -60,7 +60,7 @@ struct MachineParts {
     /// write.
     var memory: CInt
     var rootDisk: CInt
-    /// A memory file: the device state to restore, or to be written by `save`. Its offset moves.
+    /// A memory file: the device state to restore or, when booting, to be saved; its offset moves.
     var state: CInt
     /// `HostMark.environment` of the owner, for the sweep.
     var mark: String

@@ -316,6 +316,8 @@ package struct ImageBuilder {
         }
         var canarySettings = settings
         canarySettings.standbys = 0
+        canarySettings.hypervisor = profile.hypervisor
+        canarySettings.accelerator = profile.accelerator
         let host = try await MachineHost.start(canarySettings)
         // All restored before the first one ends, as in a worker; the tasks share this actor.
         let tasks = (0..<Self.canaryCount).map { _ in

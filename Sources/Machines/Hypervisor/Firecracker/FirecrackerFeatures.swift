@@ -35,8 +35,8 @@ struct FirecrackerFeatures: Sendable, Equatable {
 
     /// The oldest that was driven; older ones lack calls, newer major ones may change them.
     static let known = FirecrackerVersion(1, 12, 1)..<FirecrackerVersion(2, 0, 0)
-    /// Their `Resumed` breaks vsock unless a snapshot was made since the pause: Firecracker's issues
-    /// 6074 and 6100.
+    /// Their `Resumed` breaks vsock unless a snapshot was made since the pause: Firecracker's
+    /// issues 6074 and 6100.
     static let cannotPause = [FirecrackerVersion(1, 16, 0), FirecrackerVersion(1, 16, 1)]
     static let remedy =
         "install Firecracker \(known.lowerBound) or newer and name it with "
