@@ -181,6 +181,8 @@ package struct ImageBuilder {
         // wrong rate its clock runs away, told none it falls back to a clock of 4 ms steps.
         if hardware.accelerator == .tcg {
             line += ["tsc=reliable", "tsc_early_khz=\(mayfly_tsc_khz())"]
+            // What it translated stays of use only at the same address.
+            line.append("mayfly.layout=fixed")
         }
         if !definition.interpreters.isEmpty {
             line.append("mayfly.warm=\(definition.interpreters.joined(separator: ","))")
