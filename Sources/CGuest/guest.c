@@ -83,8 +83,7 @@ int mayfly_guest_set_hostname(const char *name, size_t length) {
 }
 void mayfly_guest_power_off(void) {
     sync();
-    reboot(RB_POWER_OFF);
-    /* A machine without a power switch: a reset ends it as well, the host starts it with -no-reboot. */
+    /* No hypervisor of ours starts a machine again, and Firecracker's has no power switch. */
     reboot(RB_AUTOBOOT);
     for (;;) pause();
 }

@@ -20,7 +20,7 @@ struct Agent: ~Copyable {
     let options: Options
     /// Readable when a child has ended; also orphans of jobs become our children.
     let childSignal: CInt
-    private var link = HostLink()
+    private var link: HostLink
     var set = PollSet()
     var connection: GuestConnection
     /// Counts connections, so that an answer never goes to another than the one that asked.
@@ -49,19 +49,21 @@ struct Agent: ~Copyable {
         do throws(SystemError) {
             let children = try check("wait for children", mayfly_guest_child_signal())
             let group = try ControlGroup.make(number: 1)
-            var agent = Agent(options, children, try Identity(), group)
+            let link = try HostLink(vsock: options.port)
+            var agent = Agent(options, children, try Identity(), group, link)
             agent.run()
         } catch { powerOff("cannot start: \(error.description)") }
     }
 
     private init(
         _ options: Options, _ childSignal: CInt, _ identity: Identity,
-        _ group: consuming ControlGroup
+        _ group: consuming ControlGroup, _ link: consuming HostLink
     ) {
         self.options = options
         self.childSignal = childSignal
         self.identity = identity
         self.group = group
+        self.link = link
         connection = GuestConnection(agent: options.agent, trust: .theWay)
         measureMemory()
     }
@@ -123,7 +125,7 @@ struct Agent: ~Copyable {
             link.drain()
             life = .snapshot
             // Nobody can come in a snapshot's name: each copy is told anew whom to expect.
-            link.stopListening()
+            link.forgetInvitation()
             token = []
             reset()
         }
@@ -136,7 +138,7 @@ struct Agent: ~Copyable {
             switch link.arrival(&set, isBound: isBound) {
             case .nothing: return
             case .admitted(let preamble):
-                startSession(.token(token))
+                startSession(link.isVsockPrivate ? .theWay : .token(token))
                 connection.receive(preamble)
                 readEvents()
             case .lost:

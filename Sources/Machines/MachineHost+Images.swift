@@ -33,13 +33,15 @@ extension MachineHost {
             {
                 return pinned
             }
-            let image = try await load(store.directory(of: name, generation: generation))
+            let image = try await load(
+                store.directory(
+                    of: name, for: probe.profile.hypervisor, generation: generation))
             // One at most, for each holds a copy of its memory.
             pinned = image
             return image
         }
         if let image = images[name] { return image }
-        let image = try await load(store.directory(of: name))
+        let image = try await load(store.directory(of: name, for: probe.profile.hypervisor))
         images[name] = image
         return image
     }
@@ -56,7 +58,7 @@ extension MachineHost {
     /// the generation before stays in use.
     package func takeUpImages() async {
         for (name, old) in images {
-            let current = "\(store.imagesDirectory)/\(name)/current"
+            let current = store.currentLink(of: name, for: probe.profile.hypervisor)
             guard let identity = try? GenerationIdentity(of: current), identity != old.identity,
                 refused[name]?.mayBeTried(identity) != false
             else { continue }
@@ -64,7 +66,7 @@ extension MachineHost {
                 "image": "\(name)", "generation.before": "\(old.manifest.generation)",
             ]
             do throws(MachineError) {
-                let image = try await load(store.directory(of: name))
+                let image = try await load(store.directory(of: name, for: probe.profile.hypervisor))
                 metadata["generation"] = "\(image.manifest.generation)"
                 let job = GuestJob(program: .command(["/bin/true"]))
                 let (report, _) = try await withMachine(restoring: image) {
@@ -85,8 +87,9 @@ extension MachineHost {
                 refused[name] = RefusedGeneration(
                     identity: identity, isFinal: error.reason == .imageRefused, times: times)
                 metadata["error"] = "\(error)"
-                if !probe.qemu.isInPlace {
-                    metadata["remedy"] = "QEMU was replaced beside this worker: restart it"
+                if !probe.hypervisor.isInPlace {
+                    metadata["remedy"] =
+                        "\(probe.hypervisor.path) was replaced beside this worker: restart it"
                 }
                 Logger.current.warning(
                     "a new generation cannot be used; the one before stays in use",

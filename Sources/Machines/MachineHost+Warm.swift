@@ -37,6 +37,8 @@ extension MachineHost {
 
     /// Makes what is wanted of this image, until it is there or something else needs the host.
     func fillWarm(of image: GoldenImage) async {
+        // What cannot be paused cannot wait.
+        guard probe.hypervisor.pauseObstacle == nil else { return }
         while !isClosed, !isMakingWarm, isInUse(image), machineCount < Self.processorCount,
             warmPool.wants(image.identity, available: HostMemory.available)
         {

@@ -147,7 +147,7 @@ package final class MachineHost {
         var timings = machine.timings
         let result: Result<Value, MachineError>
         do throws(MachineError) { result = .success(try await body(machine)) } catch {
-            result = .failure(await machine.qemu.end(explaining: error.of(machine.identity)))
+            result = .failure(await machine.hypervisor.end(explaining: error.of(machine.identity)))
         }
         let destroying = ContinuousClock.now
         _ = await machine.destroy()
@@ -204,13 +204,13 @@ package final class MachineHost {
     private func takeStandby(of image: GoldenImage) async throws(MachineError) -> Standby {
         while let box = standbys[image.identity]?.popLast() {
             // One that died while it waited is no reason to fail the job.
-            if let standby = box.take(), !standby.qemu.hasEnded { return standby }
+            if let standby = box.take(), !standby.hypervisor.hasEnded { return standby }
         }
         return try await spawnStandby(of: image)
     }
     func spawnStandby(of image: GoldenImage) async throws(MachineError) -> Standby {
         try await Standby.spawn(
-            for: image, binary: probe.qemu, mark: mark.environment)
+            for: image, program: probe.hypervisor, mark: mark)
     }
     func fillStandbys(of image: GoldenImage) async {
         while !isClosed,

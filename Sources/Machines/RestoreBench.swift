@@ -88,7 +88,7 @@ package struct RestoreBench {
             BenchRow("memory of one further clone (PSS)", unit: "MiB", memory),
         ]
         return RestoreBenchResult(
-            host: "\(image.manifest.qemuVersion), \(host.probe.profile.accelerator), "
+            host: "\(image.manifest.hypervisorVersion), \(host.probe.profile.accelerator), "
                 + "\(host.probe.profile.transport), \(image.manifest.definition.memory)",
             rows: rows, bootToRestoreRatio: rows[1].p50 / rows[2].p50,
             remark: host.probe.profile.accelerator == .tcg
@@ -104,12 +104,11 @@ package struct RestoreBench {
         for index in 0..<count * 2 {
             let startsInterpreters = index % 2 == 0
             let manifest = image.manifest
-            let memory = try attempting(Descriptor.memory("mayfly-bench"))
-            ftruncate(memory.number, off_t(manifest.definition.memory.bytes))
             let deadline = ContinuousClock.now + Self.limit
             let begin = ContinuousClock.now
             let boot = try BootedMachine(
-                manifest, in: image.directory, memory: memory.number, binary: host.probe.qemu)
+                manifest, in: image.directory, work: host.mark.machinesDirectory,
+                program: host.probe.hypervisor)
             do throws(MachineError) {
                 let session = try await boot.session(agent: manifest.agent, before: deadline)
                 if startsInterpreters { try await session.warm(before: deadline) }
@@ -118,9 +117,9 @@ package struct RestoreBench {
                     before: deadline)
                 let took = (ContinuousClock.now - begin).milliseconds
                 if startsInterpreters { warm.append(took) } else { plain.append(took) }
-                _ = await boot.qemu.end()
+                _ = await boot.hypervisor.end()
             } catch {
-                _ = await boot.qemu.end()
+                _ = await boot.hypervisor.end()
                 throw error
             }
         }
@@ -213,7 +212,7 @@ private final class MachineBox {
     private var machine: Machine?
     private let pid: pid_t
     init(_ machine: consuming Machine) {
-        pid = machine.qemu.pid
+        pid = machine.hypervisor.pid
         self.machine = consume machine
     }
     var proportionalMebibytes: Double? {

@@ -16,7 +16,7 @@ final class WarmMachine {
     let weight: ByteCount
 
     private init(_ machine: consuming Machine, weight: ByteCount) {
-        pid = machine.qemu.pid
+        pid = machine.hypervisor.pid
         self.machine = consume machine
         self.weight = weight
     }
@@ -25,7 +25,7 @@ final class WarmMachine {
     ///
     /// - Throws: why it is of no use; nothing of it is left then.
     static func make(from standby: consuming Standby) async throws(MachineError) -> WarmMachine {
-        let pid = standby.qemu.pid
+        let pid = standby.hypervisor.pid
         let deadline = ContinuousClock.now + .seconds(60)
         setNiceness(of: pid, 10)
         let machine = try await Machine.restore(
@@ -33,13 +33,13 @@ final class WarmMachine {
         do throws(MachineError) {
             try await machine.session.rehearse(before: deadline)
             try await machine.pause()
-        } catch { throw await machine.qemu.end(explaining: error) }
+        } catch { throw await machine.hypervisor.end(explaining: error) }
         setNiceness(of: pid, 0)
         let weight = await offload { ownMemory(of: pid) }
         return WarmMachine(machine, weight: weight)
     }
 
-    var hasEnded: Bool { machine?.qemu.hasEnded ?? true }
+    var hasEnded: Bool { machine?.hypervisor.hasEnded ?? true }
 
     /// Lets it run again and makes it its job's own.
     ///
@@ -52,7 +52,7 @@ final class WarmMachine {
         }
         do throws(MachineError) {
             try await machine.claim(waited: waited, before: deadline)
-        } catch { throw await machine.qemu.end(explaining: error) }
+        } catch { throw await machine.hypervisor.end(explaining: error) }
         return machine
     }
     func destroy() async {

@@ -84,7 +84,8 @@ import Testing
                 try #require(unsafe chmod(path, 0o755) == 0)
             }
             try install("proven")
-            let binary = try QEMUBinary(path)
+            let file = try ProgramFile(path, remedy: "install it")
+            let binary = HypervisorProgram(.qemu, file, version: "1")
             #expect(binary.isInPlace)
             try install("upgraded")
             #expect(!binary.isInPlace)

@@ -4,6 +4,8 @@
 struct Options {
     /// 32 bytes that name this build of the agent; zeros when not said.
     var agent = [UInt8](repeating: 0, count: 32)
+    /// The AF_VSOCK port to listen on without an invitation: only the worker can reach it.
+    var port: UInt32?
     /// Which interpreters WARM starts.
     var warmsPython = false
     var warmsNode = false
@@ -24,6 +26,7 @@ struct Options {
             let items = value.split(separator: ",").map(String.init)
             switch word[..<equals] {
             case "mayfly.agent": if let bytes = Self.bytes(ofHex: value) { agent = bytes }
+            case "mayfly.listen": port = UInt32(value)
             case "mayfly.warm":
                 warmsPython = items.contains("python")
                 warmsNode = items.contains("node")

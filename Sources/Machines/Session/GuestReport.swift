@@ -61,7 +61,7 @@ package struct MachineIdentity: Sendable {
     package var id: String
     package var image: String
     package var generation: String
-    package var hypervisor: Hypervisor
+    package var hypervisor: HypervisorName
     package var accelerator: Accelerator
     package var transport: Transport
     /// What PREPARE credited to the guest's kernel and seeded its interpreters with: 96 bytes.

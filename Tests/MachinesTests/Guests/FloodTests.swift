@@ -104,7 +104,10 @@ struct FloodTests {
         },
     ]
 
+    /// Of a job, and of a transfer.
     private static let timeout = Duration.milliseconds(1500)
+    /// What a job may take in all on the slowest host that runs these tests.
+    private static let patience = Duration.seconds(15)
 
     @Test(arguments: floods)
     func `holds up nobody, and its job ends for its own reason in time`(flood: Flood) async throws {
@@ -124,12 +127,11 @@ struct FloodTests {
         }
         print("\(flood.name): \(worst); without it: \(busy)")
         // By the thread's own clock, which other programs on this host do not move.
-        #expect(worst.used < .milliseconds(50), "\(worst)")
+        #expect(worst.used < Heartbeat.turnMax, "\(worst)")
         let limit = max(busy.late * 3, .milliseconds(100) * slowness)
         #expect(worst.late < limit, "\(worst), \(busy)")
-        // The job's own timeout or that of a transfer, which is the same here, and what the guest
-        // may take to report the end.
-        #expect(took < Self.timeout + .seconds(2) * slowness, "\(took), \(slowness)")
+        // For its own reason, and not for that of a session that nobody ends.
+        #expect(took < Self.patience, "\(took), \(slowness)")
     }
 
     @Test func `does not keep a cancelled job alive`() async throws {
@@ -150,14 +152,13 @@ struct FloodTests {
     }
 
     @Test func `cannot outlast its deadline, however much it has to say`() async throws {
-        let slowness = max(1, await Heartbeat.spin(for: .milliseconds(500)))
         let begin = ContinuousClock.now
         let report = try await ScriptedGuest.report(
             of: GuestJob(
                 program: .python(source: "x"), timeout: .milliseconds(500), limits: .endless),
             at: .run, sending: message(.stdout([1], isFinal: false), 3))
         #expect(report.ending == .timedOut)
-        #expect(ContinuousClock.now - begin < .milliseconds(500) + .seconds(2) * slowness)
+        #expect(ContinuousClock.now - begin < Self.patience)
     }
 
     /// A worker that stood still finds the end of its job waiting: that counts, not the clock.
@@ -187,7 +188,7 @@ struct FloodTests {
             try await Self.monitor(saying: Array(line.utf8))
         }
         print("a monitor that says \(line.prefix(30)): \(worst)")
-        #expect(worst.used < .milliseconds(50), "\(worst)")
+        #expect(worst.used < Heartbeat.turnMax, "\(worst)")
     }
 
     // MARK: Steps

@@ -18,6 +18,18 @@ enum Heartbeat {
         }
     }
     private static let interval = Duration.milliseconds(5)
+    /// What the loop's thread may work between two beats: 50 ms on the machine that these tests were
+    /// written on, more where the processor itself is emulated.
+    nonisolated static let turnMax: Duration = {
+        let begin = threadTime()
+        var sum = 0
+        for number in 0..<referenceSteps { sum &+= number % 7 }
+        precondition(sum > 0)
+        return .milliseconds(50) * max(1, (threadTime() - begin) / referenceTime)
+    }()
+    private nonisolated static let referenceSteps = 200_000
+    /// Of `referenceSteps` there, in a debug build.
+    private nonisolated static let referenceTime = Duration.milliseconds(2)
 
     /// The worst beat while `body` ran.
     static func worst(_ body: () async throws -> Void) async rethrows -> Worst {
@@ -50,7 +62,7 @@ enum Heartbeat {
         }
         return duration / max(threadTime() - used, .milliseconds(1))
     }
-    private static func threadTime() -> Duration {
+    private nonisolated static func threadTime() -> Duration {
         var time = timespec()
         unsafe clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time)
         return .seconds(time.tv_sec) + .nanoseconds(time.tv_nsec)

@@ -32,6 +32,8 @@ struct QEMUFeatures: Sendable, Equatable {
             hasVsockDevice: devices.output.contains("name \"vhost-vsock-device\""))
     }
 
+    static let remedy = "install qemu-system-x86 or set machine.qemu.binary"
+
     var kvmObstacle: Obstacle? {
         accelerators.contains(Accelerator.kvm.rawValue) ? nil : missing("support for KVM")
     }
