@@ -37,8 +37,7 @@ extension MachineHost {
 
     /// Makes what is wanted of this image, until it is there or something else needs the host.
     func fillWarm(of image: GoldenImage) async {
-        // What cannot be paused cannot wait.
-        guard probe.hypervisor.pauseObstacle == nil else { return }
+        guard canKeepWarm else { return }
         while !isClosed, !isMakingWarm, isInUse(image), machineCount < Self.processorCount,
             warmPool.wants(image.identity, available: HostMemory.available)
         {
@@ -63,6 +62,9 @@ extension MachineHost {
     func makeWarm(of image: GoldenImage) async throws(MachineError) -> WarmMachine {
         try await WarmMachine.make(from: try await spawnStandby(of: image))
     }
+
+    /// What cannot be paused cannot wait.
+    var canKeepWarm: Bool { probe.hypervisor.pauseObstacle == nil }
 
     /// How many machines wait warm, of every image.
     package var warmCount: Int { warmPool.count }

@@ -320,9 +320,11 @@ package struct ImageBuilder {
         canarySettings.standbys = 0
         let host = try await MachineHost.start(canarySettings)
         // All restored before the first one ends, as in a worker; the tasks share this actor.
-        let tasks = (0..<Self.canaryCount).map { _ in
+        let tasks = (0..<Self.canaryCount).map { number in
             Task { @LoopActor () async throws -> [String] in
-                try await Canary.answers(of: image, on: host)
+                // Half of them as most jobs will meet them.
+                try await Canary.answers(
+                    of: image, on: host, isWarm: number % 2 == 1 && host.canKeepWarm)
             }
         }
         var clones: [[String]] = []
