@@ -233,6 +233,10 @@ package final class MachineHost {
             }
         }
     }
+    /// Until nothing is being made that shall wait.
+    func settle() async {
+        while let refill = refills.values.first { await refill.value }
+    }
     /// What waits is made when this machine is gone, so that it takes no time from a job.
     func refillLater(_ image: GoldenImage) {
         // Not for a generation that was replaced, nor for a pinned one, which is seldom asked for.

@@ -67,7 +67,7 @@ extension Machine {
     ) async throws(MachineError) {
         let begin = ContinuousClock.now
         timings = MachineTimings(startedFrom: .warm)
-        try await resume()
+        try await hypervisor.resume(before: deadline)
         timings.restore = waited + (.now - begin)
         let resumed = ContinuousClock.now
         let freshness = try Freshness(pin: nil)
@@ -93,8 +93,9 @@ func kibibytes(named name: String, in text: String) -> ByteCount? {
     return nil
 }
 
-/// Steps behind everything that works for a job, or back in line. Without root a process cannot be
-/// put back in line, so it is left there.
+/// Steps behind everything that works for a job, or back in line.
+///
+/// Without root a process could not be put back in line, so it is left there.
 private func setNiceness(of pid: pid_t, _ value: Int32) {
     guard geteuid() == 0 else { return }
     for thread in children(of: "/proc/\(pid)/task").compactMap(UInt32.init) {
