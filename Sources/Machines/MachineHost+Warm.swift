@@ -1,5 +1,5 @@
-// Warm machines of a host: made in the background, one at a time and only while there is a processor
-// to spare; taken by the next job; ended first when memory is short. A job that finds none, or one
+// Warm machines of a host: made in the background, one at a time and only while a processor is
+// free; taken by the next job; ended first when memory is short. A job that finds none, or one
 // that is not what it should be, takes the way by a standby.
 
 import Events

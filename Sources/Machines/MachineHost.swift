@@ -228,6 +228,8 @@ package final class MachineHost {
                     standbys[image.identity, default: []].append(StandbyBox(standby))
                 }
             } catch {
+                // This host is being closed.
+                guard error.reason != .cancelled else { return }
                 Logger.current.warning("no standby started", metadata: ["error": "\(error)"])
                 return
             }

@@ -78,14 +78,14 @@ extension Machine {
     }
 }
 
-/// Pages of a process that no other shares; what is still as in the golden memory is not among them.
+/// Pages of a process that no other shares; those still as in the golden memory are not among them.
 private func ownMemory(of pid: pid_t) -> ByteCount {
     let path = "/proc/\(pid)/smaps_rollup"
     let text = (try? String(contentsOfFile: path, encoding: .utf8)) ?? ""
     return kibibytes(named: "Anonymous:", in: text) ?? .mebibytes(96)
 }
 
-/// `Name:  123 kB`, as /proc writes it.
+/// A line of /proc: the name with its colon, a number, kB.
 func kibibytes(named name: String, in text: String) -> ByteCount? {
     for line in text.split(separator: "\n") where line.hasPrefix(name) {
         return Int(line.filter(\.isNumber)).map(ByteCount.kibibytes)

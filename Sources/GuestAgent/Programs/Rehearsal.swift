@@ -1,6 +1,6 @@
-// REHEARSE: the agent plays a job's way once, all by itself, in a machine that shall wait for a job.
-// Whatever runs for the first time is slow: pages are not there yet, and under emulation no piece of
-// code is translated. The programs are the agent's own; nothing of a host's is ever run here.
+// REHEARSE: the agent plays a job's way once, by itself, in a machine that shall wait for a job.
+// Whatever runs for the first time is slow: pages are not there yet, and under emulation no code is
+// translated. The programs are the agent's own; nothing of a host's is ever run here.
 
 import Glibc
 import Wire

@@ -84,9 +84,9 @@ struct WorkerCommand: AsyncParsableCommand {
         let limit = OpenFileLimit.current.soft
         guard limit < needed else { return }
         throw ConfigurationError(
-            "worker.slots is \(slots): with its standbys and warm machines that takes \(needed) open "
-                + "files, and this process may have \(limit); raise the hard limit (LimitNOFILE=, ulimit -Hn) or "
-                + "lower worker.slots or machine.warm.memory")
+            "worker.slots is \(slots): with its standbys and warm machines that takes \(needed) "
+                + "open files, and this process may have \(limit); raise the hard limit "
+                + "(LimitNOFILE=, ulimit -Hn) or lower worker.slots or machine.warm.memory")
     }
 }
 

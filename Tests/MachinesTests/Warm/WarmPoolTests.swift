@@ -36,9 +36,8 @@ struct WarmPoolTests {
 
     @Test @LoopActor func `are none without a budget, and none when memory is short`() throws {
         let directory = try TemporaryDirectory()
-        let image = try withExtendedLifetime(directory) {
-            try GenerationIdentity(of: directory.path)
-        }
+        try writeFile(directory.path + "/manifest.json", [], mode: 0o600)
+        let image = try GenerationIdentity(of: directory.path)
         let plenty = ByteCount(bytes: HostMemory.reserve.bytes + (1 << 30))
         #expect(!WarmPool(WarmSettings()).wants(image, available: plenty))
         var settings = WarmSettings()
