@@ -1,5 +1,5 @@
 // How many warm machines there should be, and which of them wait: as many as jobs arrive while one
-// is made, within a budget of memory. Holds them and decides; MachineHost+Warm.swift makes and ends.
+// is made, within a budget of memory. Holds them and decides; MachineHost+Warm.swift makes them.
 
 import Events
 import Foundation
