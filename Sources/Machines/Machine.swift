@@ -12,9 +12,9 @@ struct Machine: ~Copyable {
     let id: String
     let hypervisor: any Hypervisor
     let session: AgentSession
-    let identity: MachineIdentity
+    var identity: MachineIdentity
     /// Of its restore; the rest is known when it is gone.
-    let timings: MachineTimings
+    var timings: MachineTimings
 
     /// Kills the hypervisor; nothing of the machine is left when this returns.
     consuming func destroy() async -> ChildUsage { await hypervisor.end() }

@@ -80,6 +80,7 @@ extension MachineHost {
                 Logger.current.notice("a new generation is in use", metadata: metadata)
                 await endStandbys(of: old)
                 await fillStandbys(of: image)
+                refillLater(image)
             } catch {
                 guard error.reason != .cancelled else { return }
                 let times = refused[name].map { $0.identity == identity ? $0.times + 1 : 1 } ?? 1

@@ -44,11 +44,11 @@ package struct RestoreBenchResult: Sendable, Codable {
 
 @LoopActor
 package struct RestoreBench {
-    private let host: MachineHost
-    private let image: GoldenImage
-    private let rounds: Int
+    let host: MachineHost
+    let image: GoldenImage
+    let rounds: Int
     private let progress: @Sendable (String) -> Void
-    private static let limit = Duration.seconds(300)
+    static let limit = Duration.seconds(300)
 
     package static func run(
         image name: String, host: MachineHost, rounds: Int, boots: Int,
@@ -71,10 +71,13 @@ package struct RestoreBench {
         progress("print in Python, parked and cold: \(rounds)")
         let parked = try await prints(parked: true, rounds)
         let cold = try await prints(parked: false, max(3, rounds / 4))
+        progress("claim to first byte, by a standby and warm: \(rounds)")
+        let python = try await firstBytes(of: .python(source: "print(6*7)"))
+        let bash = try await firstBytes(of: .bash(source: "echo 42"))
         progress("memory of further clones")
         let memory = try await memoryPerClone(8)
         let ready = zip(standing.restore, standing.prepare).map(+)
-        let rows = [
+        var rows = [
             BenchRow("cold boot to READY, interpreters started", boot.warm),
             BenchRow("cold boot to READY, interpreters not started", boot.plain),
             BenchRow("restore to READY, standby waiting", ready),
@@ -84,8 +87,14 @@ package struct RestoreBench {
             BenchRow("stopped machine, resume to PONG", resumes),
             BenchRow("READY to first byte of a Python print, parked", parked),
             BenchRow("READY to first byte of a Python print, cold", cold),
+        ]
+        rows += Self.rows("a Python print", python) + Self.rows("a bash echo", bash)
+        rows += [
+            BenchRow("making a warm machine of a standby", python.making + bash.making),
             BenchRow("destroy", standing.destroy),
             BenchRow("memory of one further clone (PSS)", unit: "MiB", memory),
+            BenchRow(
+                "memory of one warm machine (its own)", unit: "MiB", python.weight + bash.weight),
         ]
         return RestoreBenchResult(
             host: "\(image.manifest.hypervisorVersion), \(host.probe.profile.accelerator), "
@@ -153,7 +162,7 @@ package struct RestoreBench {
         return (restore, prepare, total, destroy)
     }
 
-    private func makeMachine(
+    func makeMachine(
         _ standby: consuming Standby
     ) async throws(MachineError) -> Machine {
         try await Machine.restore(

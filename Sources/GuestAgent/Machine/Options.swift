@@ -11,6 +11,11 @@ struct Options {
     var warmsNode = false
     /// What the warm Python imports besides the standard library.
     var pythonModules: [String] = []
+    /// Programs start at the same addresses each time, unless a job wants a process of its own.
+    ///
+    /// Emulation translates a program's code anew at each address where it finds it: with random
+    /// ones every start of every program is a first one, which takes three times as long.
+    var fixesLayout = false
 
     init(commandLine: String) {
         for word in commandLine.split(whereSeparator: { $0 == " " || $0 == "\n" }) {
@@ -26,6 +31,7 @@ struct Options {
                 warmsPython = items.contains("python")
                 warmsNode = items.contains("node")
             case "mayfly.modules": pythonModules = items
+            case "mayfly.layout": fixesLayout = value == "fixed"
             default: say("unknown option \(word)")
             }
         }

@@ -35,6 +35,8 @@ package struct HostSettings: Sendable {
     package var probeTimeout = Duration.seconds(60)
     /// Pre-spawned hypervisor processes kept waiting, per image.
     package var standbys = 1
+    /// Machines kept ready beyond that; none unless it says so.
+    package var warm = WarmSettings()
     package var qemuBinary = "qemu-system-x86_64"
     package var firecrackerBinary = HostSettings.firecrackerInPath
     /// The guest agent to build into images; `nil`: beside this program.

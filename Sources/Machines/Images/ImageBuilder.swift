@@ -205,6 +205,8 @@ package struct ImageBuilder {
         // wrong rate its clock runs away, told none it falls back to a clock of 4 ms steps.
         if hardware.accelerator == .tcg {
             line += ["tsc=reliable", "tsc_early_khz=\(mayfly_tsc_khz())"]
+            // What it translated stays of use only at the same address.
+            line.append("mayfly.layout=fixed")
         }
         if !definition.interpreters.isEmpty {
             line.append("mayfly.warm=\(definition.interpreters.joined(separator: ","))")
@@ -320,9 +322,11 @@ package struct ImageBuilder {
         canarySettings.accelerator = profile.accelerator
         let host = try await MachineHost.start(canarySettings)
         // All restored before the first one ends, as in a worker; the tasks share this actor.
-        let tasks = (0..<Self.canaryCount).map { _ in
+        let tasks = (0..<Self.canaryCount).map { number in
             Task { @LoopActor () async throws -> [String] in
-                try await Canary.answers(of: image, on: host)
+                // Half of them as most jobs will meet them.
+                try await Canary.answers(
+                    of: image, on: host, isWarm: number % 2 == 1 && host.canKeepWarm)
             }
         }
         var clones: [[String]] = []

@@ -157,6 +157,20 @@ extension AgentSession {
             .restoreFailed, "the guest's clock is more than 100 ms off; the host is overloaded")
     }
 
+    /// Walks a job's way once, so that the job does not walk it first; PREPARE must come again.
+    ///
+    /// - Throws: `restoreFailed` with the agent's words when it could not.
+    func rehearse(before deadline: ContinuousClock.Instant) async throws(MachineError) {
+        try send(.rehearse)
+        let (_, message) = try await message(before: deadline)
+        guard case .ack(let status, let words) = message else {
+            throw MachineError(.protocolViolation, "REHEARSE was not answered with ACK")
+        }
+        guard status == .ok else {
+            throw MachineError(.restoreFailed, "the machine could not rehearse: \(words)")
+        }
+    }
+
     // MARK: Building
 
     /// Starts and exercises the interpreters that the snapshot shall hold.

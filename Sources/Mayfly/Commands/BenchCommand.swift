@@ -41,7 +41,10 @@ struct BenchCommand: ParsableCommand {
         func run() async throws {
             let configuration = try options.load()
             let result = try await withLogger(configuration.makeLogger(isQuiet: true)) { _ in
-                try await MachineHost.with(configuration.host) { host in
+                var settings = configuration.host
+                // It makes its own, and nothing else shall run beside what is measured.
+                settings.warm = WarmSettings()
+                return try await MachineHost.with(settings) { host in
                     try await RestoreBench.run(
                         image: "code", host: host, rounds: rounds, boots: boots
                     ) { Console.say($0) }

@@ -185,6 +185,8 @@ extension Configuration {
         settings.transport = Transport(rawValue: text(.transport))
         settings.probeTimeout = duration(.probeTimeout)
         settings.standbys = count(.standbys)
+        settings.warm.memory = size(.warmMemory)
+        settings.warm.age = duration(.warmAge)
         settings.qemuBinary = text(.qemuBinary)
         settings.firecrackerBinary = text(.firecrackerBinary)
         let agent = text(.agentBinary)

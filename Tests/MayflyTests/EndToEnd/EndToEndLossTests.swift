@@ -40,7 +40,8 @@ extension EndToEndTests {
         private func expectAnotherRun(after harms: [Harm]) async throws {
             try await World.with { world in
                 let flags = [
-                    "--slots", "1", "--set", "machine.standby=0", "--set", "log.level=debug",
+                    "--slots", "1", "--set", "machine.standby=0", "--set", "machine.warm.memory=0B",
+                    "--set", "log.level=debug",
                 ]
                 let workers = [try await world.worker(flags), try await world.worker(flags)]
                 for harm in harms {
