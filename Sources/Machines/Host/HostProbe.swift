@@ -38,13 +38,21 @@ package struct HostProbe: Sendable {
 
     /// Chooses hypervisor, accelerator and transport for `settings`.
     ///
-    /// - Parameter retryingKVM: looks past an earlier boot under KVM that failed.
+    /// - Parameters:
+    ///   - retryingKVM: looks past an earlier boot under KVM that failed.
+    ///   - facts: what QEMU said of itself before; without them it is asked.
     /// - Throws: `hostUnfit` when something forced in the settings does not work here.
     @LoopActor
     package static func run(
         _ settings: HostSettings, retryingKVM: Bool = false
     ) async throws(MachineError) -> HostProbe {
-        let (probe, findings) = await examine(settings, retryingKVM: retryingKVM)
+        try await run(settings, retryingKVM: retryingKVM, facts: nil)
+    }
+    @LoopActor
+    static func run(
+        _ settings: HostSettings, retryingKVM: Bool = false, facts: FileFacts?
+    ) async throws(MachineError) -> HostProbe {
+        let (probe, findings) = await examine(settings, retryingKVM: retryingKVM, facts: facts)
         if Task.isCancelled { throw MachineError(.cancelled, "stopped while probing the host") }
         if let probe { return probe }
         let problem = findings.first { $0.state == .off }
@@ -58,16 +66,18 @@ package struct HostProbe: Sendable {
     package static func examine(
         _ settings: HostSettings, retryingKVM: Bool = false
     ) async -> (probe: HostProbe?, findings: [DoctorFinding]) {
+        await examine(settings, retryingKVM: retryingKVM, facts: nil)
+    }
+    @LoopActor
+    private static func examine(
+        _ settings: HostSettings, retryingKVM: Bool, facts: FileFacts?
+    ) async -> (probe: HostProbe?, findings: [DoctorFinding]) {
         let binary: QEMUBinary
         let qemu: QEMUFeatures
         let processor: Processor
         do throws(MachineError) {
             binary = try QEMUBinary(settings.qemuBinary)
-            qemu = try await QEMUFeatures.of(settings.qemuBinary)
-            guard binary.isInPlace else {
-                throw MachineError(
-                    .hostUnfit, "\(binary.path) was replaced while it was probed; start again")
-            }
+            qemu = try await QEMUFeatures.of(binary, named: settings.qemuBinary, facts)
             processor = try Processor.current()
         } catch {
             let remedy = "install qemu-system-x86, or set machine.qemu.binary"
