@@ -94,8 +94,9 @@ package final class MachineHost {
     package func prepare(images names: [String]) async throws(MachineError) {
         for name in names {
             let image = try await image(name, generation: nil)
+            async let filling: Void = fillStandbys(of: image)
             _ = try await restoreOnce(image: name)
-            await fillStandbys(of: image)
+            await filling
         }
     }
 
