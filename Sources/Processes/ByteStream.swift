@@ -8,8 +8,9 @@ import Glibc
 @LoopActor
 package final class ByteStream {
     private let descriptor: Descriptor
-    /// One for all: they are read on one thread, one at a time. One for each would be made and zeroed
-    /// for every machine, twice.
+    /// One for all: they are read on one thread, one at a time.
+    ///
+    /// One for each would be made and zeroed for every machine, twice.
     private static var buffer = [UInt8](repeating: 0, count: 128 << 10)
 
     package init(_ descriptor: consuming Descriptor) { self.descriptor = descriptor }

@@ -169,8 +169,9 @@ final class QEMU {
         return await child.end()
     }
 
-    /// How much translated code an emulated machine keeps, in MiB; then it begins anew. QEMU's own
-    /// limit is 1 GiB.
+    /// How much translated code an emulated machine keeps, in MiB; then it begins anew.
+    ///
+    /// QEMU's own limit is 1 GiB.
     private static let translatedCode = 16
 
     private static func accelerator(_ accelerator: Accelerator) -> String {

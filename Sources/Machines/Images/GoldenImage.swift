@@ -39,8 +39,8 @@ final class GoldenImage: Sendable {
 
     /// Reads and verifies everything; blocking, so call it through `offload`.
     ///
-    /// - Parameter facts: digests that need not be computed again while their files stay as they are;
-    ///   the signature is checked all the same.
+    /// - Parameter facts: digests that need not be computed again while their files stay as they
+    ///   are; the signature is checked all the same.
     /// - Throws: `imageRefused` naming the file and the remedy when anything differs.
     static func load(
         directory: String, trust: TrustedKeys, host: HostProfile, facts: FileFacts? = nil

@@ -1,5 +1,5 @@
-// Whole jobs, measured from outside: how long from the claim to the first byte and from the commit to
-// the result, how many a second, and what one costs. Called by `mayfly bench jobs`.
+// Whole jobs, measured from outside: how long from the claim to the first byte and from the commit
+// to the result, how many a second, and what one costs. Called by `mayfly bench jobs`.
 
 import Glibc
 import Jobs
@@ -106,7 +106,9 @@ struct JobsMeasurement {
     // MARK: Memory
 
     /// Machines that have run a small Python job and live on; in MiB each, when they have come to
-    /// rest. Their jobs are cancelled then.
+    /// rest.
+    ///
+    /// Their jobs are cancelled then.
     private func memory(
         of count: Int, _ client: QueueClient, _ workers: [Int32], _ remarks: inout [String]
     ) async throws(JobsError) -> [Double] {
