@@ -169,15 +169,16 @@ final class QEMU {
         return await child.end()
     }
 
-    /// How much translated code an emulated machine keeps, in MiB; then it begins anew.
+    /// How much translated code a restored machine keeps under emulation, in MiB; then it begins
+    /// anew.
     ///
-    /// QEMU's own limit is 1 GiB.
+    /// QEMU's own limit is 1 GiB, and a boot needs much of it at once.
     private static let translatedCode = 16
 
-    private static func accelerator(_ accelerator: Accelerator) -> String {
+    private static func accelerator(_ accelerator: Accelerator, isBooting: Bool) -> String {
         switch accelerator {
         case .kvm: "kvm"
-        case .tcg: "tcg,tb-size=\(translatedCode)"
+        case .tcg: isBooting ? "tcg" : "tcg,tb-size=\(translatedCode)"
         }
     }
 
@@ -189,7 +190,7 @@ final class QEMU {
         let sharing = parts.isMemoryShared ? "on" : "off"
         var arguments = [
             "-M", "microvm,acpi=on,rtc=on,pit=on,pic=on,isa-serial=on,memory-backend=memory",
-            "-accel", accelerator(hardware.accelerator),
+            "-accel", accelerator(hardware.accelerator, isBooting: parts.boot != nil),
             "-cpu", hardware.accelerator == .kvm ? "host" : "max",
             "-smp", "\(hardware.vCPUCount)", "-m", "\(hardware.memory.bytes >> 20)M",
             "-object",
