@@ -105,12 +105,13 @@ extension MachineHost {
             task = under
         } else {
             let trust = try store.trustedKeys()
-            let profile = probe.profile
+            let (profile, facts) = (probe.profile, facts)
             task = Task { @LoopActor in
                 do throws(MachineError) {
                     return .success(
                         try await offload { () throws(MachineError) in
-                            try GoldenImage.load(directory: directory, trust: trust, host: profile)
+                            try GoldenImage.load(
+                                directory: directory, trust: trust, host: profile, facts: facts)
                         })
                 } catch { return .failure(error) }
             }

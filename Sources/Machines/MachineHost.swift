@@ -17,6 +17,8 @@ package final class MachineHost {
     package nonisolated let probe: HostProbe
     let store: ImageStore
     let mark: HostMark
+    /// What need not be found out again at a second start.
+    let facts: FileFacts?
     /// The generation of each image that new machines are made from.
     var images: [String: GoldenImage] = [:]
     /// The last generation that a pinned replay asked for.
@@ -36,12 +38,13 @@ package final class MachineHost {
     package private(set) var machineCount = 0
 
     private init(
-        settings: HostSettings, probe: HostProbe, mark: consuming HostMark
+        settings: HostSettings, probe: HostProbe, mark: consuming HostMark, facts: FileFacts?
     ) {
         self.settings = settings
         self.probe = probe
         self.mark = mark
         warmPool = WarmPool(settings.warm)
+        self.facts = facts
         store = ImageStore(stateDirectory: settings.stateDirectory)
     }
 
@@ -49,9 +52,10 @@ package final class MachineHost {
     ///
     /// - Throws: `hostUnfit` with what to install or to set.
     package static func start(_ settings: HostSettings) async throws(MachineError) -> MachineHost {
-        let probe = try await HostProbe.run(settings)
+        let facts = FileFacts(runtimeDirectory: settings.runtimeDirectory)
+        let probe = try await HostProbe.run(settings, facts: facts)
         let mark = try HostMark(runtimeDirectory: settings.runtimeDirectory)
-        let host = MachineHost(settings: settings, probe: probe, mark: mark)
+        let host = MachineHost(settings: settings, probe: probe, mark: mark, facts: facts)
         _ = await host.sweep()
         return host
     }
@@ -99,8 +103,9 @@ package final class MachineHost {
     package func prepare(images names: [String]) async throws(MachineError) {
         for name in names {
             let image = try await image(name, generation: nil)
+            async let filling: Void = fillStandbys(of: image)
             _ = try await restoreOnce(image: name)
-            await fillStandbys(of: image)
+            await filling
             refillLater(image)
         }
     }

@@ -1,7 +1,6 @@
 // What a restore costs and what it saves, measured in one run on one host: `mayfly bench restore`.
 
 import Events
-import Foundation
 import Glibc
 import Processes
 import Wire
@@ -51,15 +50,17 @@ package struct RestoreBench {
     static let limit = Duration.seconds(300)
 
     package static func run(
-        image name: String, host: MachineHost, rounds: Int, boots: Int,
+        image name: String, host: MachineHost, rounds: Int, boots: Int, machines: Int,
         progress: @escaping @Sendable (String) -> Void
     ) async throws(MachineError) -> RestoreBenchResult {
         let image = try await host.image(name, generation: nil)
         let bench = RestoreBench(host: host, image: image, rounds: rounds, progress: progress)
-        return try await bench.measure(boots: boots)
+        return try await bench.measure(boots: boots, machines: machines)
     }
 
-    private func measure(boots: Int) async throws(MachineError) -> RestoreBenchResult {
+    private func measure(
+        boots: Int, machines: Int
+    ) async throws(MachineError) -> RestoreBenchResult {
         progress("cold boots: \(boots)")
         let boot = try await coldBoots(boots)
         progress("restores with a pre-spawned standby: \(rounds)")
@@ -74,8 +75,9 @@ package struct RestoreBench {
         progress("claim to first byte, by a standby and warm: \(rounds)")
         let python = try await firstBytes(of: .python(source: "print(6*7)"))
         let bash = try await firstBytes(of: .bash(source: "echo 42"))
-        progress("memory of further clones")
-        let memory = try await memoryPerClone(8)
+        progress("memory of machines that wait and that work: \(machines)")
+        let waiting = try await memory(of: machines, working: false)
+        let working = try await memory(of: machines, working: true)
         let ready = zip(standing.restore, standing.prepare).map(+)
         var rows = [
             BenchRow("cold boot to READY, interpreters started", boot.warm),
@@ -92,10 +94,11 @@ package struct RestoreBench {
         rows += [
             BenchRow("making a warm machine of a standby", python.making + bash.making),
             BenchRow("destroy", standing.destroy),
-            BenchRow("memory of one further clone (PSS)", unit: "MiB", memory),
-            BenchRow(
-                "memory of one warm machine (its own)", unit: "MiB", python.weight + bash.weight),
         ]
+        rows += waiting + working
+        rows.append(
+            BenchRow(
+                "memory of one warm machine (its own)", unit: "MiB", python.weight + bash.weight))
         return RestoreBenchResult(
             host: "\(image.manifest.hypervisorVersion), \(host.probe.profile.accelerator), "
                 + "\(host.probe.profile.transport), \(image.manifest.definition.memory)",
@@ -202,16 +205,34 @@ package struct RestoreBench {
         return samples
     }
 
-    /// Proportional memory of each of `count` clones alive together, as the kernel shares it out.
-    private func memoryPerClone(_ count: Int) async throws(MachineError) -> [Double] {
+    /// Proportional memory of each of `count` clones alive together, as the kernel shares it out;
+    /// fresh, or when each has run a small Python job.
+    private func memory(
+        of count: Int, working: Bool
+    ) async throws(MachineError) -> [BenchRow] {
+        var job = GuestJob(
+            program: .python(source: "import json; print(sum(i * i for i in range(20000)))"),
+            timeout: .seconds(120))
+        job.usesParkedInterpreter = true
         var machines: [MachineBox] = []
         for _ in 0..<count {
-            machines.append(
-                MachineBox(try await makeMachine(try await host.spawnStandby(of: image))))
+            let machine = try await makeMachine(try await host.spawnStandby(of: image))
+            if working { _ = try await machine.session.run(job) }
+            machines.append(MachineBox(machine))
         }
-        let samples = machines.compactMap(\.proportionalMebibytes)
+        let samples = machines.compactMap { MachineMemory(of: $0.pid) }
         for box in machines { await box.destroy() }
-        return samples
+        let what = working ? "a machine that has run a Python job" : "a clone that waits"
+        func row(_ name: String, _ part: (MachineMemory) -> Double) -> BenchRow {
+            BenchRow(name, unit: "MiB", samples.map(part))
+        }
+        return [
+            row("memory of \(what), \(count) at once (PSS)") { $0.total },
+            row("  of it: pages that its guest wrote") { $0.guest },
+            row("  of it: translated code") { $0.code },
+            row("  of it: the hypervisor's own") { $0.hypervisor },
+            row("  of it: its share of what all have") { $0.shared },
+        ]
     }
 }
 
@@ -219,18 +240,10 @@ package struct RestoreBench {
 @LoopActor
 private final class MachineBox {
     private var machine: Machine?
-    private let pid: pid_t
+    let pid: pid_t
     init(_ machine: consuming Machine) {
         pid = machine.hypervisor.pid
         self.machine = consume machine
-    }
-    var proportionalMebibytes: Double? {
-        guard
-            let text = try? String(contentsOfFile: "/proc/\(pid)/smaps_rollup", encoding: .utf8),
-            let line = text.split(separator: "\n").first(where: { $0.hasPrefix("Pss:") }),
-            let kibibytes = Double(line.filter(\.isNumber))
-        else { return nil }
-        return kibibytes / 1024
     }
     func destroy() async {
         if let machine = machine.take() { _ = await machine.destroy() }

@@ -146,8 +146,9 @@ struct TamperTests {
 
     // MARK: Steps
 
-    private func load() throws -> GoldenImage {
-        try GoldenImage.load(directory: image, trust: try store.trustedKeys(), host: profile)
+    func load(_ facts: FileFacts? = nil) throws -> GoldenImage {
+        try GoldenImage.load(
+            directory: image, trust: try store.trustedKeys(), host: profile, facts: facts)
     }
     private func sign(_ manifest: Manifest) throws {
         let bytes = try manifest.encoded()
@@ -162,17 +163,18 @@ struct TamperTests {
         change(&manifest)
         try sign(manifest)
     }
-    private func flip(_ name: String, at place: Int) throws {
+    func flip(_ name: String, at place: Int) throws {
         let path = "\(image)/\(name)"
         var contents = [UInt8](try #require(FileManager.default.contents(atPath: path)))
         contents[place] ^= 0x10
         try writeFile(path, contents, mode: 0o644)
     }
-    private func expectRefusal(
-        naming words: String, sourceLocation: SourceLocation = #_sourceLocation
+    func expectRefusal(
+        naming words: String, _ facts: FileFacts? = nil,
+        sourceLocation: SourceLocation = #_sourceLocation
     ) throws {
         #expect(sourceLocation: sourceLocation) {
-            _ = try load()
+            _ = try load(facts)
         } throws: { error in
             let error = error as? MachineError
             return error?.reason == .imageRefused && error?.description.contains(words) == true

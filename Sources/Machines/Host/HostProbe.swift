@@ -38,13 +38,21 @@ package struct HostProbe: Sendable {
 
     /// Chooses hypervisor, accelerator and transport for `settings`.
     ///
-    /// - Parameter retryingKVM: looks past an earlier boot under KVM that failed.
+    /// - Parameters:
+    ///   - retryingKVM: looks past an earlier boot under KVM that failed.
+    ///   - facts: what QEMU said of itself before; without them it is asked.
     /// - Throws: `hostUnfit` when something forced in the settings does not work here.
     @LoopActor
     package static func run(
         _ settings: HostSettings, retryingKVM: Bool = false
     ) async throws(MachineError) -> HostProbe {
-        let (probe, findings) = await examine(settings, retryingKVM: retryingKVM)
+        try await run(settings, retryingKVM: retryingKVM, facts: nil)
+    }
+    @LoopActor
+    static func run(
+        _ settings: HostSettings, retryingKVM: Bool = false, facts: FileFacts?
+    ) async throws(MachineError) -> HostProbe {
+        let (probe, findings) = await examine(settings, retryingKVM: retryingKVM, facts: facts)
         if Task.isCancelled { throw MachineError(.cancelled, "stopped while probing the host") }
         if let probe { return probe }
         let problem = findings.first { $0.state == .off }
@@ -76,7 +84,13 @@ package struct HostProbe: Sendable {
     package static func examine(
         _ settings: HostSettings, retryingKVM: Bool = false
     ) async -> (probe: HostProbe?, findings: [DoctorFinding]) {
-        let found = await HypervisorsFound.look(settings)
+        await examine(settings, retryingKVM: retryingKVM, facts: nil)
+    }
+    @LoopActor
+    private static func examine(
+        _ settings: HostSettings, retryingKVM: Bool, facts: FileFacts?
+    ) async -> (probe: HostProbe?, findings: [DoctorFinding]) {
+        let found = await HypervisorsFound.look(settings, facts)
         let processor: Processor
         do throws(MachineError) { processor = try Processor.current() } catch {
             let finding = DoctorFinding(

@@ -15,12 +15,13 @@ struct HypervisorsFound: Sendable {
     let isFirecrackerWanted: Bool
 
     @LoopActor
-    static func look(_ settings: HostSettings) async -> HypervisorsFound {
+    static func look(
+        _ settings: HostSettings, _ facts: FileFacts?
+    ) async -> HypervisorsFound {
         let qemu: Result<QEMUFound, MachineError>
         do throws(MachineError) {
             let file = try ProgramFile(settings.qemuBinary, remedy: QEMUFeatures.remedy)
-            let features = try await QEMUFeatures.of(settings.qemuBinary)
-            try checkInPlace(file)
+            let features = try await QEMUFeatures.of(file, named: settings.qemuBinary, facts)
             qemu = .success(
                 QEMUFound(
                     program: HypervisorProgram(.qemu, file, version: features.version),

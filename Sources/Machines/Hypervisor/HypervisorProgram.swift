@@ -59,6 +59,12 @@ struct ProgramFile: ~Copyable {
         self.file = file
     }
     var descriptor: CInt { file.number }
+    /// Whether it is a program itself, and not a script that may run any.
+    var isELF: Bool {
+        var magic: [UInt8] = [0, 0, 0, 0]
+        return unsafe pread(descriptor, &magic, 4, 0) == 4 && magic == [0x7F, 0x45, 0x4C, 0x46]
+    }
+    /// Whether the path still names the open file.
     var isInPlace: Bool { isSameFile(descriptor, path) }
     consuming func take() -> Descriptor { file }
 }

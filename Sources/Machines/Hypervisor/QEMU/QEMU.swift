@@ -34,6 +34,8 @@ final class QEMU: Hypervisor {
             port: portPair.theirs.number, console: console.writer.number)
         var request = SpawnRequest(
             program, arguments, hardware, parts, overhead: Self.addressSpaceOverhead)
+        // Arenas of its own for each thread would cost every machine megabytes that it frees.
+        request.environment.append("MALLOC_ARENA_MAX=1")
         request.kept += [
             monitorPair.theirs.number, portPair.theirs.number, console.writer.number,
         ]
@@ -89,6 +91,19 @@ final class QEMU: Hypervisor {
         }
     }
 
+    /// How much translated code a restored machine keeps under emulation, in MiB; then it begins
+    /// anew.
+    ///
+    /// QEMU's own limit is 1 GiB, and a boot needs much of it at once.
+    private static let translatedCode = 16
+
+    private static func accelerator(_ accelerator: Accelerator, isBooting: Bool) -> String {
+        switch accelerator {
+        case .kvm: "kvm"
+        case .tcg: isBooting ? "tcg" : "tcg,tb-size=\(translatedCode)"
+        }
+    }
+
     private static func arguments(
         _ hardware: VirtualHardware, _ parts: MachineParts, _ vsock: VsockContext?,
         monitor: CInt, port: CInt, console: CInt
@@ -97,7 +112,7 @@ final class QEMU: Hypervisor {
         let sharing = parts.boot == nil ? "off" : "on"
         var arguments = [
             "-M", "microvm,acpi=on,rtc=on,pit=on,pic=on,isa-serial=on,memory-backend=memory",
-            "-accel", hardware.accelerator.rawValue,
+            "-accel", accelerator(hardware.accelerator, isBooting: parts.boot != nil),
             "-cpu", hardware.accelerator == .kvm ? "host" : "max",
             "-smp", "\(hardware.vCPUCount)", "-m", "\(hardware.memory.bytes >> 20)M",
             "-object",
