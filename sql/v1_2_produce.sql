@@ -578,9 +578,9 @@ declare
     state_now text;
 begin
     for try in 1 .. 100 loop              -- it may move on between two of these looks
-        delete from mayfly.delayed d where d.id = job.id returning d.tries into so_far;
+        delete from mayfly.delayed d where d.id = job.id returning (d.tries).* into so_far;
         if not found then
-            delete from mayfly.ready w where w.id = job.id returning w.tries into so_far;
+            delete from mayfly.ready w where w.id = job.id returning (w.tries).* into so_far;
         end if;
         if found then
             perform mayfly.finish(job.id, job.tenant, 'cancelled', so_far.attempt, null, null,

@@ -110,6 +110,25 @@ import Testing
         }
     }
 
+    @Test func `a job that waits for its next attempt is cancelled at once`() async throws {
+        try await Database.make().withConnection { connection in
+            let worker = try await connection.register()
+            // After a loss it waits for a while; given back, it is ready again.
+            for ending in ["lost", "interrupted"] {
+                let id = try await connection.enqueue()
+                let held = try await claim(connection, worker)
+                let reason = ending == "lost" ? "machine_lost" : "interrupted"
+                let answer = try await connection.settle(worker, held, ending, reason)
+                #expect(answer == (ending == "lost" ? "retried" : "given back"), "\(answer)")
+                let cancelled = try await connection.run("select mayfly.cancel(\(id)) as state")
+                #expect(cancelled.string(0, "state") == "cancelled", "\(ending)")
+                let job = try await connection.run(
+                    "select state, attempt from mayfly.job where id = \(id)")
+                #expect(job.string(0, "state") == "cancelled")
+            }
+        }
+    }
+
     @Test func `a loss of a job that somebody cancelled ends it`() async throws {
         try await Database.make().withConnection { connection in
             let id = try await connection.enqueue()
