@@ -39,8 +39,8 @@ final class Firecracker: Hypervisor {
             overhead: Self.addressSpaceOverhead)
         request.standardOutput = console.writer.number
         request.standardError = messages.writer.number
-        // Its own signal handler ends it at this limit, and it writes no file but these two.
-        request.fileSizeLimit = parts.boot == nil ? 0 : UInt64(hardware.memory.bytes)
+        // Its own signal handler ends it at this limit, which a restore reaches when it is zero.
+        request.fileSizeLimit = UInt64(hardware.memory.bytes)
         let directory = try MachineDirectory(in: parts.directory, owner: request.user)
         request.directory = directory.file.number
         try directory.link(Name.memory, to: parts.memory)
