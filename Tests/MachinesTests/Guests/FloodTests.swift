@@ -106,8 +106,8 @@ struct FloodTests {
 
     /// Of a job, and of a transfer.
     private static let timeout = Duration.milliseconds(1500)
-    /// What a job may take in all on the slowest host that runs these tests.
-    private static let patience = Duration.seconds(15)
+    /// What a job may take in all: most of it goes into reading what was sent before its deadline.
+    private static let patience = Heartbeat.turnMax * 300
 
     @Test(arguments: floods)
     func `holds up nobody, and its job ends for its own reason in time`(flood: Flood) async throws {
@@ -128,7 +128,7 @@ struct FloodTests {
         print("\(flood.name): \(worst); without it: \(busy)")
         // By the thread's own clock, which other programs on this host do not move.
         #expect(worst.used < Heartbeat.turnMax, "\(worst)")
-        let limit = max(busy.late * 3, .milliseconds(100) * slowness)
+        let limit = max(busy.late * 3, Heartbeat.turnMax * 2 * slowness)
         #expect(worst.late < limit, "\(worst), \(busy)")
         // For its own reason, and not for that of a session that nobody ends.
         #expect(took < Self.patience, "\(took), \(slowness)")
