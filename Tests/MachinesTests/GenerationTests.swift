@@ -129,7 +129,9 @@ extension RealMachineTests {
                 try makeDirectory("\(images)/.alive-1")
                 var building: ImageLock? = try ImageLock("\(images)/.alive-1")
                 let report = try store.prune(keeping: 1, dryRun: false)
-                #expect(report.removed == ["\(images)/.dead-1"])
+                // Bases that no generation has may go too.
+                #expect(report.removed.filter { $0.hasPrefix(images) } == ["\(images)/.dead-1"])
+                #expect(!report.removed.contains(where: { $0.hasSuffix(old) }))
                 #expect(report.inUse == ["\(images)/\(old)", "\(images)/.alive-1"])
                 #expect(try await ranIn(host) == old)
                 #expect(building != nil)
