@@ -21,6 +21,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
+#include <sys/personality.h>
 #include <sys/prctl.h>
 #include <sys/reboot.h>
 #include <sys/resource.h>
@@ -82,8 +83,7 @@ int mayfly_guest_set_hostname(const char *name, size_t length) {
 }
 void mayfly_guest_power_off(void) {
     sync();
-    reboot(RB_POWER_OFF);
-    /* A machine without a power switch: a reset ends it as well, the host starts it with -no-reboot. */
+    /* No hypervisor of ours starts a machine again, and Firecracker's has no power switch. */
     reboot(RB_AUTOBOOT);
     for (;;) pause();
 }
@@ -207,6 +207,7 @@ static void become_program(const struct mayfly_guest_program *p) {
         if (p->stdio[i] >= 0) TRY(dup2(fd[i], i));
     }
     TRY(syscall(SYS_close_range, p->stdio[3] < 0 ? 3 : 4, ~0U, 4 /* CLOSE_RANGE_CLOEXEC */));
+    if (p->fixed_layout) TRY(personality(PER_LINUX | ADDR_NO_RANDOMIZE));
     TRY(limit(RLIMIT_CORE, 0));
     TRY(limit(RLIMIT_NOFILE, p->open_files));
     if (p->uid) {

@@ -4,9 +4,12 @@
 #include <fcntl.h>
 #include <linux/vhost.h>
 #include <linux/vm_sockets.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 int mayfly_socketpair(int pair[2]) {
@@ -57,6 +60,30 @@ int mayfly_vsock_connect(uint32_t cid, uint32_t port) {
     }
     return fd;
 }
+int mayfly_unix_connect(int directory, const char *name, uid_t owner) {
+    struct sockaddr_un a = {.sun_family = AF_UNIX};
+    struct stat status;
+    /* Looked at and connected to by descriptor: it is one thing, wherever the name points by then, and
+       however long the path is. */
+    int place = openat(directory, name, O_PATH | O_NOFOLLOW | O_CLOEXEC), fd = -1, error = 0;
+    if (place < 0) return -errno;
+    if (fstat(place, &status) < 0)
+        error = errno;
+    else if (!S_ISSOCK(status.st_mode) || status.st_uid != owner)
+        error = EPERM;
+    else if ((fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)) < 0)
+        error = errno;
+    else {
+        snprintf(a.sun_path, sizeof a.sun_path, "/proc/self/fd/%d", place);
+        if (connect(fd, (struct sockaddr *)&a, sizeof a) < 0) {
+            error = errno;
+            close(fd);
+        }
+    }
+    close(place);
+    return error ? -error : fd;
+}
+int mayfly_pipe(int pair[2]) { return pipe2(pair, O_CLOEXEC | O_NONBLOCK) < 0 ? -errno : 0; }
 int mayfly_socket_error(int fd) {
     int error = 0;
     socklen_t length = sizeof error;

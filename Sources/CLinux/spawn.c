@@ -59,6 +59,8 @@ static int child_main(void *argument) {
     TRY("ignore SIGXFSZ", sigaction(SIGXFSZ, &ignore, NULL));
     TRY("process limit", limit(RLIMIT_NPROC, s->limit_processes));
     TRY("address space limit", limit(RLIMIT_AS, s->limit_address_space));
+    /* Before the change of uid: the way there may be closed to it. */
+    if (s->directory >= 0) TRY("working directory", fchdir(s->directory));
     if (s->set_ids) {
         /* Raw calls: glibc's versions signal every thread of the process, which is our parent's. */
         TRY("setgroups", syscall(SYS_setgroups, 0, NULL));

@@ -19,9 +19,9 @@ struct Agent: ~Copyable {
 
     let options: Options
     /// Readable when a child has ended; also orphans of jobs become our children.
-    private let childSignal: CInt
-    private var link = HostLink()
-    private var set = PollSet()
+    let childSignal: CInt
+    private var link: HostLink
+    var set = PollSet()
     var connection: GuestConnection
     /// Counts connections, so that an answer never goes to another than the one that asked.
     var session = 0
@@ -31,10 +31,12 @@ struct Agent: ~Copyable {
     var transfers = Transfers()
     private var listings = Listings()
     /// A PUT has come since the job's directory was last known to be empty.
-    private var holdsFiles = false
+    var holdsFiles = false
     /// What the worker will show over AF_VSOCK.
     private var token: [UInt8] = []
     var warming: Warming?
+    /// The agent plays a job's way by itself; `connection` leads to nobody.
+    var isRehearsing = false
     /// The next program's cgroup, made ahead.
     var group: ControlGroup
     var groupCount = 1
@@ -47,19 +49,21 @@ struct Agent: ~Copyable {
         do throws(SystemError) {
             let children = try check("wait for children", mayfly_guest_child_signal())
             let group = try ControlGroup.make(number: 1)
-            var agent = Agent(options, children, try Identity(), group)
+            let link = try HostLink(vsock: options.port)
+            var agent = Agent(options, children, try Identity(), group, link)
             agent.run()
         } catch { powerOff("cannot start: \(error.description)") }
     }
 
     private init(
         _ options: Options, _ childSignal: CInt, _ identity: Identity,
-        _ group: consuming ControlGroup
+        _ group: consuming ControlGroup, _ link: consuming HostLink
     ) {
         self.options = options
         self.childSignal = childSignal
         self.identity = identity
         self.group = group
+        self.link = link
         connection = GuestConnection(agent: options.agent, trust: .theWay)
         measureMemory()
     }
@@ -86,7 +90,7 @@ struct Agent: ~Copyable {
         }
     }
 
-    private mutating func addInterest() {
+    mutating func addInterest() {
         set.add(interpreters.python.socket, POLLIN)
         if warming != nil { set.add(interpreters.node.control, POLLIN) }
         let mayRead = mayProduce && capacity > 0
@@ -100,7 +104,7 @@ struct Agent: ~Copyable {
         link.backlog + connection.output.count < HostLink.backlogLimit
     }
 
-    private mutating func timeout() -> CInt {
+    mutating func timeout() -> CInt {
         if listings.isBusy || transfers.canSend(connection), mayProduce { return 0 }
         var milliseconds: Int64 = link.isSearching ? 20 : -1
         if let due = program?.milliseconds {
@@ -110,6 +114,8 @@ struct Agent: ~Copyable {
     }
 
     private mutating func flush() {
+        // What is said then is for the agent itself.
+        guard !isRehearsing else { return }
         if !connection.output.isEmpty {
             link.send(connection.takeOutput())
         } else if link.backlog > 0 {
@@ -119,7 +125,7 @@ struct Agent: ~Copyable {
             link.drain()
             life = .snapshot
             // Nobody can come in a snapshot's name: each copy is told anew whom to expect.
-            link.stopListening()
+            link.forgetInvitation()
             token = []
             reset()
         }
@@ -132,7 +138,7 @@ struct Agent: ~Copyable {
             switch link.arrival(&set, isBound: isBound) {
             case .nothing: return
             case .admitted(let preamble):
-                startSession(.token(token))
+                startSession(link.isVsockPrivate ? .theWay : .token(token))
                 connection.receive(preamble)
                 readEvents()
             case .lost:
@@ -165,7 +171,7 @@ struct Agent: ~Copyable {
         forgetSession()
     }
     /// Nothing that one host has put here is there for another.
-    private mutating func forgetSession() {
+    mutating func forgetSession() {
         transfers.removeAll()
         listings.removeAll()
         session += 1
@@ -189,7 +195,7 @@ struct Agent: ~Copyable {
         reset()
     }
 
-    private mutating func handle(_ event: GuestConnection.Event) throws(WireError) {
+    mutating func handle(_ event: GuestConnection.Event) throws(WireError) {
         switch event {
         case .invited(let invitation):
             do throws(SystemError) { try link.expect(invitation) } catch {
@@ -221,7 +227,7 @@ struct Agent: ~Copyable {
         case .list(let request): try listings.begin(request, stream)
         case .get(let request): try transfers.get(request, stream, &connection)
         case .exec(let request):
-            link.stopListening()
+            if !isRehearsing { link.stopListening() }
             try start(request, stream)
         case .stdin(let bytes, let isFinal):
             try program?.take(bytes, isFinal: isFinal, &connection)
@@ -233,6 +239,7 @@ struct Agent: ~Copyable {
         case .park:
             guard life == .booted, warming == nil else { throw .unexpected("'park'") }
             try park()
+        case .rehearse: try rehearse()
         case .shutdown: powerOff("the host ended this machine")
         case .credit: break
         }
@@ -249,7 +256,7 @@ struct Agent: ~Copyable {
 
     // MARK: Children and progress
 
-    private mutating func reap() {
+    mutating func reap() {
         var info = [UInt8](repeating: 0, count: 1024)
         while unsafe Glibc.read(childSignal, &info, info.count) > 0 {}
         var (value, isSignal): (CInt, CInt) = (0, 0)
@@ -267,7 +274,7 @@ struct Agent: ~Copyable {
         }
     }
 
-    private mutating func advance() throws(WireError) {
+    mutating func advance() throws(WireError) {
         if set.take(interpreters.python.socket) { try readPython() }
         if warming != nil { try advanceWarming(nodeSpoke: set.take(interpreters.node.control)) }
         if program != nil { try advanceProgram() }

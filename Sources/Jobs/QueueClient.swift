@@ -181,6 +181,17 @@ package struct QueueClient: Sendable {
                 """))
     }
 
+    /// The process of this connection on the server, when the server is on this host.
+    package func localBackend() async throws(JobsError) -> Int32? {
+        let rows = try await run(
+            """
+            select case when coalesce(inet_server_addr() << inet '127.0.0.0/8'
+                    or host(inet_server_addr()) = '::1', true)
+                then pg_backend_pid() end as pid
+            """)
+        return rows.integer(0, "pid").map { Int32(truncatingIfNeeded: $0) }
+    }
+
     /// Waits until the job has ended, as long as it takes; `changed` hears of each state on the
     /// way.
     package func wait(
@@ -264,6 +275,10 @@ package struct QueueClient: Sendable {
 }
 
 extension JobsError {
+    package static let noWorker = JobsError.refused(
+        PostgresError(
+            sqlstate: "MF004", message: "no worker is live",
+            hint: "Start one with: mayfly worker"))
     static func noJob(_ id: Int64) -> JobsError {
         .refused(
             PostgresError(

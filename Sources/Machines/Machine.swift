@@ -10,22 +10,21 @@ import Wire
 @LoopActor
 struct Machine: ~Copyable {
     let id: String
-    let qemu: QEMU
+    let hypervisor: any Hypervisor
     let session: AgentSession
-    let vsock: VsockContext?
-    let identity: MachineIdentity
+    var identity: MachineIdentity
     /// Of its restore; the rest is known when it is gone.
-    let timings: MachineTimings
+    var timings: MachineTimings
 
     /// Kills the hypervisor; nothing of the machine is left when this returns.
-    consuming func destroy() async -> ChildUsage { await qemu.end() }
+    consuming func destroy() async -> ChildUsage { await hypervisor.end() }
 
     /// Stands still until `resume`.
     borrowing func pause() async throws(MachineError) {
-        try await qemu.pause(before: .now + .seconds(10))
+        try await hypervisor.pause(before: .now + .seconds(10))
     }
     borrowing func resume() async throws(MachineError) {
-        try await qemu.resume(before: .now + .seconds(10))
+        try await hypervisor.resume(before: .now + .seconds(10))
     }
 }
 
@@ -63,32 +62,31 @@ extension Machine {
         from standby: consuming Standby, freshness: Freshness, waited: Duration = .zero,
         before deadline: ContinuousClock.Instant
     ) async throws(MachineError) -> Machine {
-        let (qemu, image) = (standby.qemu, standby.image)
+        let (hypervisor, image) = (standby.hypervisor, standby.image)
         var timings = MachineTimings(startedFrom: standby.startedFrom)
         do throws(MachineError) {
             let begin = ContinuousClock.now
-            try await qemu.load(state: standby.state.number, before: deadline)
-            try await qemu.resume(before: deadline)
+            try await hypervisor.restore(before: deadline)
             timings.restore = waited + (.now - begin)
             let id = "m-" + hexText(randomBytes(8))
             let prepared = ContinuousClock.now
             let session = try await AgentSession.open(
-                qemu: qemu, contextID: standby.vsock?.id, agent: image.manifest.agent,
-                before: deadline)
+                hypervisor, agent: image.manifest.agent, before: deadline)
             let clock = try await session.prepare(
                 freshness, id: id, generation: image.manifest.generation, before: deadline)
             timings.prepare = .now - prepared
             let identity = MachineIdentity(
                 id: id, image: image.manifest.definition.name,
-                generation: image.manifest.generation, hypervisor: .qemu,
+                generation: image.manifest.generation,
+                hypervisor: image.manifest.hypervisor,
                 accelerator: image.manifest.hardware.accelerator,
                 transport: image.manifest.hardware.transport,
                 entropySeed: freshness.entropy + freshness.interpreterSeed, clock: clock)
             return Machine(
-                id: id, qemu: qemu, session: session, vsock: standby.vsock, identity: identity,
+                id: id, hypervisor: hypervisor, session: session, identity: identity,
                 timings: timings)
         } catch {
-            throw await qemu.end(explaining: error)
+            throw await hypervisor.end(explaining: error)
         }
     }
 }

@@ -33,13 +33,15 @@ extension MachineHost {
             {
                 return pinned
             }
-            let image = try await load(store.directory(of: name, generation: generation))
+            let image = try await load(
+                store.directory(
+                    of: name, for: probe.profile.hypervisor, generation: generation))
             // One at most, for each holds a copy of its memory.
             pinned = image
             return image
         }
         if let image = images[name] { return image }
-        let image = try await load(store.directory(of: name))
+        let image = try await load(store.directory(of: name, for: probe.profile.hypervisor))
         images[name] = image
         return image
     }
@@ -56,7 +58,7 @@ extension MachineHost {
     /// the generation before stays in use.
     package func takeUpImages() async {
         for (name, old) in images {
-            let current = "\(store.imagesDirectory)/\(name)/current"
+            let current = store.currentLink(of: name, for: probe.profile.hypervisor)
             guard let identity = try? GenerationIdentity(of: current), identity != old.identity,
                 refused[name]?.mayBeTried(identity) != false
             else { continue }
@@ -64,7 +66,7 @@ extension MachineHost {
                 "image": "\(name)", "generation.before": "\(old.manifest.generation)",
             ]
             do throws(MachineError) {
-                let image = try await load(store.directory(of: name))
+                let image = try await load(store.directory(of: name, for: probe.profile.hypervisor))
                 metadata["generation"] = "\(image.manifest.generation)"
                 let job = GuestJob(program: .command(["/bin/true"]))
                 let (report, _) = try await withMachine(restoring: image) {
@@ -78,14 +80,16 @@ extension MachineHost {
                 Logger.current.notice("a new generation is in use", metadata: metadata)
                 await endStandbys(of: old)
                 await fillStandbys(of: image)
+                refillLater(image)
             } catch {
                 guard error.reason != .cancelled else { return }
                 let times = refused[name].map { $0.identity == identity ? $0.times + 1 : 1 } ?? 1
                 refused[name] = RefusedGeneration(
                     identity: identity, isFinal: error.reason == .imageRefused, times: times)
                 metadata["error"] = "\(error)"
-                if !probe.qemu.isInPlace {
-                    metadata["remedy"] = "QEMU was replaced beside this worker: restart it"
+                if !probe.hypervisor.isInPlace {
+                    metadata["remedy"] =
+                        "\(probe.hypervisor.path) was replaced beside this worker: restart it"
                 }
                 Logger.current.warning(
                     "a new generation cannot be used; the one before stays in use",
@@ -101,12 +105,13 @@ extension MachineHost {
             task = under
         } else {
             let trust = try store.trustedKeys()
-            let profile = probe.profile
+            let (profile, facts) = (probe.profile, facts)
             task = Task { @LoopActor in
                 do throws(MachineError) {
                     return .success(
                         try await offload { () throws(MachineError) in
-                            try GoldenImage.load(directory: directory, trust: trust, host: profile)
+                            try GoldenImage.load(
+                                directory: directory, trust: trust, host: profile, facts: facts)
                         })
                 } catch { return .failure(error) }
             }

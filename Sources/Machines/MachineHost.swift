@@ -17,6 +17,8 @@ package final class MachineHost {
     package nonisolated let probe: HostProbe
     let store: ImageStore
     let mark: HostMark
+    /// What need not be found out again at a second start.
+    let facts: FileFacts?
     /// The generation of each image that new machines are made from.
     var images: [String: GoldenImage] = [:]
     /// The last generation that a pinned replay asked for.
@@ -28,16 +30,21 @@ package final class MachineHost {
     private var spawning: [GenerationIdentity: Int] = [:]
     private var refills: [Int: Task<Void, Never>] = [:]
     private var refillCount = 0
-    private var isClosed = false
+    private(set) var isClosed = false
+    var warmPool: WarmPool
+    /// One at a time.
+    var isMakingWarm = false
     /// Machines alive now, for `close`.
     package private(set) var machineCount = 0
 
     private init(
-        settings: HostSettings, probe: HostProbe, mark: consuming HostMark
+        settings: HostSettings, probe: HostProbe, mark: consuming HostMark, facts: FileFacts?
     ) {
         self.settings = settings
         self.probe = probe
         self.mark = mark
+        warmPool = WarmPool(settings.warm)
+        self.facts = facts
         store = ImageStore(stateDirectory: settings.stateDirectory)
     }
 
@@ -45,20 +52,26 @@ package final class MachineHost {
     ///
     /// - Throws: `hostUnfit` with what to install or to set.
     package static func start(_ settings: HostSettings) async throws(MachineError) -> MachineHost {
-        let probe = try await HostProbe.run(settings)
+        let facts = FileFacts(runtimeDirectory: settings.runtimeDirectory)
+        let probe = try await HostProbe.run(settings, facts: facts)
         let mark = try HostMark(runtimeDirectory: settings.runtimeDirectory)
-        let host = MachineHost(settings: settings, probe: probe, mark: mark)
+        let host = MachineHost(settings: settings, probe: probe, mark: mark, facts: facts)
         _ = await host.sweep()
         return host
     }
 
     /// The scope of a host: started before `body`, closed after it, whatever happens in it.
+    ///
+    /// - Parameter standbys: how many, instead of what is set; then nothing is kept warm either.
     package nonisolated(nonsending) static func with<Value: Sendable>(
         _ settings: HostSettings, standbys: Int? = nil,
         _ body: (MachineHost) async throws -> Value
     ) async throws -> Value {
         var settings = settings
-        if let standbys { settings.standbys = standbys }
+        if let standbys {
+            settings.standbys = standbys
+            settings.warm = WarmSettings()
+        }
         let host = try await MachineHost.start(settings)
         do {
             let value = try await body(host)
@@ -90,8 +103,10 @@ package final class MachineHost {
     package func prepare(images names: [String]) async throws(MachineError) {
         for name in names {
             let image = try await image(name, generation: nil)
+            async let filling: Void = fillStandbys(of: image)
             _ = try await restoreOnce(image: name)
-            await fillStandbys(of: image)
+            await filling
+            refillLater(image)
         }
     }
 
@@ -102,9 +117,16 @@ package final class MachineHost {
         _ job: GuestJob, image name: String, pin: Pin? = nil,
         onOutput: (@Sendable (OutputStream, [UInt8]) -> Void)? = nil
     ) async throws(MachineError) -> MachineRun {
+        try await run(job, image: name, pin: pin, mayBeWarm: pin == nil, onOutput: onOutput)
+    }
+    private func run(
+        _ job: GuestJob, image name: String, pin: Pin?, mayBeWarm: Bool,
+        onOutput: (@Sendable (OutputStream, [UInt8]) -> Void)?
+    ) async throws(MachineError) -> MachineRun {
         let image = try await image(name, generation: pin?.generation)
-        let (run, timings) = try await withMachine(restoring: image, pin: pin) {
-            machine throws(MachineError) in
+        let (run, timings) = try await withMachine(
+            restoring: image, pin: pin, mayBeWarm: mayBeWarm
+        ) { machine throws(MachineError) in
             (try await machine.session.run(job, onOutput: onOutput), machine.identity)
         }
         return MachineRun(report: run.0, identity: run.1, timings: timings)
@@ -112,23 +134,25 @@ package final class MachineHost {
 
     /// Restores one machine, proves it fresh, and destroys it: an operator's smoke test.
     package func restoreOnce(image name: String) async throws(MachineError) -> MachineRun {
-        try await run(GuestJob(program: .command(["/bin/true"])), image: name)
+        try await run(
+            GuestJob(program: .command(["/bin/true"])), image: name, pin: nil, mayBeWarm: false,
+            onOutput: nil)
     }
 
     /// The scope of a machine: restored before `body`, destroyed after it, whatever happens in it.
     func withMachine<Value>(
-        restoring image: GoldenImage, pin: Pin? = nil,
+        restoring image: GoldenImage, pin: Pin? = nil, mayBeWarm: Bool = false,
         _ body: @LoopActor (borrowing Machine) async throws(MachineError) -> Value
     ) async throws(MachineError) -> (value: Value, timings: MachineTimings) {
         guard !isClosed else { throw MachineError(.cancelled, "the host is shutting down") }
         machineCount += 1
         defer { machineCount -= 1 }
         let deadline = ContinuousClock.now + Self.restoreTimeout
-        let machine = try await restore(image, pin: pin, before: deadline)
+        let machine = try await obtain(image, pin: pin, mayBeWarm: mayBeWarm, before: deadline)
         var timings = machine.timings
         let result: Result<Value, MachineError>
         do throws(MachineError) { result = .success(try await body(machine)) } catch {
-            result = .failure(await machine.qemu.end(explaining: error.of(machine.identity)))
+            result = .failure(await machine.hypervisor.end(explaining: error.of(machine.identity)))
         }
         let destroying = ContinuousClock.now
         _ = await machine.destroy()
@@ -137,11 +161,12 @@ package final class MachineHost {
         return (try result.get(), timings)
     }
 
-    /// A machine from a standby, or from a hypervisor that is started now.
-    private func restore(
-        _ image: GoldenImage, pin: Pin?, before deadline: ContinuousClock.Instant
+    /// A warm machine, or one from a standby, or from a hypervisor that is started now.
+    private func obtain(
+        _ image: GoldenImage, pin: Pin?, mayBeWarm: Bool, before deadline: ContinuousClock.Instant
     ) async throws(MachineError) -> Machine {
         let begin = ContinuousClock.now
+        if mayBeWarm, let machine = try await takeWarm(image, since: begin) { return machine }
         let standby = try await takeStandby(of: image)
         let (origin, waited) = (standby.startedFrom, ContinuousClock.now - begin)
         do throws(MachineError) {
@@ -157,11 +182,15 @@ package final class MachineHost {
             waited: .now - begin, before: deadline)
     }
 
-    /// Ends every standby; machines must have ended before.
+    /// Ends everything that waits; machines must have ended before.
     package func close() async {
         isClosed = true
         // A standby that is just being started ends itself when it sees that we are closed.
-        for refill in Array(refills.values) { await refill.value }
+        for refill in Array(refills.values) {
+            refill.cancel()
+            await refill.value
+        }
+        for machine in warmPool.removeAll() { await machine.destroy() }
         let waiting = standbys.values.joined()
         standbys = [:]
         for box in waiting { await box.take()?.destroy() }
@@ -169,8 +198,9 @@ package final class MachineHost {
 
     // MARK: Standbys
 
-    /// Ends the standbys of a generation that no new machine is made from.
+    /// Ends what waits of a generation that no new machine is made from.
     func endStandbys(of image: GoldenImage) async {
+        for machine in warmPool.remove(image.identity) { await machine.destroy() }
         for box in standbys.removeValue(forKey: image.identity) ?? [] {
             await box.take()?.destroy()
         }
@@ -179,13 +209,13 @@ package final class MachineHost {
     private func takeStandby(of image: GoldenImage) async throws(MachineError) -> Standby {
         while let box = standbys[image.identity]?.popLast() {
             // One that died while it waited is no reason to fail the job.
-            if let standby = box.take(), !standby.qemu.hasEnded { return standby }
+            if let standby = box.take(), !standby.hypervisor.hasEnded { return standby }
         }
         return try await spawnStandby(of: image)
     }
     func spawnStandby(of image: GoldenImage) async throws(MachineError) -> Standby {
         try await Standby.spawn(
-            for: image, binary: probe.qemu, mark: mark.environment)
+            for: image, program: probe.hypervisor, mark: mark)
     }
     func fillStandbys(of image: GoldenImage) async {
         while !isClosed,
@@ -203,19 +233,26 @@ package final class MachineHost {
                     standbys[image.identity, default: []].append(StandbyBox(standby))
                 }
             } catch {
+                // This host is being closed.
+                guard error.reason != .cancelled else { return }
                 Logger.current.warning("no standby started", metadata: ["error": "\(error)"])
                 return
             }
         }
     }
-    /// The next standby starts when this machine is gone, so that it takes no time from a job.
-    private func refillLater(_ image: GoldenImage) {
+    /// Until nothing is being made that shall wait.
+    func settle() async {
+        while let refill = refills.values.first { await refill.value }
+    }
+    /// What waits is made when this machine is gone, so that it takes no time from a job.
+    func refillLater(_ image: GoldenImage) {
         // Not for a generation that was replaced, nor for a pinned one, which is seldom asked for.
-        guard settings.standbys > 0, !isClosed, isInUse(image) else { return }
+        guard settings.standbys > 0 || warmPool.isOn, !isClosed, isInUse(image) else { return }
         refillCount += 1
         let number = refillCount
         refills[number] = Task { @LoopActor in
             await fillStandbys(of: image)
+            await fillWarm(of: image)
             refills[number] = nil
         }
     }

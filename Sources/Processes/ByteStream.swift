@@ -8,7 +8,10 @@ import Glibc
 @LoopActor
 package final class ByteStream {
     private let descriptor: Descriptor
-    private var buffer = [UInt8](repeating: 0, count: 128 << 10)
+    /// One for all: they are read on one thread, one at a time.
+    ///
+    /// One for each would be made and zeroed for every machine, twice.
+    private static var buffer = [UInt8](repeating: 0, count: 128 << 10)
 
     package init(_ descriptor: consuming Descriptor) { self.descriptor = descriptor }
 
@@ -21,8 +24,8 @@ package final class ByteStream {
     }
     /// What has arrived, without waiting.
     package func receive() -> Received {
-        let count = unsafe read(descriptor.number, &buffer, buffer.count)
-        if count > 0 { return .bytes(Array(buffer[..<count])) }
+        let count = unsafe read(descriptor.number, &Self.buffer, Self.buffer.count)
+        if count > 0 { return .bytes(Array(Self.buffer[..<count])) }
         if count < 0 && (errno == EAGAIN || errno == EINTR) { return .nothingYet }
         return .ended
     }

@@ -22,6 +22,8 @@ package struct SpawnRequest: Sendable {
     /// An open program to run instead of what stands at the path; -1: none.
     package var executable: CInt = -1
     package var environment: [String] = []
+    /// An open directory to work in; -1: ours.
+    package var directory: CInt = -1
     package var standardInput: CInt = -1
     package var standardOutput: CInt = -1
     package var standardError: CInt = -1
@@ -78,6 +80,7 @@ package struct Child: ~Copyable, Sendable {
                     var spec = unsafe mayfly_spawn()
                     unsafe spec.path = UnsafePointer(arguments[0])
                     unsafe spec.executable = request.executable
+                    unsafe spec.directory = request.directory
                     unsafe spec.argv = UnsafePointer(arguments)
                     unsafe spec.envp = UnsafePointer(environment)
                     unsafe spec.stdio = (

@@ -6,6 +6,7 @@
 /// The number is the wire's; 0x01… come from the host, 0x41… from the guest.
 package enum FrameType: UInt8, Sendable, CaseIterable {
     case prepare = 0x01, put, exec, stdin, signal, kill, list, get, ping, warm, park, shutdown
+    case rehearse
     case credit = 0x20, file
     case ready = 0x41, started, stdout, stderr, exit, listed, ack, pong, parked, error
 

@@ -21,7 +21,8 @@ package struct GuestConnection: Sendable {
     package enum State: Equatable, Sendable {
         /// For a preamble.
         case waiting
-        /// PREPARE is all that can follow, or WARM and PARK while an image is built.
+        /// PREPARE is all that can follow, or WARM and PARK while an image is built. A rehearsed
+        /// machine is here again.
         case greeted
         /// Proven fresh: a job may come.
         case prepared
@@ -43,6 +44,11 @@ package struct GuestConnection: Sendable {
     package init(agent: [UInt8], trust: Trust) {
         self.agent = agent
         self.trust = trust
+    }
+    /// One that an agent plays a job's way on, all by itself: there is no host, and nobody greets.
+    package init(rehearsing agent: [UInt8]) {
+        self.init(agent: agent, trust: .theWay)
+        state = .prepared
     }
 
     package mutating func takeOutput() -> [UInt8] {
@@ -120,6 +126,14 @@ package struct GuestConnection: Sendable {
         case .warm, .park:
             guard number == 0 else { throw .badStream(number) }
             guard state == .greeted else { throw .unexpected("'\(message.type)' now") }
+            return true
+        case .rehearse:
+            guard number == 0 else { throw .badStream(number) }
+            guard state == .prepared, streams.open.isEmpty else {
+                throw .unexpected("'rehearse' now")
+            }
+            // A job needs another PREPARE: its own.
+            state = .greeted
             return true
         case .put:
             try streams.add(OpenStream(number: number, kind: .put, isInputFinal: false))

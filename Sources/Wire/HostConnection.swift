@@ -25,9 +25,10 @@ package struct HostConnection: Sendable {
     private var state = State.greeting
     private var decoder = FrameDecoder(from: .guest)
     private var streams = StreamTable()
-    /// What the guest owes: READY for each PREPARE, ACK for each WARM, PONG for each PING.
+    /// What the guest owes: READY for each PREPARE, ACK for each WARM and REHEARSE, PONG for each
+    /// PING.
     private var preparations = 0
-    private var warmings = 0
+    private var acknowledgements = 0
     private var pings: [UInt64] = []
     /// What is to be written; take it with `takeOutput()`.
     package private(set) var output: [UInt8]
@@ -80,7 +81,7 @@ package struct HostConnection: Sendable {
             // The program may have ended meanwhile: then there is nobody to tell.
             guard streams.wasUsed(stream) else { throw .badStream(stream) }
             guard streams.index(of: stream) != nil else { return }
-        case .prepare, .ping, .warm, .park, .shutdown:
+        case .prepare, .ping, .warm, .park, .shutdown, .rehearse:
             guard stream == 0 else { throw .badStream(stream) }
             if case .park = message, state != .open { throw .unexpected("'park' now") }
         default: throw .unexpected("sending '\(message.type)' this way")
@@ -90,7 +91,7 @@ package struct HostConnection: Sendable {
         switch message {
         case .prepare: preparations += 1
         case .ping(let value): pings.append(value)
-        case .warm: warmings += 1
+        case .warm, .rehearse: acknowledgements += 1
         case .park: state = .parking
         default: break
         }
@@ -183,8 +184,8 @@ package struct HostConnection: Sendable {
             guard pings.first == value else { throw .unexpected("'pong'") }
             pings.removeFirst()
         case .ack:
-            guard warmings > 0 else { throw .unexpected("'ack' on stream 0") }
-            warmings -= 1
+            guard acknowledgements > 0 else { throw .unexpected("'ack' on stream 0") }
+            acknowledgements -= 1
         case .parked:
             guard state == .parking else { throw .unexpected("'parked'") }
             state = .parked

@@ -54,10 +54,11 @@ package struct HostAdmission: Sendable {
     /// More strangers than this push each other out.
     private static let candidates = 8
 
-    private let token: [UInt8]
+    private let token: [UInt8]?
     private var waiting: [Candidate] = []
 
-    package init(_ invitation: Invitation) { token = invitation.token }
+    /// - Parameter token: what the invitation named; `nil` where nobody but the worker can come.
+    package init(token: [UInt8]?) { self.token = token }
 
     /// The connections that are undecided.
     package var undecided: [Int32] { waiting.map(\.number) }
@@ -85,9 +86,9 @@ package struct HostAdmission: Sendable {
         waiting[index].bytes += bytes
         guard missing(number) == 0 else { return .undecided }
         let preamble = waiting.remove(at: index).bytes
-        guard let decoded = try? HostPreamble(decoding: preamble), decoded.shows(token) else {
-            return .refused
-        }
+        guard let decoded = try? HostPreamble(decoding: preamble),
+            token.map(decoded.shows) ?? true
+        else { return .refused }
         return .admitted(preamble)
     }
 }

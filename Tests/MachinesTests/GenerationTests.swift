@@ -25,10 +25,11 @@ extension RealMachineTests {
             try makeDirectory(images)
             try await copy("\(TestImage.stateDirectory)/keys", directory.path + "/keys")
             let current = try ImageStore(stateDirectory: TestImage.stateDirectory)
-                .directory(of: TestImage.name)
+                .directory(of: TestImage.name, for: TestImage.hypervisor)
             let generation = (current as NSString).lastPathComponent
             try await copy(current, "\(images)/\(generation)")
-            try replaceLink("\(images)/current", with: generation)
+            try replaceLink(
+                store.currentLink(of: TestImage.name, for: TestImage.hypervisor), with: generation)
             // Links, not copies: the root disk gets and loses names under the other hosts here.
             try await copy("\(TestImage.stateDirectory)/bases", directory.path + "/bases", "-al")
             var settings = TestImage.settings
@@ -52,7 +53,8 @@ extension RealMachineTests {
         private func publish(_ generation: String, in store: ImageStore) async throws {
             let images = "\(store.imagesDirectory)/\(TestImage.name)"
             let directory = "\(images)/\(generation)"
-            try await copy(try store.directory(of: TestImage.name), directory)
+            try await copy(
+                try store.directory(of: TestImage.name, for: TestImage.hypervisor), directory)
             let path = directory + "/manifest.json"
             let data = try #require(FileManager.default.contents(atPath: path))
             var manifest = try JSONDecoder().decode(Manifest.self, from: data)
@@ -61,7 +63,8 @@ extension RealMachineTests {
             try writeFile(path, bytes, mode: 0o444)
             let signature = hexText(try store.signingKey().sign(bytes)) + "\n"
             try writeFile(directory + "/manifest.sig", Array(signature.utf8), mode: 0o444)
-            try replaceLink("\(images)/current", with: generation)
+            try replaceLink(
+                store.currentLink(of: TestImage.name, for: TestImage.hypervisor), with: generation)
         }
         @LoopActor
         private func ranIn(_ host: MachineHost) async throws -> String {
@@ -99,7 +102,8 @@ extension RealMachineTests {
             try await withHost { host, store in
                 let old = try await ranIn(host)
                 try await publish("bbbbbbbbbbbbbbbb", in: store)
-                let memory = try store.directory(of: TestImage.name) + "/memory"
+                let memory =
+                    try store.directory(of: TestImage.name, for: TestImage.hypervisor) + "/memory"
                 try #require(unsafe truncate(memory, 4096) == 0)
                 await host.takeUpImages()
                 await host.takeUpImages()
@@ -107,7 +111,8 @@ extension RealMachineTests {
                 // The next sound one is taken up all the same.
                 try FileManager.default.removeItem(
                     atPath: "\(store.imagesDirectory)/\(TestImage.name)/bbbbbbbbbbbbbbbb")
-                try replaceLink("\(store.imagesDirectory)/\(TestImage.name)/current", with: old)
+                try replaceLink(
+                    store.currentLink(of: TestImage.name, for: TestImage.hypervisor), with: old)
                 try await publish("cccccccccccccccc", in: store)
                 await host.takeUpImages()
                 #expect(try await ranIn(host) == "cccccccccccccccc")
@@ -124,7 +129,9 @@ extension RealMachineTests {
                 try makeDirectory("\(images)/.alive-1")
                 var building: ImageLock? = try ImageLock("\(images)/.alive-1")
                 let report = try store.prune(keeping: 1, dryRun: false)
-                #expect(report.removed == ["\(images)/.dead-1"])
+                // Bases that no generation has may go too.
+                #expect(report.removed.filter { $0.hasPrefix(images) } == ["\(images)/.dead-1"])
+                #expect(!report.removed.contains(where: { $0.hasSuffix(old) }))
                 #expect(report.inUse == ["\(images)/\(old)", "\(images)/.alive-1"])
                 #expect(try await ranIn(host) == old)
                 #expect(building != nil)
@@ -144,7 +151,7 @@ extension RealMachineTests {
 
         @Test func `of the same name, built again, takes the place of the old one`() async throws {
             try await withHost { host, store in
-                let current = try store.directory(of: TestImage.name)
+                let current = try store.directory(of: TestImage.name, for: TestImage.hypervisor)
                 let draft = "\(store.imagesDirectory)/\(TestImage.name)/.draft"
                 try await copy(current, draft)
                 try #require(unsafe mayfly_exchange(draft, current) == 0)

@@ -84,7 +84,8 @@ import Testing
                 try #require(unsafe chmod(path, 0o755) == 0)
             }
             try install("proven")
-            let binary = try QEMUBinary(path)
+            let file = try ProgramFile(path, remedy: "install it")
+            let binary = HypervisorProgram(.qemu, file, version: "1")
             #expect(binary.isInPlace)
             try install("upgraded")
             #expect(!binary.isInPlace)
@@ -99,5 +100,31 @@ import Testing
             let count = unsafe pread(output.number, &bytes, bytes.count, 0)
             #expect(String(decoding: bytes.prefix(max(0, count)), as: UTF8.self) == "proven\n")
         }
+    }
+
+    @Test func `a machine's memory falls into its parts by what is mapped`() throws {
+        func mapping(_ head: String, _ proportional: Int, _ anonymous: Int) -> String {
+            """
+            \(head)
+            Size:               4096 kB
+            Pss:                \(proportional) kB
+            Pss_Dirty:             8 kB
+            Anonymous:          \(anonymous) kB
+            VmFlags: rd wr mr mw me ac sd
+
+            """
+        }
+        let text =
+            mapping("7f00-7f80 rw-p 00000000 00:01 5  /memfd:mayfly-memory (deleted)", 5120, 3072)
+            + mapping("7f80-7f90 rwxp 00000000 00:00 0 ", 4096, 4096)
+            + mapping("7f90-7fa0 rw-p 00000000 00:00 0  [heap]", 2048, 2048)
+            + mapping("7fa0-7fb0 r--p 00000000 08:01 9  /usr/bin/qemu", 1536, 1024)
+            + mapping("7fb0-7fc0 rw-p 00000000 00:00 0 ", 1024, 1024)
+        let memory = try #require(MachineMemory(smaps: text))
+        #expect(memory.guest == 3 && memory.code == 4)
+        #expect(memory.hypervisor == 4 && memory.shared == 2.5)
+        #expect(memory.total == 13.5)
+        #expect(MachineMemory(smaps: "") == nil)
+        #expect(MachineMemory(of: getpid()) != nil)
     }
 }

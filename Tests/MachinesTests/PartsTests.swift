@@ -95,14 +95,14 @@ struct InitramfsTests {
 @Suite("A console")
 struct ConsoleTests {
     @Test func `keeps what was written, for whoever asks afterwards`() throws {
-        let console = try MemoryLog("console")
+        let console = try HypervisorLog("console")
         #expect(console.lastLines(5) == [])
         let text = Array("first\r\nsecond\nthird".utf8)
         for byte in text { #expect(write([byte], to: console) == 1) }
         #expect(console.lastLines(2) == ["second", "third"])
     }
     @Test func `is cut by its hypervisor's file size limit, which is no end of it`() async throws {
-        let console = try MemoryLog("console")
+        let console = try HypervisorLog("console")
         let alive = try await Self.fill(console.writer.number)
         #expect(alive.output == "alive\n")
         #expect(console.lastLines(9).map(\.count) == [300])
@@ -116,10 +116,10 @@ struct ConsoleTests {
             """
         var request = ProgramRequest(["/bin/bash", "-c", script])
         request.kept = [writer]
-        request.fileSizeLimit = UInt64(MemoryLog.byteCount)
+        request.fileSizeLimit = UInt64(HypervisorLog.byteCount)
         return try await runProgram(request)
     }
-    private func write(_ bytes: [UInt8], to console: borrowing MemoryLog) -> Int {
+    private func write(_ bytes: [UInt8], to console: borrowing HypervisorLog) -> Int {
         unsafe Foundation.write(console.writer.number, bytes, bytes.count)
     }
 }
@@ -164,7 +164,10 @@ struct ImageDefinitionTests {
         ) -> String {
             Manifest.generation(
                 definition: definition, base: base, packages: "python3 3.11", agent: "00",
-                qemuVersion: qemu, hardware: hardware, processor: processor)
+                host: HostProfile(
+                    hypervisor: .qemu, hypervisorVersion: qemu, processor: processor,
+                    accelerator: .tcg, transport: .virtioSerial),
+                hardware: hardware)
         }
         var other = ImageDefinition.code
         other.pythonModules = []

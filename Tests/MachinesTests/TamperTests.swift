@@ -19,7 +19,8 @@ struct TamperTests {
         store = ImageStore(stateDirectory: directory.path)
         image = directory.path + "/images/code/0123456789abcdef"
         profile = HostProfile(
-            qemuVersion: "QEMU emulator version 7.2.22", processor: try .current(),
+            hypervisor: .qemu, hypervisorVersion: "QEMU emulator version 7.2.22",
+            processor: try .current(),
             accelerator: .tcg, transport: .virtioSerial)
         try makeDirectory(image)
         var files: [String: ImageFile] = [:]
@@ -36,7 +37,8 @@ struct TamperTests {
                 hardware: VirtualHardware(
                     vCPUCount: 1, memory: .mebibytes(512), accelerator: .tcg,
                     transport: .virtioSerial),
-                deviceModel: QEMU.deviceModel, qemuVersion: profile.qemuVersion,
+                deviceModel: QEMU.deviceModel, hypervisor: .qemu,
+                hypervisorVersion: profile.hypervisorVersion,
                 processor: profile.processor, agent: "00", guestKernel: "6.1",
                 memory: try file("memory"), state: try file("state"),
                 rootDisk: try file("root.ext4"), kernel: try file("kernel"),
@@ -96,8 +98,14 @@ struct TamperTests {
 
     @Test func `a golden image made with another QEMU version is refused, with the remedy`() throws
     {
-        try resign { $0.qemuVersion = "QEMU emulator version 9.9.9" }
+        try resign { $0.hypervisorVersion = "QEMU emulator version 9.9.9" }
         try expectRefusal(naming: "9.9.9")
+        // The other hypervisor's.
+        try resign {
+            $0.hypervisor = .firecracker
+            $0.hypervisorVersion = "Firecracker 1.12.1, snapshot v6.0.0, binary 0123"
+        }
+        try expectRefusal(naming: "Firecracker 1.12.1")
     }
 
     @Test func `a golden image made on another processor is refused`() throws {
@@ -138,8 +146,9 @@ struct TamperTests {
 
     // MARK: Steps
 
-    private func load() throws -> GoldenImage {
-        try GoldenImage.load(directory: image, trust: try store.trustedKeys(), host: profile)
+    func load(_ facts: FileFacts? = nil) throws -> GoldenImage {
+        try GoldenImage.load(
+            directory: image, trust: try store.trustedKeys(), host: profile, facts: facts)
     }
     private func sign(_ manifest: Manifest) throws {
         let bytes = try manifest.encoded()
@@ -154,17 +163,18 @@ struct TamperTests {
         change(&manifest)
         try sign(manifest)
     }
-    private func flip(_ name: String, at place: Int) throws {
+    func flip(_ name: String, at place: Int) throws {
         let path = "\(image)/\(name)"
         var contents = [UInt8](try #require(FileManager.default.contents(atPath: path)))
         contents[place] ^= 0x10
         try writeFile(path, contents, mode: 0o644)
     }
-    private func expectRefusal(
-        naming words: String, sourceLocation: SourceLocation = #_sourceLocation
+    func expectRefusal(
+        naming words: String, _ facts: FileFacts? = nil,
+        sourceLocation: SourceLocation = #_sourceLocation
     ) throws {
         #expect(sourceLocation: sourceLocation) {
-            _ = try load()
+            _ = try load(facts)
         } throws: { error in
             let error = error as? MachineError
             return error?.reason == .imageRefused && error?.description.contains(words) == true

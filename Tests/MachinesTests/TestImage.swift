@@ -19,19 +19,29 @@ enum TestImage {
             ? "/var/lib/mayfly"
             : NSHomeDirectory() + "/.local/state/mayfly")
 
-    static let isThere = FileManager.default.fileExists(
-        atPath: "\(stateDirectory)/images/\(name)/current/manifest.json")
+    /// Whose image: what the environment says, or what a worker would take here.
+    static let hypervisor =
+        ProcessInfo.processInfo.environment["MAYFLY_TEST_HYPERVISOR"]
+        .flatMap(HypervisorName.init) ?? .qemu
+    private static let current = ImageStore(stateDirectory: stateDirectory)
+        .currentLink(of: name, for: hypervisor)
+
+    static let isThere = FileManager.default.fileExists(atPath: "\(current)/manifest.json")
     static let reason: Comment = "no golden image here; scripts/test builds it"
 
     /// What the image was built for; the tests that need more than this host has are skipped by it.
     private static let manifest = FileManager.default
-        .contents(atPath: "\(stateDirectory)/images/\(name)/current/manifest.json")
+        .contents(atPath: "\(current)/manifest.json")
         .flatMap { try? JSONDecoder().decode(Manifest.self, from: $0) }
     static let isUnderKVM = manifest?.hardware.accelerator == .kvm
     static let noKVM: Comment = "no KVM here; scripts/lab test runs it"
-    static let isOverVsock = manifest?.hardware.transport == .vsock
+    /// Of the kind that anybody on the host can connect to.
+    static let isOverVsock = manifest?.hardware.transport == .vsock && hypervisor == .qemu
     static let hasVsock = unsafe access(VsockContext.device, R_OK | W_OK) == 0
-    static let noVsock: Comment = "no \(VsockContext.device) here; scripts/lab test runs it"
+    static let noVsock: Comment =
+        hypervisor == .firecracker
+        ? "nobody but its worker can connect to a machine of Firecracker's"
+        : "no \(VsockContext.device) here; scripts/lab test runs it"
     /// The guest agent beside the program that scripts/test and scripts/lab name.
     static let agent = ProcessInfo.processInfo.environment["MAYFLY_TEST_PROGRAM"].map {
         ($0 as NSString).deletingLastPathComponent + "/mayfly-agent"
@@ -42,6 +52,7 @@ enum TestImage {
             stateDirectory: stateDirectory,
             runtimeDirectory: NSTemporaryDirectory() + "mayfly-run-\(getpid())")
         settings.standbys = 1
+        settings.hypervisor = hypervisor
         return settings
     }
 
@@ -92,13 +103,14 @@ func hypervisors(of host: MachineHost) -> Set<Int32> {
         })
 }
 
-/// Children of this process that run QEMU now.
+/// Children of this process that are hypervisors now.
 func hypervisors() -> Set<Int32> {
     var found: Set<Int32> = []
     for entry in children(of: "/proc") {
         guard let pid = Int32(entry),
             let status = try? String(contentsOfFile: "/proc/\(pid)/stat", encoding: .utf8),
-            status.contains("(qemu-system"), !status.contains(") Z "),
+            status.contains("(qemu-system") || status.contains("(firecracker"),
+            !status.contains(") Z "),
             status.split(separator: " ").dropFirst(3).first == Substring("\(getpid())")
         else { continue }
         found.insert(pid)

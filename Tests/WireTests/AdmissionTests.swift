@@ -39,7 +39,7 @@ struct AdmissionTests {
     func `refuses a stranger, whatever it sends`(index: Int) throws {
         let (name, bytes) = Self.strangers[index]
         for size in [1, 40, 96] {
-            var admission = HostAdmission(Self.invitation)
+            var admission = HostAdmission(token: Self.invitation.token)
             #expect(admission.open(5) == nil)
             var verdict = HostAdmission.Verdict.undecided
             for start in stride(from: 0, to: 96, by: size) {
@@ -56,7 +56,7 @@ struct AdmissionTests {
     }
 
     @Test func `lets the worker in past strangers that hold their connections`() throws {
-        var admission = HostAdmission(Self.invitation)
+        var admission = HostAdmission(token: Self.invitation.token)
         for number: Int32 in 1...7 {
             #expect(admission.open(number) == nil)
             #expect(
@@ -75,7 +75,7 @@ struct AdmissionTests {
     }
 
     @Test func `forgets a connection that ends`() throws {
-        var admission = HostAdmission(Self.invitation)
+        var admission = HostAdmission(token: Self.invitation.token)
         _ = admission.open(3)
         #expect(Self.receive([], 3, &admission) == .refused)
         #expect(admission.undecided == [])

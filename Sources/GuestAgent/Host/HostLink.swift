@@ -1,5 +1,6 @@
 // The way to the host: a virtio-serial port, which is the worker's alone, and an AF_VSOCK listener
-// from the moment when the worker has named it over the port. Moves bytes; knows nothing of frames.
+// from the moment when the worker has named it over the port; or one since boot, where AF_VSOCK
+// itself is the worker's alone. Moves bytes; knows nothing of frames.
 // Never blocks, never gives up waiting.
 
 import CLinux
@@ -19,6 +20,8 @@ struct HostLink: ~Copyable {
     /// Watches the port edge-triggered: a port without a host is always "hung up", and a plain
     /// poll would spin on that.
     private let portEvents: CInt
+    /// AF_VSOCK is nobody's but the worker's, as it is under Firecracker: no port, no invitation.
+    let isVsockPrivate: Bool
     /// Where the worker was told to come; -1 before an invitation and once a job is here.
     private var listener: CInt = -1
     private var admission: HostAdmission?
@@ -29,16 +32,25 @@ struct HostLink: ~Copyable {
     private var buffer = [UInt8](repeating: 0, count: 64 << 10)
     private let searchUntil: Int64
 
-    init() {
+    /// - Parameter vsock: the port to listen on from now on.
+    init(vsock: UInt32?) throws(SystemError) {
         portEvents = mayfly_epoll()
         searchUntil = monotonicMicroseconds() + 30_000_000
-        findPort()
+        isVsockPrivate = vsock != nil
+        guard let vsock else {
+            findPort()
+            return
+        }
+        listener = try check("listen on vsock", mayfly_vsock_listen(vsock))
+        admission = HostAdmission(token: nil)
     }
 
     // MARK: Waiting
 
     /// The port's node may come late; then this is due every 20 ms until it was found.
-    var isSearching: Bool { port < 0 && monotonicMicroseconds() < searchUntil }
+    var isSearching: Bool {
+        port < 0 && !isVsockPrivate && monotonicMicroseconds() < searchUntil
+    }
     mutating func findPort() {
         guard port < 0, let directory = unsafe opendir("/sys/class/virtio-ports") else { return }
         defer { unsafe closedir(directory) }
@@ -129,7 +141,11 @@ struct HostLink: ~Copyable {
         stopListening()
         forget()
         listener = try check("listen on vsock", mayfly_vsock_listen(invitation.port))
-        admission = HostAdmission(invitation)
+        admission = HostAdmission(token: invitation.token)
+    }
+    /// A snapshot is about to be made: nobody can come in its name, but where nobody else could.
+    mutating func forgetInvitation() {
+        if !isVsockPrivate { stopListening() }
     }
     /// The worker is here, or nobody shall come.
     mutating func stopListening() {

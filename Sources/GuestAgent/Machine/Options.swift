@@ -4,11 +4,18 @@
 struct Options {
     /// 32 bytes that name this build of the agent; zeros when not said.
     var agent = [UInt8](repeating: 0, count: 32)
+    /// The AF_VSOCK port to listen on without an invitation: only the worker can reach it.
+    var port: UInt32?
     /// Which interpreters WARM starts.
     var warmsPython = false
     var warmsNode = false
     /// What the warm Python imports besides the standard library.
     var pythonModules: [String] = []
+    /// Programs start at the same addresses each time, unless a job wants a process of its own.
+    ///
+    /// Emulation translates a program's code anew at each address where it finds it: with random
+    /// ones every start of every program is a first one, which takes three times as long.
+    var fixesLayout = false
 
     init(commandLine: String) {
         for word in commandLine.split(whereSeparator: { $0 == " " || $0 == "\n" }) {
@@ -19,10 +26,12 @@ struct Options {
             let items = value.split(separator: ",").map(String.init)
             switch word[..<equals] {
             case "mayfly.agent": if let bytes = Self.bytes(ofHex: value) { agent = bytes }
+            case "mayfly.listen": port = UInt32(value)
             case "mayfly.warm":
                 warmsPython = items.contains("python")
                 warmsNode = items.contains("node")
             case "mayfly.modules": pythonModules = items
+            case "mayfly.layout": fixesLayout = value == "fixed"
             default: say("unknown option \(word)")
             }
         }

@@ -16,7 +16,7 @@ struct Interpreters: ~Copyable {
     ///
     /// Until then neither runs at all, so none of their numbers can be in a snapshot or a clone.
     mutating func seed(_ bytes: [UInt8]) throws(SystemError) {
-        python.seed = bytes
+        python.reseed(bytes)
         node.seed = bytes
         if python.wasStarted, !python.isReady {
             throw SystemError(what: "the parked python", code: ESRCH)
@@ -31,19 +31,28 @@ struct Interpreters: ~Copyable {
 struct Python: ~Copyable {
     enum Packet {
         case ready
+        /// The child of the next program waits.
+        case ahead
         case started(pid_t)
         case ended(ExitReport.Ending)
     }
     static let path = "/usr/bin/python3"
 
     private(set) var socket: CInt = -1
-    var seed: [UInt8] = []
+    private var seed: [UInt8] = []
     private var pid: pid_t = -1
     private var programs = 0
     private(set) var wasStarted = false
     private(set) var isReady = false
+    /// A child waits for the next program.
+    private(set) var isAhead = false
 
-    mutating func start(modules: [String]) throws(SystemError) {
+    /// The first program after it is number one, whatever ran before: a seed gives the same numbers
+    /// in a machine that was rehearsed and in one that was not.
+    mutating func reseed(_ bytes: [UInt8]) { (seed, programs) = (bytes, 0) }
+    mutating func forgetPrograms() { programs = 0 }
+
+    mutating func start(modules: [String], hasFixedLayout: Bool) throws(SystemError) {
         let script = Boot.run + "/python.py"
         try writeFile(script, String(decoding: PackageResources.python_py, as: UTF8.self))
         if modules.contains(where: { $0.hasPrefix("matplotlib") }) {
@@ -54,7 +63,8 @@ struct Python: ~Copyable {
         let null = try openFile("/dev/null", O_RDWR)
         let (pid, error) = Command(
             path: Self.path, arguments: [Self.path, script] + modules,
-            environment: Environment.standard + ["MPLBACKEND=Agg"], directory: "/", isRoot: true
+            environment: Environment.standard + ["MPLBACKEND=Agg"], directory: "/", isRoot: true,
+            hasFixedLayout: hasFixedLayout
         ).start(stdio: [null, null, 2, ends[1]], in: -1)
         close(null)
         close(ends[1])
@@ -67,7 +77,7 @@ struct Python: ~Copyable {
     mutating func ended(_ child: pid_t) -> Bool {
         guard child == pid else { return false }
         close(socket)
-        (socket, pid, isReady) = (-1, -1, false)
+        (socket, pid, isReady, isAhead) = (-1, -1, false, false)
         return true
     }
 
@@ -82,6 +92,9 @@ struct Python: ~Copyable {
         case UInt8(ascii: "W"):
             isReady = true
             return .ready
+        case UInt8(ascii: "A"):
+            isAhead = true
+            return .ahead
         case UInt8(ascii: "P"): return .started(words.first ?? 0)
         case UInt8(ascii: "E") where words.count == 2:
             return .ended(words[0] == 0 ? .code(words[1] & 0xFF) : .signal(words[0]))
@@ -94,12 +107,19 @@ struct Python: ~Copyable {
         source: String, arguments: [String], environment: [String], files: [CInt]
     ) throws(SystemError) {
         programs += 1
+        isAhead = false
         let fields =
             [hexadecimal(seed) + "\(programs)", source, String(arguments.count)] + arguments
             + environment
         let packet = Array(fields.joined(separator: "\0").utf8)
         let sent = unsafe mayfly_send_fds(socket, packet, packet.count, files, files.count)
         try check("use the parked python", sent)
+    }
+    /// Lets it fork the next program's child now; it answers `ahead` when the child waits.
+    func forkAhead() throws(SystemError) {
+        let word = [UInt8(ascii: "A")]
+        let sent = unsafe send(socket, word, word.count, CInt(MSG_NOSIGNAL))
+        try checkErrno("use the parked python", CInt(sent))
     }
 }
 
@@ -114,7 +134,7 @@ struct Node: ~Copyable {
     private(set) var wasStarted = false
     private(set) var isReady = false
 
-    mutating func start() throws(SystemError) {
+    mutating func start(hasFixedLayout: Bool) throws(SystemError) {
         let script = Boot.run + "/node.js"
         try writeFile(script, String(decoding: PackageResources.node_js, as: UTF8.self))
         var pipes = try Pipes(hasInput: true)
@@ -122,7 +142,7 @@ struct Node: ~Copyable {
         try check("make a socket pair", unsafe mayfly_guest_packet_pair(&ends))
         let (pid, error) = Command(
             path: Self.path, arguments: [Self.path, script],
-            environment: Environment.standard, isRoot: true
+            environment: Environment.standard, isRoot: true, hasFixedLayout: hasFixedLayout
         ).start(stdio: pipes.theirs + [ends[1]], in: -1)
         close(ends[1])
         pipes.closeTheirs()

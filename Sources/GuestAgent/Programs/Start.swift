@@ -55,6 +55,8 @@ struct Command {
     var environment: [String]
     var directory = Boot.work
     var isRoot = false
+    /// Without random addresses, see `Options.fixesLayout`.
+    var hasFixedLayout = false
 
     /// `stdio` becomes 0, 1, 2 and, with a fourth, 3.
     func start(stdio: [CInt], in group: CInt) -> (pid: pid_t, error: CInt) {
@@ -68,7 +70,8 @@ struct Command {
                         var program = unsafe mayfly_guest_program(
                             path: path, argv: argv, envp: envp, directory: directory,
                             stdio: (stdio[0], stdio[1], stdio[2], fourth), cgroup: group,
-                            uid: user, gid: user, open_files: Account.openFiles)
+                            uid: user, gid: user, open_files: Account.openFiles,
+                            fixed_layout: hasFixedLayout ? 1 : 0)
                         return unsafe mayfly_guest_spawn(&program, &pid)
                     }
                 }
@@ -160,7 +163,7 @@ extension Agent {
         _ request: ExecRequest, _ stream: UInt32, _ asked: Int64
     ) throws(SystemError) {
         let environment = Environment.of(request)
-        let command: Command
+        var command: Command
         switch request.program {
         case .python:
             command = Command(
@@ -176,6 +179,8 @@ extension Agent {
                 path: Self.search(request.arguments.first ?? "", environment),
                 arguments: request.arguments, environment: environment)
         }
+        // Who asks for a process of its own gets its own addresses with it.
+        command.hasFixedLayout = options.fixesLayout && request.allowsParked
         var pipes = try Pipes(hasInput: request.hasStandardInput)
         let (pid, error) = command.start(stdio: pipes.theirs, in: group.directory)
         try check("start \(command.path)", error)

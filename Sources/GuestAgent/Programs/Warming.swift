@@ -53,7 +53,8 @@ extension Agent {
         var warming = Warming(session: session)
         do throws(SystemError) {
             if options.warmsPython, !interpreters.python.wasStarted {
-                try interpreters.python.start(modules: options.pythonModules)
+                try interpreters.python.start(
+                    modules: options.pythonModules, hasFixedLayout: options.fixesLayout)
                 warming.isStageOver = false
             }
         } catch { warming.failure = error.description }
@@ -110,7 +111,7 @@ extension Agent {
             now.clockBefore = (realtimeNanoseconds(), monotonicMicroseconds())
             try check(
                 "set the clock", mayfly_guest_set_clock(now.clockBefore.realtime + Self.yearsAhead))
-            try interpreters.node.start()
+            try interpreters.node.start(hasFixedLayout: options.fixesLayout)
         case .node:
             now.enter(.shell)
             let pid = try runShellOnce()
@@ -153,7 +154,7 @@ extension Agent {
         defer { close(null) }
         let command = Command(
             path: "/bin/bash", arguments: ["/bin/bash", "-c", script],
-            environment: Environment.standard)
+            environment: Environment.standard, hasFixedLayout: options.fixesLayout)
         let (pid, error) = command.start(stdio: [null, null, null], in: group.directory)
         // An image need not have a shell.
         if error == -ENOENT { return 0 }

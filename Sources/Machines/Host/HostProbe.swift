@@ -31,20 +31,28 @@ struct Obstacle: Sendable, Equatable {
 
 /// What the probes chose and why.
 package struct HostProbe: Sendable {
-    let qemu: QEMUBinary
+    let hypervisor: HypervisorProgram
     package let profile: HostProfile
     /// One sentence for each choice that was left to us and fell back to the lesser way.
     package let fallbacks: [String]
 
     /// Chooses hypervisor, accelerator and transport for `settings`.
     ///
-    /// - Parameter retryingKVM: looks past an earlier boot under KVM that failed.
+    /// - Parameters:
+    ///   - retryingKVM: looks past an earlier boot under KVM that failed.
+    ///   - facts: what QEMU said of itself before; without them it is asked.
     /// - Throws: `hostUnfit` when something forced in the settings does not work here.
     @LoopActor
     package static func run(
         _ settings: HostSettings, retryingKVM: Bool = false
     ) async throws(MachineError) -> HostProbe {
-        let (probe, findings) = await examine(settings, retryingKVM: retryingKVM)
+        try await run(settings, retryingKVM: retryingKVM, facts: nil)
+    }
+    @LoopActor
+    static func run(
+        _ settings: HostSettings, retryingKVM: Bool = false, facts: FileFacts?
+    ) async throws(MachineError) -> HostProbe {
+        let (probe, findings) = await examine(settings, retryingKVM: retryingKVM, facts: facts)
         if Task.isCancelled { throw MachineError(.cancelled, "stopped while probing the host") }
         if let probe { return probe }
         let problem = findings.first { $0.state == .off }
@@ -53,48 +61,59 @@ package struct HostProbe: Sendable {
             problem.map { "\($0.found); \($0.remedy)" } ?? "machines cannot run on this host")
     }
 
+    /// The host with each hypervisor that works here, or with the one that is forced.
+    ///
+    /// - Throws: `hostUnfit` when none does.
+    @LoopActor
+    static func all(
+        _ settings: HostSettings, retryingKVM: Bool
+    ) async throws(MachineError) -> [HostProbe] {
+        var probes: [HostProbe] = []
+        for name in HypervisorName.allCases where settings.hypervisor ?? name == name {
+            var one = settings
+            one.hypervisor = name
+            if let probe = await examine(one, retryingKVM: retryingKVM).probe {
+                probes.append(probe)
+            }
+        }
+        return probes.isEmpty ? [try await run(settings, retryingKVM: retryingKVM)] : probes
+    }
+
     /// As `run`, but what does not work is a finding like the others, and the probe is missing.
     @LoopActor
     package static func examine(
         _ settings: HostSettings, retryingKVM: Bool = false
     ) async -> (probe: HostProbe?, findings: [DoctorFinding]) {
-        let binary: QEMUBinary
-        let qemu: QEMUFeatures
+        await examine(settings, retryingKVM: retryingKVM, facts: nil)
+    }
+    @LoopActor
+    private static func examine(
+        _ settings: HostSettings, retryingKVM: Bool, facts: FileFacts?
+    ) async -> (probe: HostProbe?, findings: [DoctorFinding]) {
+        let found = await HypervisorsFound.look(settings, facts)
         let processor: Processor
-        do throws(MachineError) {
-            binary = try QEMUBinary(settings.qemuBinary)
-            qemu = try await QEMUFeatures.of(settings.qemuBinary)
-            guard binary.isInPlace else {
-                throw MachineError(
-                    .hostUnfit, "\(binary.path) was replaced while it was probed; start again")
-            }
-            processor = try Processor.current()
-        } catch {
-            let remedy = "install qemu-system-x86, or set machine.qemu.binary"
-            return (
-                nil,
-                [
-                    DoctorFinding(
-                        name: "hypervisor", state: .off, found: "\(error)", remedy: remedy)
-                ]
-            )
+        do throws(MachineError) { processor = try Processor.current() } catch {
+            let finding = DoctorFinding(
+                name: "accelerator", state: .off, found: "\(error)", remedy: "mount /proc")
+            return (nil, [finding])
         }
-        let accelerator = await accelerator(settings, qemu, processor, retryingKVM)
-        let transport = transport(settings, qemu)
-        let choices = [
-            DoctorFinding(
-                name: "hypervisor", state: .active, chosen: Hypervisor.qemu.rawValue,
-                found: "qemu, the one driver of this version: \(qemu.version)", remedy: ""),
-            accelerator.finding, transport.finding,
-        ]
-        guard let chosenAccelerator = accelerator.chosen, let chosenTransport = transport.chosen
-        else { return (nil, choices) }
+        let accelerator = await accelerator(settings, found, processor, retryingKVM)
+        let hypervisor = found.choice(settings, accelerator)
+        let transport = transport(settings, found, hypervisor.chosen)
+        let choices = [hypervisor.finding, accelerator.finding, transport.finding]
+        guard let name = hypervisor.chosen, let program = found.program(name),
+            let chosenAccelerator = accelerator.chosen, let chosenTransport = transport.chosen
+        else { return (nil, choices + found.findings) }
         let profile = HostProfile(
-            qemuVersion: qemu.version, processor: processor, accelerator: chosenAccelerator,
-            transport: chosenTransport)
-        let hardening = Hardening.findings(accelerator: chosenAccelerator)
+            hypervisor: name, hypervisorVersion: program.version, processor: processor,
+            accelerator: chosenAccelerator, transport: chosenTransport)
+        let hardening = Hardening.findings(name, chosenAccelerator)
         let ours = choices.filter { $0.state == .degraded }.filter {
-            $0.name == "accelerator" ? settings.accelerator == nil : settings.transport == nil
+            switch $0.name {
+            case "hypervisor": settings.hypervisor == nil
+            case "accelerator": settings.accelerator == nil
+            default: settings.transport == nil
+            }
         }
         // A root worker whose machines run as root is worth a line at every start.
         let asRoot = hardening.filter {
@@ -102,21 +121,30 @@ package struct HostProbe: Sendable {
         }
         let fallbacks = (ours + asRoot).map { "\($0.name) \($0.found); \($0.remedy)" }
         return (
-            HostProbe(qemu: binary, profile: profile, fallbacks: fallbacks),
-            choices + hardening
+            HostProbe(hypervisor: program, profile: profile, fallbacks: fallbacks),
+            choices + found.findings + hardening
         )
     }
 
     @LoopActor
     private static func accelerator(
-        _ settings: HostSettings, _ qemu: QEMUFeatures, _ processor: Processor,
+        _ settings: HostSettings, _ found: HypervisorsFound, _ processor: Processor,
         _ retryingKVM: Bool
     ) async -> Choice<Accelerator> {
         var obstacle: Obstacle?
         if settings.accelerator != .tcg {
-            obstacle = await KVMProbe.obstacle(settings, qemu)
+            let qemu = (try? found.qemu.get())?.features
+            if found.program(.firecracker) == nil || settings.hypervisor == .qemu {
+                obstacle = qemu?.kvmObstacle
+            }
+            if obstacle == nil {
+                // The probe guest runs in QEMU, where that can.
+                obstacle = await KVMProbe.obstacle(
+                    settings, qemu?.kvmObstacle == nil ? qemu : nil)
+            }
             if obstacle == nil, !retryingKVM {
-                obstacle = KVMRefusal.standing(settings, qemu, processor)?.obstacle
+                let versions = HypervisorName.allCases.compactMap { found.program($0)?.version }
+                obstacle = KVMRefusal.standing(settings, versions, processor)?.obstacle
             }
         }
         return Choice(
@@ -125,17 +153,30 @@ package struct HostProbe: Sendable {
                 .kvm, found: "a probe guest ran on the processor itself",
                 obstacle: obstacle),
             fallback: .init(
-                .tcg, found: "software emulation", obstacle: qemu.tcgObstacle))
+                .tcg, found: "software emulation", obstacle: found.emulationObstacle(settings)))
     }
 
     private static func transport(
-        _ settings: HostSettings, _ qemu: QEMUFeatures
+        _ settings: HostSettings, _ found: HypervisorsFound, _ hypervisor: HypervisorName?
     ) -> Choice<Transport> {
-        Choice(
+        if hypervisor == .firecracker {
+            return Choice(
+                key: "machine.transport", setting: settings.transport,
+                preferred: .init(.vsock, found: "Firecracker's own, a Unix socket", obstacle: nil),
+                fallback: .init(
+                    .virtioSerial, found: "",
+                    obstacle: Obstacle(
+                        found: "Firecracker has no such device",
+                        remedy: "set machine.transport = auto")))
+        }
+        var obstacle: Obstacle?
+        if settings.transport != .virtioSerial, case .success(let qemu) = found.qemu {
+            obstacle = VsockProbe.obstacle(qemu.features)
+        }
+        return Choice(
             key: "machine.transport", setting: settings.transport,
             preferred: .init(
-                .vsock, found: "/dev/vhost-vsock gave a context id",
-                obstacle: settings.transport == .virtioSerial ? nil : VsockProbe.obstacle(qemu)),
+                .vsock, found: "/dev/vhost-vsock gave a context id", obstacle: obstacle),
             fallback: .init(.virtioSerial, found: "a port of QEMU's", obstacle: nil))
     }
 }
@@ -161,6 +202,8 @@ where Option: RawRepresentable & Equatable & Sendable, Option.RawValue == String
     let setting: Option?
     let preferred: Way
     let fallback: Way
+    /// Nobody has asked for the preferred way, and nothing is wrong without it.
+    var isFallbackFine = false
 
     /// `nil` when what is forced does not work, or when nothing does.
     var chosen: Option? {
@@ -179,13 +222,14 @@ where Option: RawRepresentable & Equatable & Sendable, Option.RawValue == String
         if chosen == preferred.option { return finding(preferred, .active, preferred.found, "") }
         guard setting == nil, let obstacle = preferred.obstacle else {
             return finding(
-                fallback, .degraded, "\(fallback.found), because \(key) says so",
-                "set \(key) = auto to use \(preferred.name) where it works")
+                fallback, isFallbackFine ? .active : .degraded,
+                "\(fallback.found), because \(key) says so",
+                isFallbackFine ? "" : "set \(key) = auto to use \(preferred.name) where it works")
         }
         return finding(
-            fallback, .degraded,
+            fallback, isFallbackFine ? .active : .degraded,
             "\(fallback.found), because \(preferred.name) does not work: \(obstacle.found)",
-            obstacle.remedy)
+            isFallbackFine ? "" : obstacle.remedy)
     }
 
     private var refusal: DoctorFinding {

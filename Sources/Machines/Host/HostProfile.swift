@@ -5,7 +5,9 @@ import Foundation
 
 /// The host as probed.
 package struct HostProfile: Sendable {
-    package var qemuVersion: String
+    package var hypervisor: HypervisorName
+    /// As `HypervisorProgram.version`.
+    package var hypervisorVersion: String
     var processor: Processor
     package var accelerator: Accelerator
     package var transport: Transport
@@ -21,8 +23,9 @@ package struct HostProfile: Sendable {
                 "\(path): the snapshot was made with \(what) \(theirs), this host has \(ours); "
                     + "rebuild it here with `mayfly image build \(manifest.definition.name)`")
         }
-        if manifest.qemuVersion != qemuVersion {
-            throw refuse("QEMU", "\"\(manifest.qemuVersion)\"", "\"\(qemuVersion)\"")
+        if manifest.hypervisor != hypervisor || manifest.hypervisorVersion != hypervisorVersion {
+            throw refuse(
+                "the hypervisor", "\"\(manifest.hypervisorVersion)\"", "\"\(hypervisorVersion)\"")
         }
         if manifest.processor != processor {
             throw refuse(
@@ -34,8 +37,18 @@ package struct HostProfile: Sendable {
         if manifest.hardware.transport != transport {
             throw refuse("transport", "\(manifest.hardware.transport)", "\(transport)")
         }
-        if manifest.deviceModel != QEMU.deviceModel {
-            throw refuse("device model", manifest.deviceModel, QEMU.deviceModel)
+        if manifest.deviceModel != hypervisor.deviceModel {
+            throw refuse("device model", manifest.deviceModel, hypervisor.deviceModel)
+        }
+    }
+}
+
+extension HypervisorName {
+    /// What a snapshot depends on beside its files.
+    var deviceModel: String {
+        switch self {
+        case .qemu: QEMU.deviceModel
+        case .firecracker: Firecracker.deviceModel
         }
     }
 }

@@ -1,8 +1,10 @@
 // How machines are to be made on this host: what worker.conf says, before any probe has looked.
 
 /// What runs a machine.
-package enum Hypervisor: String, Sendable, Codable, CaseIterable, CustomStringConvertible {
+package enum HypervisorName: String, Sendable, Codable, CaseIterable, CustomStringConvertible {
     case qemu
+    /// Only under KVM.
+    case firecracker
     package var description: String { rawValue }
 }
 
@@ -26,16 +28,22 @@ package enum Transport: String, Sendable, Codable, CaseIterable, CustomStringCon
 package struct HostSettings: Sendable {
     package var stateDirectory: String
     package var runtimeDirectory: String
-    package var hypervisor: Hypervisor?
+    package var hypervisor: HypervisorName?
     package var accelerator: Accelerator?
     package var transport: Transport?
     /// How long a stock guest may take under KVM until its agent answers; then KVM does not work.
     package var probeTimeout = Duration.seconds(60)
     /// Pre-spawned hypervisor processes kept waiting, per image.
     package var standbys = 1
+    /// Machines kept ready beyond that; none unless it says so.
+    package var warm = WarmSettings()
     package var qemuBinary = "qemu-system-x86_64"
+    package var firecrackerBinary = HostSettings.firecrackerInPath
     /// The guest agent to build into images; `nil`: beside this program.
     package var agentBinary: String?
+
+    /// What `firecrackerBinary` is when nobody has named one.
+    static let firecrackerInPath = "firecracker"
 
     package init(stateDirectory: String, runtimeDirectory: String) {
         self.stateDirectory = stateDirectory

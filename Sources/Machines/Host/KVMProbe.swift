@@ -12,8 +12,10 @@ enum KVMProbe {
 
     /// Why KVM cannot run a stock guest here, or `nil` when nothing speaks against it.
     @LoopActor
-    static func obstacle(_ settings: HostSettings, _ qemu: QEMUFeatures) async -> Obstacle? {
-        if let obstacle = qemu.kvmObstacle { return obstacle }
+    ///
+    /// - Parameter qemu: runs the probe guest; without it only the device and the processor are
+    ///   looked at.
+    static func obstacle(_ settings: HostSettings, _ qemu: QEMUFeatures?) async -> Obstacle? {
         let device = unsafe open("/dev/kvm", O_RDWR | O_CLOEXEC)
         guard device >= 0 else { return deviceObstacle(errno) }
         close(device)
@@ -25,7 +27,7 @@ enum KVMProbe {
                     "use a host with hardware virtualization (or nested virtualization switched on)"
             )
         }
-        return await programObstacle(settings)
+        return qemu == nil ? nil : await programObstacle(settings)
     }
 
     private static func deviceObstacle(_ code: CInt) -> Obstacle {

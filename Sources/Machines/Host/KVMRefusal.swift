@@ -4,13 +4,13 @@
 import Foundation
 import Glibc
 
-/// Stands until QEMU or the processor change, or until a build succeeds under KVM.
+/// Stands until the hypervisor or the processor change, or until a build succeeds under KVM.
 ///
 /// A new kernel alone does not end it: the image built for emulation is still the one to restore.
 struct KVMRefusal: Codable, Equatable {
     /// `uname -r` of this host.
     var kernel: String
-    var qemuVersion: String
+    var hypervisorVersion: String
     var processor: Processor
     /// ISO 8601.
     var seenAt: String
@@ -19,7 +19,7 @@ struct KVMRefusal: Codable, Equatable {
 
     init(_ words: String, _ host: HostProfile) {
         kernel = Self.kernelRelease
-        qemuVersion = host.qemuVersion
+        hypervisorVersion = host.hypervisorVersion
         processor = host.processor
         seenAt = ISO8601DateFormatter().string(from: Date())
         self.words = words
@@ -37,11 +37,11 @@ struct KVMRefusal: Codable, Equatable {
     }
     /// The refusal that holds for this host as it is now.
     static func standing(
-        _ settings: HostSettings, _ qemu: QEMUFeatures, _ processor: Processor
+        _ settings: HostSettings, _ versions: [String], _ processor: Processor
     ) -> KVMRefusal? {
         guard let data = FileManager.default.contents(atPath: path(settings)),
             let refusal = try? JSONDecoder().decode(KVMRefusal.self, from: data),
-            refusal.qemuVersion == qemu.version,
+            versions.contains(refusal.hypervisorVersion),
             refusal.processor == processor
         else { return nil }
         return refusal

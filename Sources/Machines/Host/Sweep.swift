@@ -38,6 +38,8 @@ struct HostMark: ~Copyable {
     }
     deinit { try? FileManager.default.removeItem(atPath: directory) }
 
+    /// Of hypervisors that need a directory each; swept with the mark.
+    var machinesDirectory: String { "\(directory)/machines" }
     var environment: String { "\(Self.variable)=\(name)" }
 }
 

@@ -2,37 +2,46 @@
 // a restore saves.
 
 import Events
+import Glibc
 import Processes
 import Wire
 
 @LoopActor
-struct BootedMachine {
-    let qemu: QEMU
-    private let vsock: VsockContext?
+struct BootedMachine: ~Copyable {
+    let hypervisor: any Hypervisor
+    /// Memory files: the guest's memory and device state, once they are saved.
+    let memory: Descriptor
+    let state: Descriptor
 
-    /// Starts QEMU with the kernel and initramfs of a generation; `memory` is written by the guest.
+    /// Starts a hypervisor with the kernel and initramfs of the generation in `directory`.
+    ///
+    /// - Parameter work: where the hypervisor may have a directory while it runs.
     init(
-        _ manifest: Manifest, in directory: String, memory: CInt, binary: QEMUBinary
+        _ manifest: Manifest, in directory: String, work: String, program: HypervisorProgram
     ) throws(MachineError) {
         let rootDisk = try openImageFile("\(directory)/\(manifest.rootDisk.path)")
-        vsock = manifest.hardware.transport == .vsock ? try VsockContext.take() : nil
+        let memory = try attempting(Descriptor.memory("mayfly-memory"))
+        let state = try attempting(Descriptor.memory("mayfly-state"))
+        guard ftruncate(memory.number, off_t(manifest.hardware.memory.bytes)) == 0 else {
+            throw MachineError(.hostUnfit, "no memory for the guest: \(errnoText(errno))")
+        }
         var parts = MachineParts(
-            memory: memory, rootDisk: rootDisk.number, isMemoryShared: true, mark: "MAYFLY_BUILD=1")
-        parts.boot = (
-            "\(directory)/\(manifest.kernel.path)", "\(directory)/\(manifest.initramfs.path)",
-            manifest.commandLine
-        )
-        if let vsock { parts.vsock = (vsock.descriptor.number, vsock.id) }
-        qemu = try QEMU(
-            binary: binary, hardware: manifest.hardware, parts: parts)
+            memory: memory.number, rootDisk: rootDisk.number, state: state.number,
+            mark: "MAYFLY_BUILD=1", directory: work)
+        parts.boot = MachineParts.Boot(
+            kernel: "\(directory)/\(manifest.kernel.path)",
+            initramfs: "\(directory)/\(manifest.initramfs.path)",
+            commandLine: manifest.commandLine)
+        hypervisor = try program.start(manifest.hardware, parts)
+        self.memory = memory
+        self.state = state
     }
 
     /// Waits for the agent.
-    func session(
+    borrowing func session(
         agent: String, before deadline: ContinuousClock.Instant
     ) async throws(MachineError) -> AgentSession {
-        try await qemu.monitor.negotiate(before: deadline)
-        return try await AgentSession.open(
-            qemu: qemu, contextID: vsock?.id, agent: agent, before: deadline)
+        try await hypervisor.begin(before: deadline)
+        return try await AgentSession.open(hypervisor, agent: agent, before: deadline)
     }
 }

@@ -1,4 +1,4 @@
-// The layers between a guest that broke out of its hypervisor and this host, as they are: who QEMU
+// The layers between a guest that broke out of its hypervisor and this host, as they are: whom that
 // runs as, and what `mayfly doctor` says of each layer.
 
 import Glibc
@@ -32,13 +32,17 @@ enum HypervisorUser {
 }
 
 enum Hardening {
-    static func findings(accelerator: Accelerator) -> [DoctorFinding] {
+    static func findings(
+        _ hypervisor: HypervisorName, _ accelerator: Accelerator
+    ) -> [DoctorFinding] {
         let isRoot = geteuid() == 0
         let jail = "comes with the jail, a later version"
         return [
             DoctorFinding(
                 name: "hardening.seccomp", state: .active,
-                found: "QEMU's own filter: no new processes, no other privileges", remedy: ""),
+                found: hypervisor == .qemu
+                    ? "QEMU's own filter: no new processes, no other privileges"
+                    : "Firecracker's own filter for each of its threads", remedy: ""),
             user(accelerator, isRoot: isRoot, jail),
             DoctorFinding(
                 name: "hardening.namespaces", state: isRoot ? .degraded : .off,

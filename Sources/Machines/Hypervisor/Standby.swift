@@ -7,8 +7,7 @@ import Processes
 /// A hypervisor process that waits with nothing loaded: spawned off the job's path.
 @LoopActor
 struct Standby: ~Copyable {
-    let qemu: QEMU
-    let vsock: VsockContext?
+    let hypervisor: any Hypervisor
     let image: GoldenImage
     /// Kept open for the process that inherited it.
     let state: Descriptor
@@ -16,27 +15,22 @@ struct Standby: ~Copyable {
 
     /// Starts and prepares one for `image`.
     static func spawn(
-        for image: GoldenImage, binary: QEMUBinary, mark: String
+        for image: GoldenImage, program: HypervisorProgram, mark: borrowing HostMark
     ) async throws(MachineError) -> Standby {
         try await image.checkRootDisk()
         // A description of its own: reading the state moves its offset.
         let path = "/proc/self/fd/\(image.state.number)"
         let state = try attempting(Descriptor.open(path, O_RDONLY))
-        let vsock =
-            image.manifest.hardware.transport == .vsock ? try VsockContext.take() : nil
-        var parts = MachineParts(
+        let parts = MachineParts(
             memory: image.memory.number, rootDisk: image.rootDisk.number, state: state.number,
-            isMemoryShared: false, mark: mark)
-        if let vsock { parts.vsock = (vsock.descriptor.number, vsock.id) }
-        let qemu = try QEMU(binary: binary, hardware: image.manifest.hardware, parts: parts)
-        let deadline = ContinuousClock.now + .seconds(30)
-        do {
-            try await qemu.monitor.negotiate(before: deadline)
-            try await qemu.prepareMigration(before: deadline)
+            mark: mark.environment, directory: mark.machinesDirectory)
+        let hypervisor = try program.start(image.manifest.hardware, parts)
+        do throws(MachineError) {
+            try await hypervisor.begin(before: .now + .seconds(30))
         } catch {
-            throw await qemu.end(explaining: error)
+            throw await hypervisor.end(explaining: error)
         }
-        return Standby(qemu: qemu, vsock: vsock, image: image, state: state)
+        return Standby(hypervisor: hypervisor, image: image, state: state)
     }
-    consuming func destroy() async { _ = await qemu.end() }
+    consuming func destroy() async { _ = await hypervisor.end() }
 }

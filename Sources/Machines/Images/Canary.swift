@@ -24,10 +24,12 @@ enum Canary {
         console.log(Math.random()); console.log(require('crypto').randomUUID())
         """
 
-    /// One machine's answers, a line each, named.
+    /// One machine's answers to each program, a line each, named.
+    ///
+    /// - Parameter isWarm: the machines are kept warm before, as for a job.
     @LoopActor
     static func answers(
-        of image: GoldenImage, on host: MachineHost
+        of image: GoldenImage, on host: MachineHost, isWarm: Bool = false
     ) async throws(MachineError) -> [String] {
         var lines: [String] = []
         var programs: [(String, GuestJob.Program)] = [("shell", .bash(source: shell))]
@@ -36,8 +38,18 @@ enum Canary {
         if interpreters.contains("node") { programs.append(("node", .node(source: node))) }
         for (name, program) in programs {
             let job = GuestJob(program: program, timeout: .seconds(120))
-            let (report, _) = try await host.withMachine(restoring: image) {
-                machine throws(MachineError) in try await machine.session.run(job)
+            let report: GuestReport
+            if isWarm {
+                let warm = try await host.makeWarm(of: image)
+                let machine = try await warm.claim(before: .now + .seconds(60))
+                do throws(MachineError) { report = try await machine.session.run(job) } catch {
+                    throw await machine.hypervisor.end(explaining: error)
+                }
+                _ = await machine.destroy()
+            } else {
+                (report, _) = try await host.withMachine(restoring: image) {
+                    machine throws(MachineError) in try await machine.session.run(job)
+                }
             }
             let output = String(decoding: report.stdout.bytes, as: UTF8.self)
             guard report.ending == .exited(code: 0), !output.isEmpty else {

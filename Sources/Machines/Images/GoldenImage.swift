@@ -19,16 +19,19 @@ final class GoldenImage: Sendable {
     let identity: GenerationIdentity
     private let rootDiskIdentity: Mutex<FileIdentity>
     private let locks: [ImageLock]
+    private let facts: FileFacts?
 
     private init(
         manifest: Manifest, directory: String, locks: [ImageLock], memory: consuming Descriptor,
-        state: consuming Descriptor, rootDisk: consuming Descriptor
+        state: consuming Descriptor, rootDisk: consuming Descriptor, facts: FileFacts?
     ) throws(MachineError) {
         self.manifest = manifest
         self.directory = directory
         self.locks = locks
+        self.facts = facts
         self.identity = try GenerationIdentity(of: directory)
-        self.rootDiskIdentity = Mutex(try FileIdentity(of: rootDisk.number))
+        self.rootDiskIdentity = Mutex(
+            try Self.verified(manifest.rootDisk, rootDisk.number, in: directory, facts))
         self.memory = memory
         self.state = state
         self.rootDisk = rootDisk
@@ -36,9 +39,11 @@ final class GoldenImage: Sendable {
 
     /// Reads and verifies everything; blocking, so call it through `offload`.
     ///
+    /// - Parameter facts: digests that need not be computed again while their files stay as they
+    ///   are; the signature is checked all the same.
     /// - Throws: `imageRefused` naming the file and the remedy when anything differs.
     static func load(
-        directory: String, trust: TrustedKeys, host: HostProfile
+        directory: String, trust: TrustedKeys, host: HostProfile, facts: FileFacts? = nil
     ) throws(MachineError) -> GoldenImage {
         // Nobody prunes what is loaded here: neither the generation nor its base.
         let lock = try ImageLock(directory)
@@ -46,16 +51,12 @@ final class GoldenImage: Sendable {
         let disk = "\(directory)/\(manifest.rootDisk.path)" as NSString
         let locks = [lock, try ImageLock(disk.deletingLastPathComponent)]
         try host.check(manifest, directory: directory)
-        let memory = try sealedCopy(of: manifest.memory, in: directory, name: "mayfly-memory")
-        let state = try sealedCopy(of: manifest.state, in: directory, name: "mayfly-state")
+        let memory = try sealedCopy(of: manifest.memory, in: directory, "mayfly-memory", facts)
+        let state = try sealedCopy(of: manifest.state, in: directory, "mayfly-state", facts)
         let rootDisk = try openImageFile("\(directory)/\(manifest.rootDisk.path)")
-        let found = try SHA256.hex(ofDescriptor: rootDisk.number)
-        guard found == manifest.rootDisk.sha256 else {
-            throw refusal(manifest.rootDisk, in: directory)
-        }
         return try GoldenImage(
             manifest: manifest, directory: directory, locks: locks, memory: memory, state: state,
-            rootDisk: rootDisk)
+            rootDisk: rootDisk, facts: facts)
     }
 
     /// Verifies without keeping anything: every file's digest, the kernel and initramfs included.
@@ -110,18 +111,37 @@ final class GoldenImage: Sendable {
     func checkRootDisk() async throws(MachineError) {
         let found = try FileIdentity(of: rootDisk.number)
         if rootDiskIdentity.withLock({ $0 == found }) { return }
-        let digest = try await offload { [self] () throws(MachineError) in
-            try SHA256.hex(ofDescriptor: rootDisk.number)
-        }
-        guard digest == manifest.rootDisk.sha256,
-            try FileIdentity(of: rootDisk.number) == found
-        else {
+        do throws(MachineError) {
+            let identity = try await offload { [self] () throws(MachineError) in
+                try Self.verified(manifest.rootDisk, rootDisk.number, in: directory, facts)
+            }
+            rootDiskIdentity.withLock { $0 = identity }
+        } catch {
+            guard error.reason == .imageRefused else { throw error }
             throw MachineError(
                 .imageRefused,
                 "\(directory)/\(manifest.rootDisk.path) changed after it was verified; "
                     + "rebuild it with `mayfly image build --refresh`")
         }
-        rootDiskIdentity.withLock { $0 = found }
+    }
+
+    /// Hashes an open file, unless it is known to have that digest.
+    ///
+    /// - Returns: which file, in which state, has the digest of the manifest.
+    private static func verified(
+        _ file: ImageFile, _ descriptor: CInt, in directory: String, _ facts: FileFacts?
+    ) throws(MachineError) -> FileIdentity {
+        // Again when its times changed meanwhile: a name of it may have gone away.
+        for _ in 0..<3 {
+            let reading = try FileReading(of: descriptor, as: file, facts)
+            if reading.isKnown { return reading.identity }
+            guard try SHA256.hex(ofDescriptor: descriptor) == file.sha256 else { break }
+            if try reading.isUnchanged(descriptor) {
+                reading.remember()
+                return reading.identity
+            }
+        }
+        throw refusal(file, in: directory)
     }
 
     private static func refusal(_ file: ImageFile, in directory: String) -> MachineError {
@@ -131,9 +151,10 @@ final class GoldenImage: Sendable {
                 + "rebuild it with `mayfly image build --force`")
     }
 
-    /// Copies a file into a memory file, seals it, and hashes what is now unchangeable.
+    /// Copies a file into a memory file, seals it, and hashes what is now unchangeable, unless the
+    /// file was known to have that digest before it was copied and is the same afterwards.
     private static func sealedCopy(
-        of file: ImageFile, in directory: String, name: String
+        of file: ImageFile, in directory: String, _ name: String, _ facts: FileFacts?
     ) throws(MachineError) -> Descriptor {
         let path = "\(directory)/\(file.path)"
         let source = try openImageFile(path)
@@ -141,27 +162,63 @@ final class GoldenImage: Sendable {
         guard ftruncate(copy.number, off_t(file.byteCount)) == 0 else {
             throw MachineError(.hostUnfit, "no memory for \(path): \(errnoText(errno))")
         }
-        var buffer = [UInt8](repeating: 0, count: 1 << 20)
-        var offset = 0
-        while offset < file.byteCount {
-            // Holes of the sparse file stay holes: a guest's unused memory costs nothing.
-            let data = lseek(source.number, off_t(offset), seekData)
-            if data < 0 { break }
-            offset = Int(data)
-            let count = unsafe pread(source.number, &buffer, buffer.count, data)
-            guard count > 0 else { break }
-            guard unsafe pwrite(copy.number, buffer, count, data) == count else {
-                throw MachineError(.hostUnfit, "no memory for \(path): \(errnoText(errno))")
-            }
-            offset += count
-        }
+        let reading = try FileReading(of: source.number, as: file, facts)
+        try copyData(of: path, source.number, to: copy.number, byteCount: file.byteCount)
         guard mayfly_seal(copy.number) == 0, mayfly_is_sealed(copy.number) == 1 else {
             throw MachineError(.hostUnfit, "this kernel cannot seal memory files")
         }
+        let isUnchanged = try reading.isUnchanged(source.number)
+        if reading.isKnown, isUnchanged { return copy }
         guard try SHA256.hex(ofDescriptor: copy.number) == file.sha256 else {
             throw refusal(file, in: directory)
         }
+        if isUnchanged { reading.remember() }
         return copy
+    }
+    /// Holes of the sparse file stay holes: a guest's unused memory costs nothing.
+    private static func copyData(
+        of path: String, _ source: CInt, to copy: CInt, byteCount: Int
+    ) throws(MachineError) {
+        var buffer = [UInt8](repeating: 0, count: 1 << 20)
+        var offset = 0
+        while offset < byteCount {
+            let data = lseek(source, off_t(offset), seekData)
+            if data < 0, errno == ENXIO { return }  // nothing but a hole from here on
+            // Whatever is not read must be an error: the copy may not be hashed.
+            guard data >= 0 else { throw MachineError(SystemError("read", path)) }
+            let count = unsafe pread(source, &buffer, buffer.count, data)
+            guard count >= 0 else { throw MachineError(SystemError("read", path)) }
+            if count == 0 { return }  // it became shorter, which its identity shows
+            guard unsafe pwrite(copy, buffer, count, data) == count else {
+                throw MachineError(.hostUnfit, "no memory for \(path): \(errnoText(errno))")
+            }
+            offset = Int(data) + count
+        }
+    }
+}
+
+/// A file of an image that is about to be read, and whether its digest is known without that.
+private struct FileReading {
+    let identity: FileIdentity
+    let isKnown: Bool
+    private let isRememberable: Bool
+    private let file: ImageFile
+    private let facts: FileFacts?
+
+    init(of descriptor: CInt, as file: ImageFile, _ facts: FileFacts?) throws(MachineError) {
+        identity = try FileIdentity(of: descriptor)
+        let isWhole = identity.byteCount == file.byteCount
+        isRememberable = isWhole && facts?.mayRemember(identity) == true
+        isKnown = isWhole && facts?.recall(.sha256, of: identity) == file.sha256
+        self.file = file
+        self.facts = facts
+    }
+    func isUnchanged(_ descriptor: CInt) throws(MachineError) -> Bool {
+        try FileIdentity(of: descriptor) == identity
+    }
+    /// What was read has the digest, and the file has not changed while it was read.
+    func remember() {
+        if isRememberable { facts?.remember(file.sha256, as: .sha256, of: identity) }
     }
 }
 
@@ -184,22 +241,6 @@ struct GenerationIdentity: Hashable, Sendable {
         numbers = [
             UInt(directory.st_dev), UInt(directory.st_ino),
             UInt(bitPattern: manifest.st_mtim.tv_sec), UInt(bitPattern: manifest.st_mtim.tv_nsec),
-        ]
-    }
-}
-
-/// What identifies a file that must not change under us.
-private struct FileIdentity: Equatable, Sendable {
-    var numbers: [Int]
-    init(of descriptor: CInt) throws(MachineError) {
-        var status = stat()
-        guard unsafe fstat(descriptor, &status) == 0 else {
-            throw MachineError(.hostUnfit, "cannot inspect an image file: \(errnoText(errno))")
-        }
-        numbers = [
-            Int(status.st_dev), Int(status.st_ino), Int(status.st_size),
-            status.st_mtim.tv_sec, status.st_mtim.tv_nsec, status.st_ctim.tv_sec,
-            status.st_ctim.tv_nsec,
         ]
     }
 }

@@ -11,6 +11,7 @@ import Wire
 /// The outcome of a build.
 package struct BuiltImage: Sendable, Codable {
     package var name: String
+    package var hypervisor: HypervisorName
     package var generation: String
     package var directory: String
     /// False when the same inputs were built before.
@@ -27,7 +28,7 @@ package struct ImageBuilder {
 
     /// How many clones prove that they differ, at the same time.
     static let canaryCount = 4
-    /// From the start of QEMU to READY; interpreters start slowly under emulation.
+    /// From the start of the hypervisor to READY; interpreters start slowly under emulation.
     private static let bootTimeout = Duration.seconds(400)
 
     package nonisolated init(
@@ -48,18 +49,33 @@ package struct ImageBuilder {
             .base(fresh: refresh).directory
     }
 
-    /// Builds and publishes; with nothing changed it says so and does nothing, unless `force`.
+    /// Builds and publishes for each hypervisor that this host has, or for the one that is set;
+    /// with nothing changed it says so and does nothing, unless `force`.
     ///
     /// - Parameter refresh: installs the packages anew, to take Debian's updates.
-    package func build(force: Bool, refresh: Bool) async throws(MachineError) -> BuiltImage {
-        let begin = ContinuousClock.now
+    package func build(force: Bool, refresh: Bool) async throws(MachineError) -> [BuiltImage] {
         if let problem = definition.problem { throw MachineError(.buildFailed, problem) }
         try store.removeDrafts()
-        let probe = try await HostProbe.run(settings, retryingKVM: force)
+        let probes = try await HostProbe.all(settings, retryingKVM: force)
         let agent = try agentBytes()
         let base = try await BaseBuilder(store: store, definition: definition, progress: progress)
             .base(fresh: refresh)
-        var built: BuiltImage
+        var built: [BuiltImage] = []
+        for probe in probes {
+            let begin = ContinuousClock.now
+            var image = try await buildOrFallBack(on: probe, base, agent, force: force)
+            image.seconds = (ContinuousClock.now - begin).milliseconds / 1000
+            built.append(image)
+        }
+        return built
+    }
+
+    /// As `build`; a guest that does not come up under KVM is built for emulation, where that is
+    /// allowed.
+    private func buildOrFallBack(
+        on probe: HostProbe, _ base: ImageBase, _ agent: [UInt8], force: Bool
+    ) async throws(MachineError) -> BuiltImage {
+        let built: BuiltImage
         do throws(MachineError) {
             built = try await build(on: probe, base, agent, force: force)
         } catch  where error.reason == .bootFailed && probe.profile.accelerator == .kvm {
@@ -71,12 +87,12 @@ package struct ImageBuilder {
             progress("kvm does not work: \(refusal.obstacle.found); building for emulation")
             var emulated = settings
             emulated.accelerator = .tcg
+            emulated.hypervisor = .qemu
             built = try await build(
                 on: try await HostProbe.run(emulated), base, agent, force: force)
             // Not before: only emulation that works shows that KVM was to blame.
             try refusal.record(settings)
         }
-        built.seconds = (ContinuousClock.now - begin).milliseconds / 1000
         return built
     }
 
@@ -84,7 +100,7 @@ package struct ImageBuilder {
         on probe: HostProbe, _ base: ImageBase, _ agent: [UInt8], force: Bool
     ) async throws(MachineError) -> BuiltImage {
         let profile = probe.profile
-        progress("host: \(profile.accelerator), \(profile.transport)")
+        progress("host: \(profile.hypervisor), \(profile.accelerator), \(profile.transport)")
         for fallback in probe.fallbacks { progress(fallback) }
         let hardware = VirtualHardware(
             vCPUCount: definition.vCPUCount, memory: definition.memory,
@@ -92,7 +108,7 @@ package struct ImageBuilder {
         let agentDigest = SHA256.hex(of: agent)
         let generation = Manifest.generation(
             definition: definition, base: base.id, packages: base.packages, agent: agentDigest,
-            qemuVersion: profile.qemuVersion, hardware: hardware, processor: profile.processor)
+            host: profile, hardware: hardware)
         let images = "\(store.imagesDirectory)/\(definition.name)"
         let directory = "\(images)/\(generation)"
         if !force, FileManager.default.fileExists(atPath: "\(directory)/manifest.json") {
@@ -101,9 +117,10 @@ package struct ImageBuilder {
                 (try? GoldenImage.verify(directory: directory, trust: trust, host: profile)) != nil
             }
             if isSound {
-                try switchCurrent(images, to: generation)
+                try switchCurrent(to: generation, for: profile.hypervisor)
                 return BuiltImage(
-                    name: definition.name, generation: generation, directory: directory,
+                    name: definition.name, hypervisor: profile.hypervisor, generation: generation,
+                    directory: directory,
                     isNew: false, seconds: 0)
             }
             progress("generation \(generation) is damaged; building it again")
@@ -116,6 +133,9 @@ package struct ImageBuilder {
         }
         try link(base, into: work)
         try writeFile("\(work)/initramfs", initramfs(base, agent), mode: 0o444)
+        if profile.hypervisor == .firecracker {
+            try await KernelImage(path: "\(base.directory)/kernel").extract(to: "\(work)/vmlinux")
+        }
         var manifest = try newManifest(
             base: base, hardware: hardware, profile: profile, agent: agentDigest,
             generation: generation, directory: work)
@@ -123,10 +143,10 @@ package struct ImageBuilder {
         try sign(manifest, in: work)
         try await proveClones(in: work, profile: profile)
         try publish(work, as: directory)
-        try switchCurrent(images, to: generation)
+        try switchCurrent(to: generation, for: profile.hypervisor)
         return BuiltImage(
-            name: definition.name, generation: generation, directory: directory, isNew: true,
-            seconds: 0)
+            name: definition.name, hypervisor: profile.hypervisor, generation: generation,
+            directory: directory, isNew: true, seconds: 0)
     }
 
     // MARK: Parts
@@ -174,13 +194,19 @@ package struct ImageBuilder {
         generation: String, directory: String
     ) throws(MachineError) -> Manifest {
         var line = [
-            "console=ttyS0", "quiet", "reboot=t", "panic=-1", "no_timer_check",
-            "mayfly.agent=\(agent)",
+            "console=ttyS0", "quiet", "panic=-1", "no_timer_check", "mayfly.agent=\(agent)",
         ]
+        switch profile.hypervisor {
+        case .qemu: line.append("reboot=t")
+        // It takes the keyboard's reset for the end; its vsock is nobody's but the worker's.
+        case .firecracker: line += ["reboot=k", "mayfly.listen=\(Firecracker.agentPort)"]
+        }
         // Emulation shows the host's time stamp counter, but a guest cannot calibrate it: told a
         // wrong rate its clock runs away, told none it falls back to a clock of 4 ms steps.
         if hardware.accelerator == .tcg {
             line += ["tsc=reliable", "tsc_early_khz=\(mayfly_tsc_khz())"]
+            // What it translated stays of use only at the same address.
+            line.append("mayfly.layout=fixed")
         }
         if !definition.interpreters.isEmpty {
             line.append("mayfly.warm=\(definition.interpreters.joined(separator: ","))")
@@ -192,11 +218,13 @@ package struct ImageBuilder {
         return Manifest(
             definition: definition, generation: generation,
             createdAt: ISO8601DateFormatter().string(from: Date()), hardware: hardware,
-            deviceModel: QEMU.deviceModel, qemuVersion: profile.qemuVersion,
-            processor: profile.processor, agent: agent, guestKernel: base.kernelRelease,
+            deviceModel: profile.hypervisor.deviceModel, hypervisor: profile.hypervisor,
+            hypervisorVersion: profile.hypervisorVersion, processor: profile.processor,
+            agent: agent, guestKernel: base.kernelRelease,
             memory: none, state: none,
             rootDisk: try describe("base/root.ext4", in: directory),
-            kernel: try describe("base/kernel", in: directory),
+            kernel: try describe(
+                profile.hypervisor == .firecracker ? "vmlinux" : "base/kernel", in: directory),
             initramfs: try describe("initramfs", in: directory),
             commandLine: line.joined(separator: " "), buildBootMilliseconds: 0)
     }
@@ -216,12 +244,8 @@ package struct ImageBuilder {
         _ manifest: inout Manifest, on probe: HostProbe, into work: String
     ) async throws(MachineError) {
         progress("booting \(definition.memory) with \(definition.vCPUCount) vCPU")
-        let memory = try attempting(Descriptor.memory("mayfly-build"))
-        guard ftruncate(memory.number, off_t(definition.memory.bytes)) == 0 else {
-            throw MachineError(.hostUnfit, "no memory for the guest: \(errnoText(errno))")
-        }
         let boot = try BootedMachine(
-            manifest, in: work, memory: memory.number, binary: probe.qemu)
+            manifest, in: work, work: "\(work)/.machine", program: probe.hypervisor)
         do throws(MachineError) {
             let deadline = ContinuousClock.now + Self.bootTimeout
             let begin = ContinuousClock.now
@@ -232,17 +256,17 @@ package struct ImageBuilder {
             manifest.buildBootMilliseconds = Int((ContinuousClock.now - begin).milliseconds)
             try await session.park(before: deadline)
             progress("parked after \((ContinuousClock.now - begin).shown); saving")
-            try await boot.qemu.pause(before: deadline)
-            try await boot.qemu.prepareMigration(before: deadline)
-            let state = try attempting(Descriptor.open("\(work)/state", O_RDWR | O_CREAT | O_TRUNC))
-            try await boot.qemu.save(to: state.number, before: deadline)
-            _ = await boot.qemu.end()
+            try await boot.hypervisor.pause(before: deadline)
+            try await boot.hypervisor.save(before: deadline)
+            _ = await boot.hypervisor.end()
         } catch {
-            throw await boot.qemu.end(explaining: error)
+            throw await boot.hypervisor.end(explaining: error)
         }
-        let source = memory.number
+        unsafe rmdir("\(work)/.machine")
+        let (memory, state) = (boot.memory.number, boot.state.number)
         try await offload { () throws(MachineError) in
-            try copySparse(from: source, to: "\(work)/memory")
+            try copySparse(from: memory, to: "\(work)/memory")
+            try copySparse(from: state, to: "\(work)/state")
         }
         manifest.memory = try describe("memory", in: work)
         manifest.state = try describe("state", in: work)
@@ -251,7 +275,8 @@ package struct ImageBuilder {
 
     /// The session once the agent has answered, which under KVM is the proof that KVM works.
     private func firstAnswer(
-        of boot: BootedMachine, _ manifest: Manifest, before deadline: ContinuousClock.Instant
+        of boot: borrowing BootedMachine, _ manifest: Manifest,
+        before deadline: ContinuousClock.Instant
     ) async throws(MachineError) -> AgentSession {
         let isKVM = manifest.hardware.accelerator == .kvm
         let limit = isKVM ? min(deadline, .now + settings.probeTimeout) : deadline
@@ -293,11 +318,15 @@ package struct ImageBuilder {
         }
         var canarySettings = settings
         canarySettings.standbys = 0
+        canarySettings.hypervisor = profile.hypervisor
+        canarySettings.accelerator = profile.accelerator
         let host = try await MachineHost.start(canarySettings)
         // All restored before the first one ends, as in a worker; the tasks share this actor.
-        let tasks = (0..<Self.canaryCount).map { _ in
+        let tasks = (0..<Self.canaryCount).map { number in
             Task { @LoopActor () async throws -> [String] in
-                try await Canary.answers(of: image, on: host)
+                // Half of them as most jobs will meet them.
+                try await Canary.answers(
+                    of: image, on: host, isWarm: number % 2 == 1 && host.canKeepWarm)
             }
         }
         var clones: [[String]] = []
@@ -332,8 +361,11 @@ package struct ImageBuilder {
         guard status == 0 else { throw MachineError(SystemError("exchange", directory, -status)) }
         // What stood there is at `work` now, and goes with it.
     }
-    private func switchCurrent(_ images: String, to generation: String) throws(MachineError) {
-        try replaceLink("\(images)/current", with: generation)
+    private func switchCurrent(
+        to generation: String, for hypervisor: HypervisorName
+    ) throws(MachineError) {
+        try replaceLink(
+            store.currentLink(of: definition.name, for: hypervisor), with: generation)
     }
 }
 

@@ -75,7 +75,7 @@ struct ImageFile: Hashable, Codable {
 
 /// What a snapshot is and what it may be restored on; signed.
 struct Manifest: Codable {
-    static let currentFormat = 1
+    static let currentFormat = 2
 
     var format = Manifest.currentFormat
     var definition: ImageDefinition
@@ -84,7 +84,9 @@ struct Manifest: Codable {
     var createdAt: String
     var hardware: VirtualHardware
     var deviceModel: String
-    var qemuVersion: String
+    var hypervisor: HypervisorName
+    /// As `HypervisorProgram.version`.
+    var hypervisorVersion: String
     var processor: Processor
     /// SHA-256 of the agent in the initramfs.
     var agent: String
@@ -95,22 +97,24 @@ struct Manifest: Codable {
     var kernel: ImageFile
     var initramfs: ImageFile
     var commandLine: String
-    /// Wall time from the start of QEMU to READY with every interpreter parked, in milliseconds.
+    /// Wall time from the hypervisor's start to READY with every interpreter parked, in ms.
     var buildBootMilliseconds: Int
 
     /// What decides the generation: the same inputs give the same id.
     static func generation(
         definition: ImageDefinition, base: String, packages: String, agent: String,
-        qemuVersion: String,
-        hardware: VirtualHardware, processor: Processor
+        host: HostProfile, hardware: VirtualHardware
     ) -> String {
         let encoder = JSONEncoder()
         encoder.outputFormatting = .sortedKeys
         let hash = SHA256()
-        for part: any Encodable in [definition, hardware, processor] {
+        for part: any Encodable in [definition, hardware, host.processor] {
             hash.update([UInt8]((try? encoder.encode(part)) ?? Data()))
         }
-        for part in [base, packages, agent, qemuVersion, QEMU.deviceModel, "\(currentFormat)"] {
+        for part in [
+            base, packages, agent, host.hypervisorVersion, host.hypervisor.deviceModel,
+            "\(currentFormat)",
+        ] {
             hash.update("\(part.utf8.count):\(part)")
         }
         return String(hexText(hash.finish()).prefix(16))

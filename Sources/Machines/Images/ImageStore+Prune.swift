@@ -19,13 +19,14 @@ extension ImageStore {
         var usedBases: Set<String> = []
         for name in children(of: imagesDirectory) {
             let images = "\(imagesDirectory)/\(name)"
-            let current = link(of: "\(images)/current")
-            let generations = children(of: images)
-                .filter { $0 != "current" && !$0.hasPrefix(".") }
+            let current = HypervisorName.allCases.compactMap {
+                link(of: currentLink(of: name, for: $0))
+            }
+            let generations = generations(of: name)
                 .sorted { age("\(images)/\($0)") > age("\(images)/\($1)") }
             for (place, generation) in generations.enumerated() {
                 let directory = "\(images)/\(generation)"
-                if generation != current, place >= keep {
+                if !current.contains(generation), place >= keep {
                     try remove(directory, dryRun, &report)
                 }
                 guard !report.removed.contains(directory) else { continue }

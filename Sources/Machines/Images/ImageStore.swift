@@ -1,7 +1,7 @@
 // The images on this host: where they stand, which generation is current, which keys are trusted.
 //
 //   <state>/images/<name>/<generation>/   manifest.json manifest.sig memory state initramfs
-//   <state>/images/<name>/current         → <generation>
+//   <state>/images/<name>/current.<hypervisor>   → <generation>
 //   <state>/bases/<id>-<content>/         root.ext4 kernel modules packages (shared, never changed)
 //   <state>/bases/<id>.newest             → <id>-<content>, the newest of a definition
 //   <state>/keys/signing.key  keys/trusted/<key id>.pub
@@ -15,7 +15,8 @@ package struct ImageSummary: Sendable, Codable {
     package var generation: String
     package var isCurrent: Bool
     package var createdAt: String
-    package var qemuVersion: String
+    package var hypervisor: HypervisorName?
+    package var hypervisorVersion: String
     package var accelerator: Accelerator?
     package var transport: Transport?
     /// What it occupies on disk, without the base it shares.
@@ -34,18 +35,20 @@ package struct ImageStore: Sendable {
     var basesDirectory: String { "\(stateDirectory)/bases" }
     var keysDirectory: String { "\(stateDirectory)/keys" }
 
+    /// A snapshot is one hypervisor's, so each has a current generation of its own.
+    func currentLink(of name: String, for hypervisor: HypervisorName) -> String {
+        "\(imagesDirectory)/\(name)/\(Self.currentPrefix)\(hypervisor)"
+    }
+    static let currentPrefix = "current."
+
     /// The directory of an image's current generation, or of the one named.
     func directory(
-        of name: String, generation: String? = nil
+        of name: String, for hypervisor: HypervisorName, generation: String? = nil
     ) throws(MachineError) -> String {
-        let current = "\(imagesDirectory)/\(name)/\(generation ?? "current")"
-        guard
-            let target = generation
-                ?? (try? FileManager.default.destinationOfSymbolicLink(atPath: current))
-        else {
+        guard let target = generation ?? link(of: currentLink(of: name, for: hypervisor)) else {
             throw MachineError(
                 .imageMissing,
-                "no image \"\(name)\" under \(imagesDirectory); "
+                "no image \"\(name)\" for \(hypervisor) under \(imagesDirectory); "
                     + "build it with `mayfly image build \(name)`")
         }
         let directory = "\(imagesDirectory)/\(name)/\(target)"
@@ -58,24 +61,32 @@ package struct ImageStore: Sendable {
         return directory
     }
 
+    /// The names of an image's generations.
+    func generations(of name: String) -> [String] {
+        children(of: "\(imagesDirectory)/\(name)")
+            .filter { !$0.hasPrefix("current") && !$0.hasPrefix(".") }
+    }
+
     /// Every generation on this host, by name and age.
     package func list(on host: HostProfile) throws(MachineError) -> [ImageSummary] {
         let trust = try trustedKeys()
         var found: [ImageSummary] = []
         for name in children(of: imagesDirectory) {
-            let current = try? FileManager.default.destinationOfSymbolicLink(
-                atPath: "\(imagesDirectory)/\(name)/current")
-            for generation in children(of: "\(imagesDirectory)/\(name)")
-            where generation != "current" && !generation.hasPrefix(".") {
+            let current = HypervisorName.allCases.compactMap {
+                link(of: currentLink(of: name, for: $0))
+            }
+            for generation in generations(of: name) {
                 let directory = "\(imagesDirectory)/\(name)/\(generation)"
                 var summary = ImageSummary(
-                    name: name, generation: generation, isCurrent: generation == current,
-                    createdAt: "", qemuVersion: "", accelerator: nil, transport: nil,
+                    name: name, generation: generation, isCurrent: current.contains(generation),
+                    createdAt: "", hypervisor: nil, hypervisorVersion: "", accelerator: nil,
+                    transport: nil,
                     byteCount: occupied(directory), problem: nil)
                 do {
                     let manifest = try GoldenImage.readManifest(in: directory, trust: trust)
                     summary.createdAt = manifest.createdAt
-                    summary.qemuVersion = manifest.qemuVersion
+                    summary.hypervisor = manifest.hypervisor
+                    summary.hypervisorVersion = manifest.hypervisorVersion
                     summary.accelerator = manifest.hardware.accelerator
                     summary.transport = manifest.hardware.transport
                     try host.check(manifest, directory: directory)
@@ -90,7 +101,7 @@ package struct ImageStore: Sendable {
     package func verify(
         _ name: String, generation: String? = nil, on host: HostProfile
     ) throws(MachineError) {
-        let directory = try directory(of: name, generation: generation)
+        let directory = try directory(of: name, for: host.hypervisor, generation: generation)
         try GoldenImage.verify(directory: directory, trust: try trustedKeys(), host: host)
     }
 

@@ -61,7 +61,7 @@ package struct MachineIdentity: Sendable {
     package var id: String
     package var image: String
     package var generation: String
-    package var hypervisor: Hypervisor
+    package var hypervisor: HypervisorName
     package var accelerator: Accelerator
     package var transport: Transport
     /// What PREPARE credited to the guest's kernel and seeded its interpreters with: 96 bytes.
@@ -73,7 +73,9 @@ package struct MachineIdentity: Sendable {
 /// Where the time of one machine went, beside its job's own: ``GuestReport/timings``.
 package struct MachineTimings: Sendable {
     /// Where the machine's hypervisor came from.
-    package enum Start: String, Sendable {
+    package enum Start: String, Sendable, CaseIterable {
+        /// It had been restored, rehearsed and paused.
+        case warm
         /// It had been waiting with nothing loaded.
         case standby
         /// It was started for this job.

@@ -10,17 +10,38 @@ extension AgentSession {
 
     /// Connects by the machine's transport and greets; `agent` is the digest that must answer.
     static func open(
-        qemu: QEMU, contextID: UInt32?, agent: String, before deadline: ContinuousClock.Instant
+        _ hypervisor: any Hypervisor, agent: String, before deadline: ContinuousClock.Instant
     ) async throws(MachineError) -> AgentSession {
-        guard let port = qemu.takePort() else {
-            throw MachineError(.restoreFailed, "the agent's port was taken before")
-        }
-        guard let contextID else {
-            let session = try AgentSession(port, qemu.pidDescriptor)
+        switch try hypervisor.takeAgentWay() {
+        case .port(let port):
+            let session = try AgentSession(port, hypervisor.pidDescriptor)
             try await session.greet(agent: agent, before: deadline)
             return session
+        case .vsock(let contextID, let port):
+            let invitation = try invite(over: port)
+            let session = try await open(
+                hypervisor, token: invitation.token, agent: agent, before: deadline
+            ) { patience throws(MachineError) in
+                try await VsockPort.connect(contextID, port: invitation.port, within: patience)
+            }
+            session.port = port
+            session.invitation = invitation
+            return session
+        case .socket(let socket):
+            return try await open(
+                hypervisor, token: randomBytes(Limits.tokenByteCount), agent: agent,
+                before: deadline
+            ) { patience throws(MachineError) in
+                try await socket.connect(port: Firecracker.agentPort, within: patience)
+            }
         }
-        let invitation = try invite(over: port)
+    }
+    /// Connects again and again until the agent greets.
+    private static func open(
+        _ hypervisor: any Hypervisor, token: [UInt8], agent: String,
+        before deadline: ContinuousClock.Instant,
+        _ connect: (Duration) async throws(MachineError) -> ByteStream?
+    ) async throws(MachineError) -> AgentSession {
         // Right after a resume nobody listens yet, a connection may hang on a stale context id, or
         // be accepted and then reset: short tries until one is greeted. HELLO changes nothing in
         // the guest. The first are so short that hardware loses no time; a slow guest gets ever
@@ -31,24 +52,19 @@ extension AgentSession {
         var greeting = VsockPort.firstGreeting
         while .now < deadline {
             tries += 1
-            if let channel = try await VsockPort.connect(
-                contextID, port: invitation.port, within: patience)
-            {
-                let session = try AgentSession(
-                    channel, qemu.pidDescriptor, token: invitation.token)
-                session.port = port
+            if let channel = try await connect(patience) {
+                let session = try AgentSession(channel, hypervisor.pidDescriptor, token: token)
                 do throws(MachineError) {
                     try await session.greet(
                         agent: agent, before: min(deadline, .now + greeting))
                     session.tries = tries
-                    session.invitation = invitation
                     return session
                 } catch  where error.reason == .machineLost || error.reason == .restoreFailed {
                     greeting *= 2
                 }
             }
             patience = min(patience * 2, VsockPort.longestTry)
-            try await wait(pause, for: qemu)
+            try await wait(pause, for: hypervisor)
             pause = min(pause * 2, VsockPort.longestPause)
         }
         throw MachineError(
@@ -69,9 +85,11 @@ extension AgentSession {
         }
         return invitation
     }
-    private static func wait(_ pause: Duration, for qemu: QEMU) async throws(MachineError) {
+    private static func wait(_ pause: Duration, for hypervisor: any Hypervisor)
+        async throws(MachineError)
+    {
         let probe = await EventLoop.shared.ready(
-            [(qemu.pidDescriptor, .read)], before: .now + pause)
+            [(hypervisor.pidDescriptor, .read)], before: .now + pause)
         switch probe {
         case .timedOut: return
         case .ready: throw MachineError(.machineLost, "the hypervisor ended")
@@ -137,6 +155,20 @@ extension AgentSession {
         }
         throw MachineError(
             .restoreFailed, "the guest's clock is more than 100 ms off; the host is overloaded")
+    }
+
+    /// Walks a job's way once, so that the job does not walk it first; PREPARE must come again.
+    ///
+    /// - Throws: `restoreFailed` with the agent's words when it could not.
+    func rehearse(before deadline: ContinuousClock.Instant) async throws(MachineError) {
+        try send(.rehearse)
+        let (_, message) = try await message(before: deadline)
+        guard case .ack(let status, let words) = message else {
+            throw MachineError(.protocolViolation, "REHEARSE was not answered with ACK")
+        }
+        guard status == .ok else {
+            throw MachineError(.restoreFailed, "the machine could not rehearse: \(words)")
+        }
     }
 
     // MARK: Building

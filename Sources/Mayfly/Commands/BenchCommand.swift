@@ -30,6 +30,7 @@ struct BenchCommand: ParsableCommand {
                 """)
         @Option(help: "Restores of each sort.") var rounds = 20
         @Option(help: "Cold boots; seconds each without KVM.") var boots = 3
+        @Option(help: "Machines alive at once when memory is measured.") var machines = 32
         @OptionGroup var options: ConfigurationOptions
         @OptionGroup var output: OutputOptions
 
@@ -37,13 +38,20 @@ struct BenchCommand: ParsableCommand {
             if !(1...10_000).contains(rounds) || !(1...1000).contains(boots) {
                 throw ValidationError("--rounds may be 1 to 10000 and --boots 1 to 1000")
             }
+            if !(1...1000).contains(machines) {
+                throw ValidationError("--machines may be 1 to 1000")
+            }
         }
         func run() async throws {
             let configuration = try options.load()
             let result = try await withLogger(configuration.makeLogger(isQuiet: true)) { _ in
-                try await MachineHost.with(configuration.host) { host in
+                var settings = configuration.host
+                // It makes its own, and nothing else shall run beside what is measured.
+                settings.warm = WarmSettings()
+                return try await MachineHost.with(settings) { host in
                     try await RestoreBench.run(
-                        image: "code", host: host, rounds: rounds, boots: boots
+                        image: "code", host: host, rounds: rounds, boots: boots,
+                        machines: machines
                     ) { Console.say($0) }
                 }
             }
@@ -111,69 +119,61 @@ struct QueueBench: AsyncParsableCommand {
 struct JobsBench: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "jobs",
-        abstract:
-            "Enqueues small code jobs for the workers that run, and measures each to its end.",
+        abstract: "Small code jobs for the workers that run: times, rate, processor and memory.",
         discussion: """
-            Start workers first. The times are the database's: from created_at to
-            finished_at.
+            Start workers first. Times of a way of starting a machine and a hypervisor stand
+            beside each other; processor time and memory are those of the workers and the
+            PostgreSQL of this host, where they can be seen.
 
             Examples:
               mayfly bench jobs --jobs 50
               mayfly bench jobs --jobs 200 --language bash --json
+              mayfly bench jobs --one-by-one 30 --machines 1,8 --worker 4711
             """)
-    @Option(help: "How many jobs.") var jobs = 50
+    @Option(help: "How many jobs are put in at once.") var jobs = 50
+    @Option(help: "How many jobs are put in one after the other, before.") var oneByOne = 10
     @Option(help: "python, node or bash.") var language = "python"
+    @Option(help: "Process ids of workers on this host, by commas; else they are searched.")
+    var worker: String?
+    @Option(help: "At how many machines at once to weigh them, by commas; 0: not at all.")
+    var machines = "1,8,32"
     @OptionGroup var options: ConfigurationOptions
     @OptionGroup var database: DatabaseOptions
     @OptionGroup var output: OutputOptions
 
     func validate() throws {
-        if !(1...10_000).contains(jobs) { throw ValidationError("--jobs may be 1 to 10000") }
+        if !(1...10_000).contains(jobs) || !(0...10_000).contains(oneByOne) {
+            throw ValidationError("--jobs may be 1 to 10000 and --one-by-one 0 to 10000")
+        }
         if CodePayload.Language(rawValue: language) == nil {
             throw ValidationError("--language is python, node or bash")
+        }
+        if Self.numbers(machines, upTo: 1000) == nil {
+            throw ValidationError("--machines is numbers up to 1000, such as 1,8,32")
+        }
+        if let worker, Self.numbers(worker, upTo: Int(Int32.max)) == nil {
+            throw ValidationError("--worker is process ids, such as 4711,4712")
         }
     }
 
     func run() async throws {
         let configuration = try options.load([database.assignment])
-        let source = ["python": "print(6*7)", "node": "console.log(6*7)", "bash": "echo 42"]
-        let one: JSON = .object([
-            "kind": .string("code"),
-            "payload": .object([
-                "language": .string(language), "source": .string(source[language] ?? ""),
-            ]),
-        ])
-        let many = JSON.array(Array(repeating: one, count: jobs)).text
-        let begin = ContinuousClock.now
-        let ended = try await Database(configuration).with { ledger throws(JobsError) in
-            var ended: [JobRow] = []
-            for id in try await ledger.enqueueMany(many) { ended.append(try await ledger.wait(id)) }
-            return ended
-        }
-        let took = ContinuousClock.now - begin
-        let succeeded = ended.filter { $0.state == "succeeded" }
-        var table = Table("WHAT", "N", "P50", "P95", "P99")
-        for name in [
-            "queue_ms", "restore_ms", "prepare_ms", "first_byte_ms", "run_ms", "destroy_ms",
-        ] {
-            let samples = succeeded.compactMap {
-                JSON.stored($0.result)["timings"]?[name].flatMap { Double($0.text) }
-            }.sorted()
-            guard !samples.isEmpty else { continue }
-            table.add(
-                .string(name), .number(samples.count), .number(Self.percentile(samples, 0.5)),
-                .number(Self.percentile(samples, 0.95)), .number(Self.percentile(samples, 0.99)))
-        }
-        table.print(asJSON: output.isJSON, empty: "no job succeeded; is a worker running?")
-        let rate = Format.rounded(Double(ended.count) / took.milliseconds * 1000, 2)
-        Console.say(
-            "\(succeeded.count) of \(ended.count) succeeded in \(Format.duration(took)): "
-                + "\(rate) jobs/s")
-        if succeeded.count < ended.count { throw ExitCode(1) }
+        let pids = worker.flatMap { Self.numbers($0, upTo: Int(Int32.max)) }
+        let bench = JobsMeasurement(
+            database: Database(configuration), language: language, oneByOne: oneByOne, jobs: jobs,
+            machines: (Self.numbers(machines, upTo: 1000) ?? []).filter { $0 > 0 },
+            workers: pids?.map(Int32.init))
+        let result = try await bench.run { Console.say($0) }
+        result.table.print(asJSON: output.isJSON, empty: "no job succeeded; is a worker running?")
+        for remark in result.remarks { Console.say(remark) }
+        Console.say("\(result.succeeded) of \(result.ended) jobs succeeded")
+        if result.succeeded < result.ended { throw ExitCode(1) }
     }
 
-    static func percentile(_ sorted: [Double], _ share: Double) -> Double {
-        let place = Int((Double(sorted.count) * share).rounded(.up)) - 1
-        return sorted[min(max(place, 0), sorted.count - 1)]
+    /// `nil` when it is no list of numbers.
+    private static func numbers(_ text: String, upTo most: Int) -> [Int]? {
+        let parts = text.split(separator: ",", omittingEmptySubsequences: false)
+        let numbers = parts.compactMap { Int($0) }.filter { (0...most).contains($0) }
+        return numbers.count == parts.count ? numbers : nil
     }
 }

@@ -36,7 +36,11 @@ struct DoctorCommand: AsyncParsableCommand {
         findings += Self.tools()
         findings += await Self.database(configuration)
         Console.data(output.isJSON ? Self.json(findings).text : Self.text(findings))
-        let isFit = !findings.contains { $0.state == .off && !$0.name.hasPrefix("hardening.") }
+        // What a layer or one of two hypervisors lacks does not keep a worker from running.
+        let isFit = !findings.contains {
+            $0.state == .off && !$0.name.hasPrefix("hardening.")
+                && !$0.name.hasPrefix("hypervisor.")
+        }
         if !isFit { throw ExitCode(1) }
     }
 
@@ -75,7 +79,11 @@ struct DoctorCommand: AsyncParsableCommand {
     ) -> [Check] {
         let store = ImageStore(stateDirectory: configuration.text(.stateDirectory))
         let remedy = "mayfly image build code"
-        guard let image = try? store.list(on: probe.profile).first(where: \.isCurrent) else {
+        guard
+            let image = try? store.list(on: probe.profile).first(where: {
+                $0.isCurrent && $0.hypervisor == probe.profile.hypervisor
+            })
+        else {
             return [
                 Check(
                     name: "image code", state: .off, found: "not built", remedy: remedy)

@@ -20,8 +20,9 @@ struct ImageCommand: ParsableCommand {
         static let configuration = CommandConfiguration(
             abstract: "Builds an image: packages, kernel, agent, one boot, a snapshot.",
             discussion: """
-                If nothing changed, it says so and ends. The definition is image.<name>.…
-                of worker.conf. Needs root (or sudo) for mmdebstrap.
+                For each hypervisor that this host has, or for machine.hypervisor, from the
+                same root disk. If nothing changed, it says so and ends. The definition is
+                image.<name>.… of worker.conf. Needs root (or sudo) for mmdebstrap.
 
                 Examples:
                   mayfly image build code
@@ -54,11 +55,17 @@ struct ImageCommand: ParsableCommand {
                 return table.print(asJSON: output.isJSON, empty: "")
             }
             let built = try await builder.build(force: force, refresh: refresh)
-            if !built.isNew { Console.say("nothing changed: this generation was built before") }
-            var table = Table("NAME", "GENERATION", "NEW", "SECONDS", "DIRECTORY")
-            table.add(
-                .string(built.name), .string(built.generation), .bool(built.isNew),
-                .number(Format.rounded(built.seconds)), .string(built.directory))
+            var table = Table("NAME", "HYPERVISOR", "GENERATION", "NEW", "SECONDS", "DIRECTORY")
+            table.cellLimit = 1000
+            for image in built {
+                if !image.isNew {
+                    Console.say("nothing changed: \(image.generation) was built before")
+                }
+                table.add(
+                    .string(image.name), .string(image.hypervisor.rawValue),
+                    .string(image.generation), .bool(image.isNew),
+                    .number(Format.rounded(image.seconds)), .string(image.directory))
+            }
             table.print(asJSON: output.isJSON, empty: "")
         }
     }
@@ -79,13 +86,14 @@ struct ImageCommand: ParsableCommand {
             let probe = try await HostProbe.run(configuration.host)
             let store = ImageStore(stateDirectory: configuration.text(.stateDirectory))
             var table = Table(
-                "NAME", "GENERATION", "CURRENT", "CREATED", "QEMU", "ACCELERATOR", "TRANSPORT",
-                "BYTES", "PROBLEM")
+                "NAME", "GENERATION", "CURRENT", "CREATED", "HYPERVISOR", "VERSION",
+                "ACCELERATOR", "TRANSPORT", "BYTES", "PROBLEM")
             table.cellLimit = 120
             for image in try store.list(on: probe.profile) {
                 table.add(
                     .string(image.name), .string(image.generation), .bool(image.isCurrent),
-                    .string(image.createdAt), .string(image.qemuVersion),
+                    .string(image.createdAt), .string(image.hypervisor?.rawValue ?? ""),
+                    .string(image.hypervisorVersion),
                     .string(image.accelerator?.rawValue ?? ""),
                     .string(image.transport?.rawValue ?? ""),
                     .number(image.byteCount), .optional(image.problem))

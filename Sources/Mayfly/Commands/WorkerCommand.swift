@@ -78,14 +78,15 @@ struct WorkerCommand: AsyncParsableCommand {
         _ configuration: Configuration
     ) throws(ConfigurationError) {
         let slots = configuration.count(.workerSlots)
-        let machines = slots + configuration.count(.standbys)
+        let machines =
+            slots + configuration.count(.standbys) + configuration.host.warm.countMax
         let needed = MachineHost.descriptorsNeeded(machines: machines)
         let limit = OpenFileLimit.current.soft
         guard limit < needed else { return }
         throw ConfigurationError(
-            "worker.slots is \(slots): with its standbys that takes \(needed) open files, and this "
-                + "process may have \(limit); raise the hard limit (LimitNOFILE=, ulimit -Hn) or "
-                + "lower worker.slots")
+            "worker.slots is \(slots): with its standbys and warm machines that takes \(needed) "
+                + "open files, and this process may have \(limit); raise the hard limit "
+                + "(LimitNOFILE=, ulimit -Hn) or lower worker.slots or machine.warm.memory")
     }
 }
 

@@ -180,12 +180,15 @@ extension Configuration {
     var host: HostSettings {
         var settings = HostSettings(
             stateDirectory: text(.stateDirectory), runtimeDirectory: text(.runtimeDirectory))
-        settings.hypervisor = Hypervisor(rawValue: text(.hypervisor))
+        settings.hypervisor = HypervisorName(rawValue: text(.hypervisor))
         settings.accelerator = Accelerator(rawValue: text(.accelerator))
         settings.transport = Transport(rawValue: text(.transport))
         settings.probeTimeout = duration(.probeTimeout)
         settings.standbys = count(.standbys)
+        settings.warm.memory = size(.warmMemory)
+        settings.warm.age = duration(.warmAge)
         settings.qemuBinary = text(.qemuBinary)
+        settings.firecrackerBinary = text(.firecrackerBinary)
         let agent = text(.agentBinary)
         settings.agentBinary = agent.isEmpty ? nil : agent
         return settings

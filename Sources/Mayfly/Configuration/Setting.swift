@@ -81,7 +81,8 @@ extension Setting {
         "after the first signal: how long running jobs may finish")
 
     static let hypervisor = Setting(
-        "machine.hypervisor", .choice(Hypervisor.self), "auto", "the driver of machines")
+        "machine.hypervisor", .choice(HypervisorName.self), "auto",
+        "auto takes Firecracker where it is and KVM works")
     static let accelerator = Setting(
         "machine.accelerator", .choice(Accelerator.self), "auto",
         "auto boots a probe guest and takes KVM where it works")
@@ -93,8 +94,16 @@ extension Setting {
         "how long a stock guest may take under KVM until its agent answers")
     static let standbys = Setting(
         "machine.standby", .count(0...256), "2", "hypervisors started ahead of jobs")
+    static let warmMemory = Setting(
+        "machine.warm.memory", .size(ByteCount(bytes: 0) ... .gibibytes(1024)), "1GiB",
+        "what machines kept ready for jobs may take; 0B: none are")
+    static let warmAge = Setting(
+        "machine.warm.age", .duration(.seconds(1) ... .seconds(86_400)), "10min",
+        "a machine that has waited for so long is replaced")
     static let qemuBinary = Setting(
         "machine.qemu.binary", .text, "\"qemu-system-x86_64\"", "found in PATH, or absolute")
+    static let firecrackerBinary = Setting(
+        "machine.firecracker.binary", .text, "\"firecracker\"", "found in PATH, or absolute")
 
     static let agentBinary = Setting(
         "machine.agent.binary", .text, "\"\"",
@@ -152,7 +161,9 @@ extension Setting {
     static let all: [Setting] = [
         databaseURL, stateDirectory, runtimeDirectory, workerName, workerSlots, workerQueues,
         workerLease, drainTimeout, hypervisor, accelerator, transport, probeTimeout, standbys,
-        qemuBinary, agentBinary, codeTimeout, codeTimeoutMax, outputKept, outputPrinted,
+        warmMemory, warmAge,
+        qemuBinary, firecrackerBinary, agentBinary, codeTimeout, codeTimeoutMax, outputKept,
+        outputPrinted,
         outputFiles, outputFile, outputTotal, imagePackages, imageMemory, imageCPUs,
         imageInterpreters, imageModules, imageSuite, logLevel, logFormat,
     ]

@@ -51,7 +51,10 @@ struct Demo: Sendable {
             settings: configuration.host, definition: configuration.codeImage
         ) { Console.say("  \($0)") }
         let built = try await builder.build(force: false, refresh: false)
-        Console.say("  generation \(built.generation)\(built.isNew ? "" : ", built before")")
+        for image in built {
+            let age = image.isNew ? "" : ", built before"
+            Console.say("  generation \(image.generation) for \(image.hypervisor)\(age)")
+        }
     }
 
     // MARK: The worker

@@ -17,6 +17,8 @@ struct Supervisor: Sendable {
     static let sweepInterval = Duration.seconds(30)
     /// How soon a new generation of an image is taken up.
     static let imageInterval = Duration.seconds(2)
+    /// How soon a warm machine is ended that is too old, too many or too much.
+    static let warmInterval = Duration.seconds(2)
 
     /// Works until a signal has drained the queue and every claim is settled.
     func run(_ queue: Queue, signals: AsyncStream<Int32>) async {
@@ -41,6 +43,10 @@ struct Supervisor: Sendable {
             }
             parts.addTask {
                 await takeUpImages()
+                return false
+            }
+            parts.addTask {
+                await tendWarmMachines()
                 return false
             }
             for await isOver in parts where isOver { parts.cancelAll() }
@@ -87,6 +93,12 @@ struct Supervisor: Sendable {
     private func takeUpImages() async {
         while (try? await ContinuousClock().sleep(for: Self.imageInterval)) != nil {
             await context.host.takeUpImages()
+        }
+    }
+
+    private func tendWarmMachines() async {
+        while (try? await ContinuousClock().sleep(for: Self.warmInterval)) != nil {
+            await context.host.tendWarmMachines()
         }
     }
 

@@ -125,6 +125,7 @@ package enum HostMessage: Equatable, Sendable {
     case warm
     case park
     case shutdown
+    case rehearse
 }
 
 extension HostMessage {
@@ -144,6 +145,7 @@ extension HostMessage {
         case .warm: .warm
         case .park: .park
         case .shutdown: .shutdown
+        case .rehearse: .rehearse
         }
     }
 
@@ -180,6 +182,7 @@ extension HostMessage {
         case .warm: return .warm
         case .park: return .park
         case .shutdown: return .shutdown
+        case .rehearse: return .rehearse
         default: throw .unknownType(type.rawValue)
         }
     }
@@ -201,7 +204,7 @@ extension HostMessage {
         case .credit(let stream, let count):
             body.append(u32: stream)
             body.append(u32: count)
-        case .kill, .warm, .park, .shutdown: break
+        case .kill, .warm, .park, .shutdown, .rehearse: break
         }
         try Frame(stream: stream, type: type, isFinal: isFinal, payload: body)
             .encode(into: &output)

@@ -84,7 +84,9 @@ extension EndToEndTests {
             async throws
         {
             try await World.with { world in
-                let worker = try await world.worker(["--slots", "1", "--set", "machine.standby=0"])
+                let worker = try await world.worker([
+                    "--slots", "1", "--set", "machine.standby=0", "--set", "machine.warm.memory=0B",
+                ])
                 let first = try await world.ended(try world.enqueue("bash", "echo first"))
                 #expect(first.state == "succeeded")
                 let limit = try setDescriptorLimit(of: worker, to: nil)

@@ -39,6 +39,20 @@ extension EndToEndTests {
             }
         }
 
+        @Test func `finds a machine that waits for it on an idle worker`() async throws {
+            try await World.with { world in
+                _ = try await world.worker(["--slots", "1"])
+                let deadline = ContinuousClock.now + .seconds(120)
+                var ways: [JSON] = []
+                while !ways.contains(.string("warm")), .now < deadline {
+                    let job = try await world.ended(try world.enqueue("bash", "echo 42"))
+                    #expect(job.stdout == "42\n")
+                    if let way = job.resultJSON["timings"]?["started_from"] { ways.append(way) }
+                }
+                #expect(ways.last == .string("warm"), "\(ways)")
+            }
+        }
+
         @Test func `gets its arguments, input, variables and files, and leaves files as blobs`()
             async throws
         {
@@ -173,7 +187,9 @@ extension EndToEndTests {
 
         @Test func `is cancelled while it runs, and its machine goes at once`() async throws {
             try await World.with { world in
-                let worker = try await world.worker(["--slots", "1", "--set", "machine.standby=0"])
+                let worker = try await world.worker([
+                    "--slots", "1", "--set", "machine.standby=0", "--set", "machine.warm.memory=0B",
+                ])
                 let id = try world.enqueue(
                     "bash", "echo started; sleep 300", ", timeout => '5 min'")
                 _ = try await world.until(id) { $0.state == "running" }

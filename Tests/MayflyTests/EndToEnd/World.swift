@@ -18,8 +18,11 @@ enum TestState {
         ProcessInfo.processInfo.environment["MAYFLY_TEST_STATE"]
         ?? ProcessInfo.processInfo.environment["MAYFLY_STATE_DIRECTORY"]
         ?? (geteuid() == 0 ? "/var/lib/mayfly" : NSHomeDirectory() + "/.local/state/mayfly")
+    /// Whose machines workers make.
+    static let hypervisor =
+        ProcessInfo.processInfo.environment["MAYFLY_TEST_HYPERVISOR"] ?? "qemu"
     static let hasImage = FileManager.default.fileExists(
-        atPath: "\(directory)/images/code/current/manifest.json")
+        atPath: "\(directory)/images/code/current.\(hypervisor)/manifest.json")
     static let reason: Comment = "no golden image here; scripts/test builds it"
 
     /// The built `mayfly`: named by scripts/test, or beside the tests.
@@ -92,6 +95,7 @@ final class World: Sendable {
         var request = Program.Request([TestState.program] + arguments)
         request.environment = [
             "MAYFLY_STATE_DIRECTORY": TestState.directory, "MAYFLY_RUNTIME_DIRECTORY": runtime,
+            "MAYFLY_MACHINE_HYPERVISOR": TestState.hypervisor,
             "DATABASE_URL": url,
         ]
         return request

@@ -57,12 +57,14 @@ struct HostProbeTests {
     /// The same in every world: forcing what `auto` found works, forcing what it passed over fails
     /// with the reason that it gave.
     @Test func `is judged alike whether a choice is forced or left to the probes`() async throws {
-        let (probe, findings) = await HostProbe.examine(TestImage.settings)
+        var ours = TestImage.settings
+        ours.hypervisor = nil
+        let (probe, findings) = await HostProbe.examine(ours)
         let host = try #require(probe).profile
         for (key, isBetter) in [
             ("accelerator", host.accelerator == .kvm), ("transport", host.transport == .vsock),
         ] {
-            var settings = TestImage.settings
+            var settings = ours
             if key == "accelerator" { settings.accelerator = .kvm }
             if key == "transport" { settings.transport = .vsock }
             let forced = await HostProbe.examine(settings)
@@ -113,10 +115,12 @@ struct HostProbeTests {
 
     @Test func `a host without QEMU says what to install`() async throws {
         var settings = TestImage.settings
+        settings.hypervisor = nil
         settings.qemuBinary = "/nonexistent/qemu"
+        settings.firecrackerBinary = "/nonexistent/firecracker"
         let (probe, findings) = await HostProbe.examine(settings)
         #expect(probe == nil)
-        #expect(findings.map(\.state) == [.off])
+        #expect(findings.first?.name == "hypervisor" && findings.first?.state == .off)
         #expect(findings.first?.remedy.contains("qemu-system-x86") == true)
         settings.qemuBinary = "/bin/true"
         await #expect {
@@ -128,25 +132,22 @@ struct HostProbeTests {
         let directory = try TemporaryDirectory()
         var settings = TestImage.settings
         settings.stateDirectory = directory.path + "/state"
-        let qemu = QEMUFeatures(
-            binary: "q", version: "QEMU 1", accelerators: ["kvm"], hasVsockDevice: true)
+        let versions = ["QEMU 1"]
         let processor = try Processor.current()
-        #expect(KVMRefusal.standing(settings, qemu, processor) == nil)
+        #expect(KVMRefusal.standing(settings, versions, processor) == nil)
         let profile = HostProfile(
-            qemuVersion: qemu.version, processor: processor, accelerator: .kvm,
-            transport: .vsock)
+            hypervisor: .qemu, hypervisorVersion: "QEMU 1", processor: processor,
+            accelerator: .kvm, transport: .vsock)
         try KVMRefusal("it hung", profile).record(settings)
-        let standing = try #require(KVMRefusal.standing(settings, qemu, processor))
+        let standing = try #require(KVMRefusal.standing(settings, versions, processor))
         #expect(standing.obstacle.found.contains("it hung"))
         #expect(standing.obstacle.remedy.contains("--force"))
-        var other = qemu
-        other.version = "QEMU 2"
-        #expect(KVMRefusal.standing(settings, other, processor) == nil)
+        #expect(KVMRefusal.standing(settings, ["QEMU 2"], processor) == nil)
         var another = processor
         another.flags = "none"
-        #expect(KVMRefusal.standing(settings, qemu, another) == nil)
+        #expect(KVMRefusal.standing(settings, versions, another) == nil)
         KVMRefusal.forget(settings)
-        #expect(KVMRefusal.standing(settings, qemu, processor) == nil)
+        #expect(KVMRefusal.standing(settings, versions, processor) == nil)
     }
 
     @Test func `runs hypervisors without privileges where the device allows it`() {
@@ -181,6 +182,8 @@ extension RealMachineTests {
                 exec qemu-system-x86_64 "$@"
                 """)
             var settings = TestImage.settings
+            settings.hypervisor = nil
+            settings.firecrackerBinary = "/nonexistent/firecracker"
             settings.stateDirectory = directory.path + "/state"
             settings.qemuBinary = binary
             settings.probeTimeout = .seconds(3)

@@ -1,7 +1,6 @@
 // What a restore costs and what it saves, measured in one run on one host: `mayfly bench restore`.
 
 import Events
-import Foundation
 import Glibc
 import Processes
 import Wire
@@ -44,22 +43,24 @@ package struct RestoreBenchResult: Sendable, Codable {
 
 @LoopActor
 package struct RestoreBench {
-    private let host: MachineHost
-    private let image: GoldenImage
-    private let rounds: Int
+    let host: MachineHost
+    let image: GoldenImage
+    let rounds: Int
     private let progress: @Sendable (String) -> Void
-    private static let limit = Duration.seconds(300)
+    static let limit = Duration.seconds(300)
 
     package static func run(
-        image name: String, host: MachineHost, rounds: Int, boots: Int,
+        image name: String, host: MachineHost, rounds: Int, boots: Int, machines: Int,
         progress: @escaping @Sendable (String) -> Void
     ) async throws(MachineError) -> RestoreBenchResult {
         let image = try await host.image(name, generation: nil)
         let bench = RestoreBench(host: host, image: image, rounds: rounds, progress: progress)
-        return try await bench.measure(boots: boots)
+        return try await bench.measure(boots: boots, machines: machines)
     }
 
-    private func measure(boots: Int) async throws(MachineError) -> RestoreBenchResult {
+    private func measure(
+        boots: Int, machines: Int
+    ) async throws(MachineError) -> RestoreBenchResult {
         progress("cold boots: \(boots)")
         let boot = try await coldBoots(boots)
         progress("restores with a pre-spawned standby: \(rounds)")
@@ -71,10 +72,14 @@ package struct RestoreBench {
         progress("print in Python, parked and cold: \(rounds)")
         let parked = try await prints(parked: true, rounds)
         let cold = try await prints(parked: false, max(3, rounds / 4))
-        progress("memory of further clones")
-        let memory = try await memoryPerClone(8)
+        progress("claim to first byte, by a standby and warm: \(rounds)")
+        let python = try await firstBytes(of: .python(source: "print(6*7)"))
+        let bash = try await firstBytes(of: .bash(source: "echo 42"))
+        progress("memory of machines that wait and that work: \(machines)")
+        let waiting = try await memory(of: machines, working: false)
+        let working = try await memory(of: machines, working: true)
         let ready = zip(standing.restore, standing.prepare).map(+)
-        let rows = [
+        var rows = [
             BenchRow("cold boot to READY, interpreters started", boot.warm),
             BenchRow("cold boot to READY, interpreters not started", boot.plain),
             BenchRow("restore to READY, standby waiting", ready),
@@ -84,11 +89,18 @@ package struct RestoreBench {
             BenchRow("stopped machine, resume to PONG", resumes),
             BenchRow("READY to first byte of a Python print, parked", parked),
             BenchRow("READY to first byte of a Python print, cold", cold),
-            BenchRow("destroy", standing.destroy),
-            BenchRow("memory of one further clone (PSS)", unit: "MiB", memory),
         ]
+        rows += Self.rows("a Python print", python) + Self.rows("a bash echo", bash)
+        rows += [
+            BenchRow("making a warm machine of a standby", python.making + bash.making),
+            BenchRow("destroy", standing.destroy),
+        ]
+        rows += waiting + working
+        rows.append(
+            BenchRow(
+                "memory of one warm machine (its own)", unit: "MiB", python.weight + bash.weight))
         return RestoreBenchResult(
-            host: "\(image.manifest.qemuVersion), \(host.probe.profile.accelerator), "
+            host: "\(image.manifest.hypervisorVersion), \(host.probe.profile.accelerator), "
                 + "\(host.probe.profile.transport), \(image.manifest.definition.memory)",
             rows: rows, bootToRestoreRatio: rows[1].p50 / rows[2].p50,
             remark: host.probe.profile.accelerator == .tcg
@@ -104,12 +116,11 @@ package struct RestoreBench {
         for index in 0..<count * 2 {
             let startsInterpreters = index % 2 == 0
             let manifest = image.manifest
-            let memory = try attempting(Descriptor.memory("mayfly-bench"))
-            ftruncate(memory.number, off_t(manifest.definition.memory.bytes))
             let deadline = ContinuousClock.now + Self.limit
             let begin = ContinuousClock.now
             let boot = try BootedMachine(
-                manifest, in: image.directory, memory: memory.number, binary: host.probe.qemu)
+                manifest, in: image.directory, work: host.mark.machinesDirectory,
+                program: host.probe.hypervisor)
             do throws(MachineError) {
                 let session = try await boot.session(agent: manifest.agent, before: deadline)
                 if startsInterpreters { try await session.warm(before: deadline) }
@@ -118,9 +129,9 @@ package struct RestoreBench {
                     before: deadline)
                 let took = (ContinuousClock.now - begin).milliseconds
                 if startsInterpreters { warm.append(took) } else { plain.append(took) }
-                _ = await boot.qemu.end()
+                _ = await boot.hypervisor.end()
             } catch {
-                _ = await boot.qemu.end()
+                _ = await boot.hypervisor.end()
                 throw error
             }
         }
@@ -154,7 +165,7 @@ package struct RestoreBench {
         return (restore, prepare, total, destroy)
     }
 
-    private func makeMachine(
+    func makeMachine(
         _ standby: consuming Standby
     ) async throws(MachineError) -> Machine {
         try await Machine.restore(
@@ -194,16 +205,34 @@ package struct RestoreBench {
         return samples
     }
 
-    /// Proportional memory of each of `count` clones alive together, as the kernel shares it out.
-    private func memoryPerClone(_ count: Int) async throws(MachineError) -> [Double] {
+    /// Proportional memory of each of `count` clones alive together, as the kernel shares it out;
+    /// fresh, or when each has run a small Python job.
+    private func memory(
+        of count: Int, working: Bool
+    ) async throws(MachineError) -> [BenchRow] {
+        var job = GuestJob(
+            program: .python(source: "import json; print(sum(i * i for i in range(20000)))"),
+            timeout: .seconds(120))
+        job.usesParkedInterpreter = true
         var machines: [MachineBox] = []
         for _ in 0..<count {
-            machines.append(
-                MachineBox(try await makeMachine(try await host.spawnStandby(of: image))))
+            let machine = try await makeMachine(try await host.spawnStandby(of: image))
+            if working { _ = try await machine.session.run(job) }
+            machines.append(MachineBox(machine))
         }
-        let samples = machines.compactMap(\.proportionalMebibytes)
+        let samples = machines.compactMap { MachineMemory(of: $0.pid) }
         for box in machines { await box.destroy() }
-        return samples
+        let what = working ? "a machine that has run a Python job" : "a clone that waits"
+        func row(_ name: String, _ part: (MachineMemory) -> Double) -> BenchRow {
+            BenchRow(name, unit: "MiB", samples.map(part))
+        }
+        return [
+            row("memory of \(what), \(count) at once (PSS)") { $0.total },
+            row("  of it: pages that its guest wrote") { $0.guest },
+            row("  of it: translated code") { $0.code },
+            row("  of it: the hypervisor's own") { $0.hypervisor },
+            row("  of it: its share of what all have") { $0.shared },
+        ]
     }
 }
 
@@ -211,18 +240,10 @@ package struct RestoreBench {
 @LoopActor
 private final class MachineBox {
     private var machine: Machine?
-    private let pid: pid_t
+    let pid: pid_t
     init(_ machine: consuming Machine) {
-        pid = machine.qemu.pid
+        pid = machine.hypervisor.pid
         self.machine = consume machine
-    }
-    var proportionalMebibytes: Double? {
-        guard
-            let text = try? String(contentsOfFile: "/proc/\(pid)/smaps_rollup", encoding: .utf8),
-            let line = text.split(separator: "\n").first(where: { $0.hasPrefix("Pss:") }),
-            let kibibytes = Double(line.filter(\.isNumber))
-        else { return nil }
-        return kibibytes / 1024
     }
     func destroy() async {
         if let machine = machine.take() { _ = await machine.destroy() }

@@ -62,12 +62,12 @@ extension RealMachineTests {
             let host = try await TestImage.host()
             let image = try await host.image(TestImage.name, generation: nil)
             let standby = try await host.spawnStandby(of: image)
-            let qemu = standby.qemu
+            let qemu = try #require(standby.hypervisor as? QEMU)
             do {
-                guard let contextID = standby.vsock?.id else {
+                guard let contextID = qemu.vsock?.id else {
                     throw MachineError(.hostUnfit, "the image has vsock, its standby has none")
                 }
-                try await live(qemu, standby.state.number, contextID, image)
+                try await live(qemu, contextID, image)
             } catch {
                 _ = await qemu.end()
                 throw error
@@ -77,16 +77,15 @@ extension RealMachineTests {
 
         @LoopActor
         private static func live(
-            _ qemu: QEMU, _ state: CInt, _ contextID: UInt32, _ image: GoldenImage
+            _ qemu: QEMU, _ contextID: UInt32, _ image: GoldenImage
         ) async throws {
             let limit = ContinuousClock.now + .seconds(120)
-            try await qemu.load(state: state, before: limit)
-            try await qemu.resume(before: limit)
+            try await qemu.restore(before: limit)
             // Before HELLO there is nobody to connect to.
             #expect(await Stranger.visit(contextID, 1024, saying: []) == .refused)
 
             let session = try await AgentSession.open(
-                qemu: qemu, contextID: contextID, agent: image.manifest.agent, before: limit)
+                qemu, agent: image.manifest.agent, before: limit)
             let invitation = try #require(session.invitation)
             // The port is no secret once the worker has come: anybody may look at the host's sockets.
             let silent = await Stranger.hold(12, contextID, invitation.port)

@@ -1,0 +1,102 @@
+// The operating system's side of a hypervisor: the child, what it and its guest have said, the
+// directory that it may have. Ended once, killed and reaped when dropped.
+
+import Events
+import Glibc
+import Processes
+
+@LoopActor
+final class HypervisorProcess {
+    let pid: pid_t
+    let pidDescriptor: CInt
+    private let name: HypervisorName
+    private var child: Child?
+    /// What the guest's kernel and agent said; read only when something went wrong, and still there
+    /// when the process is not.
+    private let console: HypervisorLog
+    /// What the hypervisor itself said on standard error.
+    private let messages: HypervisorLog
+    private var directory: MachineDirectory?
+
+    init(
+        _ name: HypervisorName, _ request: SpawnRequest, console: consuming HypervisorLog,
+        messages: consuming HypervisorLog, directory: MachineDirectory? = nil
+    ) throws(MachineError) {
+        let child = try attempting(Child.spawn(request))
+        pid = child.pid
+        pidDescriptor = child.pidDescriptor
+        self.child = consume child
+        self.name = name
+        self.console = console
+        self.messages = messages
+        self.directory = directory
+    }
+
+    /// Whether the process has ended by itself.
+    var hasEnded: Bool {
+        guard child != nil else { return true }
+        var poll = pollfd(fd: pidDescriptor, events: Int16(POLLIN), revents: 0)
+        return unsafe Glibc.poll(&poll, 1, 0) != 0
+    }
+    /// Adds to an error what the process and the guest's console say about it; ends the process.
+    func end(explaining error: MachineError) async -> MachineError {
+        guard error.reason != .cancelled else {
+            _ = await end()
+            return error
+        }
+        if error.reason == .machineLost || error.reason == .bootFailed {
+            // The connection's end may come a moment before the process's.
+            _ = await EventLoop.shared.ready(
+                [(pidDescriptor, .read)], before: .now + .milliseconds(200),
+                ignoringCancellation: true)
+        }
+        let hadEnded = hasEnded
+        let usage = await end()
+        var words = hadEnded ? ["hypervisor: \(usage.ending)"] : []
+        for (name, file) in [
+            (name.rawValue, messages.lastLines(5)), ("console", console.lastLines(5)),
+        ] where !file.isEmpty {
+            words.append("\(name): \(file.joined(separator: " | "))")
+        }
+        return words.isEmpty
+            ? error
+            : MachineError(
+                error.reason, "\(error) (\(words.joined(separator: "; ")))", error.machine)
+    }
+    /// Kills the process and waits until it is gone, and what it had on disk with it.
+    func end() async -> ChildUsage {
+        guard let child = child.take() else { return ChildUsage() }
+        let usage = await child.end()
+        directory = nil
+        return usage
+    }
+}
+
+/// A directory of one machine: its hypervisor works there, and nobody else gets in.
+final class MachineDirectory {
+    let path: String
+    /// For `SpawnRequest.directory`.
+    let file: Descriptor
+
+    /// - Parameter owner: who works there; `nil`: this user.
+    init(in directory: String, owner: Credentials?) throws(MachineError) {
+        // Closed to everybody else above it too: what stands in it is its owner's to choose.
+        try makeDirectory(directory, mode: 0o700)
+        path = "\(directory)/\(hexText(randomBytes(8)))"
+        try makeDirectory(path, mode: 0o700)
+        file = try attempting(Descriptor.open(path, O_RDONLY | O_DIRECTORY))
+        if let owner, fchown(file.number, owner.user, owner.group) != 0 {
+            throw MachineError(.hostUnfit, "cannot hand over \(path): \(errnoText(errno))")
+        }
+    }
+    /// A name in it for an open file, as the process that inherits the descriptor will find it.
+    func link(_ name: String, to descriptor: CInt) throws(MachineError) {
+        guard unsafe symlinkat("/proc/self/fd/\(descriptor)", file.number, name) == 0 else {
+            throw MachineError(.hostUnfit, "cannot link \(path)/\(name): \(errnoText(errno))")
+        }
+    }
+    deinit {
+        for name in children(of: path) { unsafe unlinkat(file.number, name, 0) }
+        unsafe rmdir(path)
+    }
+}

@@ -1,0 +1,156 @@
+// The QEMU driver: one `microvm` process per machine, told everything on its command line, over
+// inherited descriptors only. No listening path, no writable file, no network card.
+//
+// The same devices in the same order for build and restore: microvm promises nothing else.
+
+import CLinux
+import Events
+import Glibc
+import Processes
+import Wire
+
+/// A started QEMU with its monitor and the agent's port.
+@LoopActor
+final class QEMU: Hypervisor {
+    let process: HypervisorProcess
+    let monitor: QMP
+    private let parts: MachineParts
+    private var port: ByteStream?
+    /// The machine's own, where its transport is `vsock`.
+    let vsock: VsockContext?
+    /// Measured are 1.4 GiB, 1 GiB of it for translated code.
+    private static let addressSpaceOverhead: UInt64 = 3 << 30
+
+    init(
+        program: HypervisorProgram, hardware: VirtualHardware, parts: MachineParts
+    ) throws(MachineError) {
+        let monitorPair = try attempting(SocketPair())
+        let portPair = try attempting(SocketPair())
+        let console = try HypervisorLog("mayfly-console")
+        let messages = try HypervisorLog("mayfly-messages")
+        vsock = hardware.transport == .vsock ? try VsockContext.take() : nil
+        let arguments = Self.arguments(
+            hardware, parts, vsock, monitor: monitorPair.theirs.number,
+            port: portPair.theirs.number, console: console.writer.number)
+        var request = SpawnRequest(
+            program, arguments, hardware, parts, overhead: Self.addressSpaceOverhead)
+        // Arenas of its own for each thread would cost every machine megabytes that it frees.
+        request.environment.append("MALLOC_ARENA_MAX=1")
+        request.kept += [
+            monitorPair.theirs.number, portPair.theirs.number, console.writer.number,
+        ]
+        if let vsock { request.kept.append(vsock.descriptor.number) }
+        // A guest can make QEMU print without end; the worker's own log must not suffer from that.
+        request.standardError = messages.writer.number
+        process = try HypervisorProcess(.qemu, request, console: console, messages: messages)
+        monitor = QMP(ByteStream(monitorPair.take()))
+        port = ByteStream(portPair.take())
+        self.parts = parts
+    }
+
+    func takeAgentWay() throws(MachineError) -> AgentWay {
+        guard let port = port.take() else {
+            throw MachineError(.restoreFailed, "the agent's port was taken before")
+        }
+        return vsock.map { .vsock(contextID: $0.id, port: port) } ?? .port(port)
+    }
+
+    /// Migrations ignore the memory, which is shared or copied on write, and report their end.
+    func begin(before deadline: ContinuousClock.Instant) async throws(MachineError) {
+        try await monitor.negotiate(before: deadline)
+        try await monitor.command(
+            "migrate-set-capabilities",
+            [
+                "capabilities": [
+                    ["capability": "x-ignore-shared", "state": true],
+                    ["capability": "events", "state": true],
+                ]
+            ], before: deadline)
+    }
+    func restore(before deadline: ContinuousClock.Instant) async throws(MachineError) {
+        try await monitor.command(
+            "migrate-incoming", ["uri": "fd:\(parts.state)"], before: deadline)
+        try await migrated(before: deadline)
+        try await resume(before: deadline)
+    }
+    func save(before deadline: ContinuousClock.Instant) async throws(MachineError) {
+        try await monitor.command(
+            "getfd", ["fdname": "state"], passing: parts.state, before: deadline)
+        try await monitor.command("migrate", ["uri": "fd:state"], before: deadline)
+        try await migrated(before: deadline)
+    }
+    func resume(before deadline: ContinuousClock.Instant) async throws(MachineError) {
+        try await monitor.command("cont", before: deadline)
+    }
+    func pause(before deadline: ContinuousClock.Instant) async throws(MachineError) {
+        try await monitor.command("stop", before: deadline)
+    }
+    private func migrated(before deadline: ContinuousClock.Instant) async throws(MachineError) {
+        try await monitor.event("MIGRATION", before: deadline) { data in
+            (data["status"] as? String) == "completed"
+        }
+    }
+
+    /// How much translated code a restored machine keeps under emulation, in MiB; then it begins
+    /// anew.
+    ///
+    /// QEMU's own limit is 1 GiB, and a boot needs much of it at once.
+    private static let translatedCode = 16
+
+    private static func accelerator(_ accelerator: Accelerator, isBooting: Bool) -> String {
+        switch accelerator {
+        case .kvm: "kvm"
+        case .tcg: isBooting ? "tcg" : "tcg,tb-size=\(translatedCode)"
+        }
+    }
+
+    private static func arguments(
+        _ hardware: VirtualHardware, _ parts: MachineParts, _ vsock: VsockContext?,
+        monitor: CInt, port: CInt, console: CInt
+    ) -> [String] {
+        let memory = "\(hardware.memory.bytes)"
+        let sharing = parts.boot == nil ? "off" : "on"
+        var arguments = [
+            "-M", "microvm,acpi=on,rtc=on,pit=on,pic=on,isa-serial=on,memory-backend=memory",
+            "-accel", accelerator(hardware.accelerator, isBooting: parts.boot != nil),
+            "-cpu", hardware.accelerator == .kvm ? "host" : "max",
+            "-smp", "\(hardware.vCPUCount)", "-m", "\(hardware.memory.bytes >> 20)M",
+            "-object",
+            "memory-backend-file,id=memory,size=\(memory),"
+                + "mem-path=/proc/self/fd/\(parts.memory),share=\(sharing)",
+            "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+            "-add-fd", "fd=\(console),set=2",
+            "-chardev", "file,id=console,path=/dev/fdset/2", "-serial", "chardev:console",
+            "-add-fd", "fd=\(parts.rootDisk),set=1",
+            "-drive",
+            "if=none,id=root,file=/dev/fdset/1,format=raw,readonly=on,cache=writeback,"
+                + "aio=threads,file.locking=off",
+            "-device", "virtio-blk-device,drive=root",
+            "-device", "virtio-serial-device,max_ports=2",
+            "-chardev", "socket,id=agent,fd=\(port)",
+            "-device", "virtserialport,chardev=agent,name=mayfly.agent",
+            "-chardev", "socket,id=monitor,fd=\(monitor)",
+            "-mon", "chardev=monitor,mode=control",
+            "-sandbox",
+            "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+        ]
+        if let vsock {
+            arguments += [
+                "-device",
+                "vhost-vsock-device,guest-cid=\(vsock.id),vhostfd=\(vsock.descriptor.number)",
+            ]
+        }
+        if let boot = parts.boot {
+            arguments += [
+                "-kernel", boot.kernel, "-initrd", boot.initramfs, "-append", boot.commandLine,
+            ]
+        } else {
+            arguments += ["-incoming", "defer"]
+        }
+        return arguments
+    }
+
+    /// What a snapshot depends on beside the files: devices and their order, and the protocol that
+    /// its agent speaks.
+    nonisolated static let deviceModel = "microvm-1, wire \(Limits.version)"
+}
