@@ -155,16 +155,23 @@ struct BaseBuilder {
         let modules = "\(root)/lib/modules/\(release)"
         let order = try KernelModules.ordered(in: modules)
         do {
-            for path in order {
-                let name = KernelModules.moduleName(path) + ".ko"
-                try FileManager.default.copyItem(
-                    atPath: "\(modules)/\(path)", toPath: "\(out)/modules/\(name)")
-            }
             try FileManager.default.copyItem(
                 atPath: "\(root)/boot/vmlinuz-\(release)", toPath: "\(out)/kernel")
             try FileManager.default.removeItem(atPath: "\(root)/boot/initrd.img-\(release)")
         } catch {
             throw MachineError(.buildFailed, "the kernel cannot be copied: \(error)")
+        }
+        for path in order {
+            let target = "\(out)/modules/\(KernelModules.moduleName(path)).ko"
+            guard let data = FileManager.default.contents(atPath: "\(modules)/\(path)") else {
+                throw MachineError(.buildFailed, "cannot read the module \(path)")
+            }
+            // Debian packs them since trixie; the agent hands them to the kernel as they are.
+            if let unpacker = PackedFile.unpacker(of: data) {
+                try await PackedFile.unpack(data, by: unpacker, to: target)
+            } else {
+                try writeFile(target, [UInt8](data), mode: 0o644)
+            }
         }
         let names = order.map { KernelModules.moduleName($0) + ".ko" }.joined(separator: "\n")
         try writeFile("\(out)/modules/order", Array((names + "\n").utf8), mode: 0o644)

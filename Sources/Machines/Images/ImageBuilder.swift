@@ -62,6 +62,11 @@ package struct ImageBuilder {
             .base(fresh: refresh)
         var built: [BuiltImage] = []
         for probe in probes {
+            if probe.profile.accelerator == .kvm, let refusal = standingRefusal(probe) {
+                // Found out a moment ago, by the build before this one.
+                progress("no image for \(probe.profile.hypervisor): \(refusal.found)")
+                continue
+            }
             let begin = ContinuousClock.now
             var image = try await buildOrFallBack(on: probe, base, agent, force: force)
             image.seconds = (ContinuousClock.now - begin).milliseconds / 1000
@@ -70,8 +75,17 @@ package struct ImageBuilder {
         return built
     }
 
-    /// As `build`; a guest that does not come up under KVM is built for emulation, where that is
-    /// allowed.
+    /// What a build of QEMU's has held against KVM just now.
+    private func standingRefusal(_ probe: HostProbe) -> Obstacle? {
+        guard probe.profile.hypervisor == .firecracker, let qemu = probe.found.program(.qemu) else {
+            return nil
+        }
+        return KVMRefusal.standing(settings, [qemu.version], probe.profile.processor)?.obstacle
+    }
+
+    /// As `build`; and for emulation where QEMU's guest does not come up under KVM, if allowed.
+    ///
+    /// A guest of Firecracker's that does not come up says nothing about KVM: QEMU's may have.
     private func buildOrFallBack(
         on probe: HostProbe, _ base: ImageBase, _ agent: [UInt8], force: Bool
     ) async throws(MachineError) -> BuiltImage {
@@ -79,6 +93,11 @@ package struct ImageBuilder {
         do throws(MachineError) {
             built = try await build(on: probe, base, agent, force: force)
         } catch  where error.reason == .bootFailed && probe.profile.accelerator == .kvm {
+            guard probe.profile.hypervisor == .qemu else {
+                throw MachineError(
+                    .bootFailed,
+                    "\(error.description); machine.hypervisor = qemu does without Firecracker")
+            }
             if settings.accelerator == .kvm {
                 throw MachineError(
                     .hostUnfit, "machine.accelerator = kvm, but \(error.description)")

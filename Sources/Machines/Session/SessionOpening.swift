@@ -113,6 +113,8 @@ extension AgentSession {
 
     /// How far off a guest's clock may be after PREPARE.
     private static let clockError = Duration.milliseconds(100)
+    /// Between two tries of PREPARE from the second on; at random, and longer each time.
+    private static let longestPreparePause = Duration.seconds(1)
 
     /// Makes the machine fresh and proves it; returns the clock that was set.
     ///
@@ -123,7 +125,13 @@ extension AgentSession {
     ) async throws(MachineError) -> Int64 {
         // The time in PREPARE ages on its way; a slow answer is asked again, when the guest's code
         // is warm, until the clock is provably close or time is up.
+        var pause = Duration.zero
         while .now < deadline {
+            if pause > .milliseconds(5) {
+                // Machines that are all asked again at once keep each other from answering in time.
+                try await Self.rest(pause * Double.random(in: 0.5...1.5), before: deadline)
+            }
+            pause = min(max(pause * 2, .milliseconds(5)), Self.longestPreparePause)
             let clock = freshness.pinnedClock ?? realtimeNow()
             let sent = ContinuousClock.now
             try send(
@@ -155,6 +163,15 @@ extension AgentSession {
         }
         throw MachineError(
             .restoreFailed, "the guest's clock is more than 100 ms off; the host is overloaded")
+    }
+
+    private static func rest(
+        _ pause: Duration, before deadline: ContinuousClock.Instant
+    ) async throws(MachineError) {
+        let end = min(deadline, .now + pause)
+        guard await EventLoop.shared.ready([], before: end) != .cancelled else {
+            throw .stopped
+        }
     }
 
     /// Walks a job's way once, so that the job does not walk it first; PREPARE must come again.

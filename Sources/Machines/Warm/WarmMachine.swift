@@ -10,7 +10,7 @@ import Glibc
 @LoopActor
 final class WarmMachine {
     private var machine: Machine?
-    private let pid: pid_t
+    let pid: pid_t
     let since = ContinuousClock.now
     /// What it adds to the host's memory: pages that it shares with nobody.
     let weight: ByteCount

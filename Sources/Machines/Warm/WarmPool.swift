@@ -55,6 +55,7 @@ struct WarmPool {
 
     var isOn: Bool { settings.memory.bytes > 0 }
     var count: Int { waiting.values.reduce(0) { $0 + $1.count } }
+    var processes: [pid_t] { waiting.values.joined().map(\.pid) }
     func count(of image: GenerationIdentity) -> Int { waiting[image]?.count ?? 0 }
 
     /// The one that has waited longest, unless there is none that is fit for a job.

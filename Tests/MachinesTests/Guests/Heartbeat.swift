@@ -18,14 +18,17 @@ enum Heartbeat {
         }
     }
     private static let interval = Duration.milliseconds(5)
-    /// What the loop's thread may work between two beats: 50 ms on the machine that these tests were
-    /// written on, more where the processor itself is emulated.
-    nonisolated static let turnMax: Duration = {
+    /// What the loop's thread may work between two beats, on the machine that these tests were
+    /// written on.
+    nonisolated static let turnMax = Duration.milliseconds(50) * processorSlowness
+    /// How much longer a step of this processor takes than one of that machine's, at least 1; in the
+    /// lab, where the processor itself is emulated, about 20.
+    nonisolated static let processorSlowness: Double = {
         let begin = threadTime()
         var sum = 0
         for number in 0..<referenceSteps { sum &+= number % 7 }
         precondition(sum > 0)
-        return .milliseconds(50) * max(1, (threadTime() - begin) / referenceTime)
+        return max(1, (threadTime() - begin) / referenceTime)
     }()
     private nonisolated static let referenceSteps = 200_000
     /// Of `referenceSteps` there, in a debug build.

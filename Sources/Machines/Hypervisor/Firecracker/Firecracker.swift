@@ -35,7 +35,8 @@ final class Firecracker: Hypervisor {
         let console = try HypervisorLog()
         let messages = try HypervisorLog()
         var request = SpawnRequest(
-            program, ["--api-sock", Name.api, "--id", "mayfly"], hardware, parts,
+            // Its own messages share the console: no more of them than say what is wrong.
+            program, ["--api-sock", Name.api, "--id", "mayfly", "--level", "Warn"], hardware, parts,
             overhead: Self.addressSpaceOverhead)
         request.standardOutput = console.writer.number
         request.standardError = messages.writer.number
