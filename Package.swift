@@ -42,11 +42,12 @@ let package = Package(
             resources: [.embedInCode("sql")],
             swiftSettings: strict
         ),
+        .target(name: "StrictJSON", swiftSettings: strict),
         .target(name: "Wire", exclude: ["README.md"], swiftSettings: strict),
         .target(
             name: "Machines",
             dependencies: [
-                "Wire", "CLinux", "CCrypto", "Events", "Processes",
+                "Wire", "StrictJSON", "CLinux", "CCrypto", "Events", "Processes",
                 .product(name: "Logging", package: "swift-log"),
             ],
             swiftSettings: strict
@@ -61,7 +62,7 @@ let package = Package(
         .executableTarget(
             name: "Mayfly",
             dependencies: [
-                "Jobs", "Machines", "Processes", "Postgres", "Wire",
+                "Jobs", "Machines", "Processes", "Postgres", "StrictJSON", "Wire",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
             ],
@@ -80,18 +81,18 @@ let package = Package(
             swiftSettings: strict),
         .testTarget(
             name: "MachinesTests",
-            dependencies: ["Machines", "Processes", "Events", "CLinux", "Wire"],
+            dependencies: ["Machines", "Processes", "Events", "CLinux", "StrictJSON", "Wire"],
             swiftSettings: strict),
         .testTarget(
             name: "MayflyTests",
             dependencies: [
-                "Mayfly", "Jobs", "Machines", "Processes", "Postgres", "TestSupport",
-                "CTestSupport", "CLinux",
+                "Mayfly", "Jobs", "Machines", "Processes", "Postgres", "StrictJSON",
+                "TestSupport", "CTestSupport", "CLinux",
             ],
             swiftSettings: strict),
         // What is fuzzed, and the inputs that were found: a test of every run, see scripts/fuzz.
         .testTarget(
-            name: "FuzzTests", dependencies: ["Mayfly", "Wire"],
+            name: "FuzzTests", dependencies: ["Mayfly", "StrictJSON", "Wire"],
             exclude: ["Corpus", "LibFuzzer.swift"], swiftSettings: strict),
         .testTarget(name: "TidyTests", swiftSettings: strict),
     ]

@@ -7,7 +7,7 @@ import Glibc
 import Synchronization
 
 /// One thread that waits for descriptors and runs the actors that own them.
-package final class EventLoop: SerialExecutor, @unchecked Sendable {
+package final class EventLoop: SerialExecutor, TaskExecutor, @unchecked Sendable {
     // SAFETY: `local` and `handlers` are touched by the loop's own thread only (checked by
     // `checkIsolated`); `inbox` is a mutex; the rest is constant after `init`.
 
@@ -26,6 +26,9 @@ package final class EventLoop: SerialExecutor, @unchecked Sendable {
 
     /// The process's loop: a thread that lives as long as the process, as PR_SET_PDEATHSIG needs.
     package static let shared = EventLoop()
+
+    /// How often jobs that jobs have left are run before descriptors and timers are looked at.
+    private static let stepsPerRound = 4
 
     private let epoll: CInt
     private let wake: CInt
@@ -76,6 +79,9 @@ package final class EventLoop: SerialExecutor, @unchecked Sendable {
     }
     package func asUnownedSerialExecutor() -> UnownedSerialExecutor {
         unsafe UnownedSerialExecutor(ordinary: self)
+    }
+    package func asUnownedTaskExecutor() -> UnownedTaskExecutor {
+        unsafe UnownedTaskExecutor(ordinary: self)
     }
     package func checkIsolated() { precondition(isOnLoop, "not on the event loop's thread") }
 
@@ -152,7 +158,17 @@ package final class EventLoop: SerialExecutor, @unchecked Sendable {
     /// else is served.
     @LoopActor
     package func yield() async {
-        await withCheckedContinuation { yielding.append($0) }
+        await resumedHere { yielding.append($0) }
+    }
+    /// Suspends an actor of this loop until `body`'s continuation is resumed.
+    ///
+    /// Swift resumes a continuation on the task's executor and goes back to the actor from there.
+    /// Without a preference that is the global pool: two threads woken for each wait.
+    package func resumedHere<Value: Sendable>(
+        isolation: isolated (any Actor)? = #isolation,
+        _ body: (CheckedContinuation<Value, Never>) -> Void
+    ) async -> Value {
+        await withTaskExecutorPreference(self) { await withCheckedContinuation(body) }
     }
     private func resumeOneYielding() {
         guard !yielding.isEmpty else { return }
@@ -191,9 +207,12 @@ package final class EventLoop: SerialExecutor, @unchecked Sendable {
                 local += inbox.jobs
                 inbox.jobs.removeAll(keepingCapacity: true)
             }
-            swap(&batch, &local)
-            for job in batch { unsafe job.runSynchronously(on: executor) }
-            batch.removeAll(keepingCapacity: true)
+            // A resumption takes a few steps back to its actor: not each is worth a look around.
+            for _ in 0..<Self.stepsPerRound where !local.isEmpty {
+                swap(&batch, &local)
+                for job in batch { unsafe job.runSynchronously(on: executor) }
+                batch.removeAll(keepingCapacity: true)
+            }
         }
     }
 }

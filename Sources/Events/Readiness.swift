@@ -35,11 +35,11 @@ extension EventLoop {
     ) async -> Readiness {
         let wait = Wait(loop: self, descriptors: descriptors.map(\.0))
         if ignoringCancellation {
-            return await withCheckedContinuation { wait.begin($0, descriptors, deadline) }
+            return await resumedHere { wait.begin($0, descriptors, deadline) }
         }
         if Task.isCancelled { return .cancelled }
         return await withTaskCancellationHandler {
-            await withCheckedContinuation { wait.begin($0, descriptors, deadline) }
+            await resumedHere { wait.begin($0, descriptors, deadline) }
         } onCancel: {
             Task { @LoopActor in wait.end(.cancelled) }
         }

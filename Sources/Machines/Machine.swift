@@ -28,6 +28,33 @@ struct Machine: ~Copyable {
     }
 }
 
+/// A machine whose job is done: its hypervisor was killed, and the kernel takes it apart.
+///
+/// Not one more instruction of its guest runs; only its memory may still be there for some
+/// milliseconds.
+@LoopActor
+package final class TerminatingMachine {
+    private let hypervisor: any Hypervisor
+    private let image: GoldenImage
+    private let host: MachineHost
+    private let killed = ContinuousClock.now
+
+    init(_ machine: consuming Machine, of image: GoldenImage, on host: MachineHost) {
+        hypervisor = machine.hypervisor
+        self.image = image
+        self.host = host
+        hypervisor.process.kill()
+    }
+
+    /// Waits until nothing of it is left; how long that took since the kill.
+    @discardableResult
+    package func gone() async -> Duration {
+        _ = await hypervisor.end()
+        host.refillLater(image)
+        return .now - killed
+    }
+}
+
 /// What PREPARE gives to one machine: never given to another, unless a replay pins it.
 struct Freshness: Sendable {
     var entropy: [UInt8]

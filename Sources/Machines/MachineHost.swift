@@ -132,6 +132,20 @@ package final class MachineHost {
         return MachineRun(report: run.0, identity: run.1, timings: timings)
     }
 
+    /// As `run`, but returns when the machine was killed: its result can be stored while the kernel
+    /// takes it apart.
+    package func runUntilKilled(
+        _ job: GuestJob, image name: String, pin: Pin?
+    ) async throws(MachineError) -> (run: MachineRun, machine: TerminatingMachine) {
+        let image = try await image(name, generation: pin?.generation)
+        let (run, timings, machine) = try await withMachineUntilKilled(
+            restoring: image, pin: pin, mayBeWarm: pin == nil
+        ) { machine throws(MachineError) in
+            (try await machine.session.run(job), machine.identity)
+        }
+        return (MachineRun(report: run.0, identity: run.1, timings: timings), machine)
+    }
+
     /// Restores one machine, proves it fresh, and destroys it: an operator's smoke test.
     package func restoreOnce(image name: String) async throws(MachineError) -> MachineRun {
         try await run(
@@ -144,21 +158,30 @@ package final class MachineHost {
         restoring image: GoldenImage, pin: Pin? = nil, mayBeWarm: Bool = false,
         _ body: @LoopActor (borrowing Machine) async throws(MachineError) -> Value
     ) async throws(MachineError) -> (value: Value, timings: MachineTimings) {
+        var (value, timings, machine) = try await withMachineUntilKilled(
+            restoring: image, pin: pin, mayBeWarm: mayBeWarm, body)
+        timings.destroy = await machine.gone()
+        return (value, timings)
+    }
+
+    /// The same scope up to the kill; the caller waits for `TerminatingMachine.gone`.
+    private func withMachineUntilKilled<Value>(
+        restoring image: GoldenImage, pin: Pin?, mayBeWarm: Bool,
+        _ body: @LoopActor (borrowing Machine) async throws(MachineError) -> Value
+    ) async throws(MachineError) -> (Value, MachineTimings, TerminatingMachine) {
         guard !isClosed else { throw MachineError(.cancelled, "the host is shutting down") }
         machineCount += 1
         defer { machineCount -= 1 }
         let deadline = ContinuousClock.now + Self.restoreTimeout
         let machine = try await obtain(image, pin: pin, mayBeWarm: mayBeWarm, before: deadline)
-        var timings = machine.timings
-        let result: Result<Value, MachineError>
-        do throws(MachineError) { result = .success(try await body(machine)) } catch {
-            result = .failure(await machine.hypervisor.end(explaining: error.of(machine.identity)))
+        do throws(MachineError) {
+            let (value, timings) = (try await body(machine), machine.timings)
+            return (value, timings, TerminatingMachine(machine, of: image, on: self))
+        } catch {
+            let lost = await machine.hypervisor.end(explaining: error.of(machine.identity))
+            refillLater(image)
+            throw lost
         }
-        let destroying = ContinuousClock.now
-        _ = await machine.destroy()
-        timings.destroy = .now - destroying
-        refillLater(image)
-        return (try result.get(), timings)
     }
 
     /// A warm machine, or one from a standby, or from a hypervisor that is started now.

@@ -3,6 +3,7 @@
 
 import Jobs
 import Postgres
+import StrictJSON
 
 /// Where the queue is, for calls that come now and then.
 struct Database {
@@ -66,8 +67,6 @@ extension JSON {
     }
 
     var texts: [JSON] { if case .array(let values) = self { values } else { [] } }
-    var string: String? { if case .string(let text) = self { text } else { nil } }
-    var int: Int? { if case .number(let text) = self { Int(text) } else { nil } }
 }
 
 extension JobRow {

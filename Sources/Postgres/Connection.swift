@@ -81,7 +81,7 @@ import Glibc
     package func run(_ statements: [Statement]) async throws(PostgresError) -> [Rows] {
         precondition(!statements.isEmpty, "nothing to run")
         // Nothing may come between the check and the waiting: the closure runs without suspension.
-        let result: Result<[Rows], PostgresError> = await withCheckedContinuation { answer in
+        let result: Result<[Rows], PostgresError> = await EventLoop.shared.resumedHere { answer in
             switch state {
             case .closed(let error): answer.resume(returning: .failure(error))
             case .open, .running:
@@ -96,7 +96,7 @@ import Glibc
     ///
     /// Only for a connection that nobody else is using.
     package func run(_ script: Script) async throws(PostgresError) {
-        let result: Result<[Rows], PostgresError> = await withCheckedContinuation { answer in
+        let result: Result<[Rows], PostgresError> = await EventLoop.shared.resumedHere { answer in
             guard case .open = state, unsent.isEmpty, waiting.isEmpty else {
                 let error = PostgresError(sqlstate: "55006", message: "the connection is in use")
                 answer.resume(returning: .failure(error))

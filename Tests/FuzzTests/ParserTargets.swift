@@ -2,6 +2,7 @@
 // survive being written and read again; work and size stay within their bounds; a sentence about bad
 // input is one harmless line.
 
+import StrictJSON
 import Wire
 
 @testable import Mayfly

@@ -151,12 +151,16 @@ import Testing
         let victim = try await database.connect()
         let pid = try #require(
             try await victim.run("select pg_backend_pid() as pid").integer(0, "pid"))
+        let (listening, listens) = AsyncStream.makeStream(of: Void.self)
         let ended = Task {
             try await victim.withNotifications(on: ["alpha"]) { notes in
+                listens.finish()
                 for await _ in notes {}
                 return true
             }
         }
+        // Else LISTEN may stand behind the statement that is to be ended, and fail with it.
+        for await _ in listening {}
         let waiting = Task { await sqlstate { try await victim.run("select pg_sleep(60)") } }
         try await database.withConnection { killer in
             while try await killer.count(

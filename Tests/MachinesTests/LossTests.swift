@@ -5,6 +5,7 @@ import CLinux
 import Events
 import Foundation
 import Processes
+import StrictJSON
 import Testing
 import Wire
 

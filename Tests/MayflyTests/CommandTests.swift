@@ -4,6 +4,7 @@
 import ArgumentParser
 import Foundation
 import Machines
+import StrictJSON
 import Testing
 
 @testable import Mayfly

@@ -2,6 +2,7 @@
 // trap.
 
 import Foundation
+import StrictJSON
 import TestSupport
 import Testing
 

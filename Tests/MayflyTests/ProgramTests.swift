@@ -1,6 +1,7 @@
 // The built program as an operator meets it: exit codes, one clear line, data on stdout.
 
 import Foundation
+import StrictJSON
 import Testing
 
 @testable import Mayfly

@@ -2,6 +2,7 @@
 // hand.
 
 import Jobs
+import StrictJSON
 import TestSupport
 import Testing
 

@@ -63,6 +63,9 @@ final class HypervisorProcess {
             : MachineError(
                 error.reason, "\(error) (\(words.joined(separator: "; ")))", error.machine)
     }
+    /// Nothing of the guest runs from now on; `end` waits until the process is gone.
+    func kill() { child?.signal(SIGKILL) }
+
     /// Kills the process and waits until it is gone, and what it had on disk with it.
     func end() async -> ChildUsage {
         guard let child = child.take() else { return ChildUsage() }

@@ -4,6 +4,7 @@
 import Glibc
 import Jobs
 import Machines
+import StrictJSON
 
 /// What was measured.
 struct JobsMeasurementResult {
@@ -235,7 +236,6 @@ extension JobsMeasurementResult {
             row("restore") { $0.milliseconds("restore_ms") }
             row("prepare") { $0.milliseconds("prepare_ms") }
             row("run") { $0.milliseconds("run_ms") }
-            row("destroy") { $0.milliseconds("destroy_ms") }
         }
     }
 }

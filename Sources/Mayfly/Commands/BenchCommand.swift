@@ -4,6 +4,7 @@ import ArgumentParser
 import Jobs
 import Logging
 import Machines
+import StrictJSON
 
 struct BenchCommand: ParsableCommand {
     static let configuration = CommandConfiguration(

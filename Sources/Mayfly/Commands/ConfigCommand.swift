@@ -1,6 +1,7 @@
 // `mayfly config`: every setting, its value and where it came from.
 
 import ArgumentParser
+import StrictJSON
 
 struct ConfigCommand: ParsableCommand {
     static let configuration = CommandConfiguration(

@@ -3,6 +3,7 @@
 import ArgumentParser
 import Jobs
 import Postgres
+import StrictJSON
 
 struct MigrateCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(

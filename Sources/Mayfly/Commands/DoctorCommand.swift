@@ -6,6 +6,7 @@ import Glibc
 import Jobs
 import Machines
 import Processes
+import StrictJSON
 
 struct DoctorCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(

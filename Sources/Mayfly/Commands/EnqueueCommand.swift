@@ -3,6 +3,7 @@
 import ArgumentParser
 import Jobs
 import Machines
+import StrictJSON
 
 struct EnqueueCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(

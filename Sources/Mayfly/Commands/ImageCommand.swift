@@ -2,6 +2,7 @@
 
 import ArgumentParser
 import Machines
+import StrictJSON
 
 struct ImageCommand: ParsableCommand {
     static let configuration = CommandConfiguration(

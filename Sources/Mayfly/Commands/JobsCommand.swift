@@ -4,6 +4,7 @@ import ArgumentParser
 import Glibc
 import Jobs
 import Postgres
+import StrictJSON
 
 /// Which jobs, for the commands that take more than one.
 struct FilterOptions: ParsableArguments {

@@ -4,6 +4,7 @@
 import ArgumentParser
 import Logging
 import Machines
+import StrictJSON
 
 struct RestoreCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(

@@ -7,6 +7,7 @@ import Glibc
 import Jobs
 import Logging
 import Machines
+import StrictJSON
 
 struct RunCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(

@@ -2,6 +2,7 @@
 
 import ArgumentParser
 import Jobs
+import StrictJSON
 
 struct CancelCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(

@@ -2,6 +2,7 @@
 // Called by every command. Bytes that a guest chose are made harmless before a terminal sees them.
 
 import Glibc
+import StrictJSON
 
 /// The two streams of a command.
 enum Console {

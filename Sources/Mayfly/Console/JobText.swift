@@ -2,6 +2,7 @@
 // to standard output, and whatever a guest wrote is made harmless first.
 
 import Jobs
+import StrictJSON
 
 enum JobText {
     /// The whole of an ended job, or where a living one stands.
@@ -54,7 +55,7 @@ enum JobText {
         guard case .object(let members) = value else { return "" }
         let order = [
             "queue_ms", "restore_ms", "prepare_ms", "first_byte_ms", "run_ms", "collect_ms",
-            "destroy_ms", "started_from", "interpreter", "cpu_ms", "wall_ms",
+            "started_from", "interpreter", "cpu_ms", "wall_ms",
             "peak_memory_bytes", "image", "generation", "accelerator", "transport",
         ]
         return order.compactMap { name in members.first { $0.name == name } }.map { member in

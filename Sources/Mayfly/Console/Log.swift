@@ -4,6 +4,7 @@
 
 import Foundation
 import Logging
+import StrictJSON
 
 /// Writes each event as one line, in one write, so that lines of several jobs never mix.
 struct LineLog: LogHandler {

@@ -6,6 +6,7 @@ import Jobs
 import Machines
 import Postgres
 import Processes
+import StrictJSON
 
 /// One run of the demo.
 struct Demo: Sendable {

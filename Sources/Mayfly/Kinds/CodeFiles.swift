@@ -3,6 +3,7 @@
 
 import Jobs
 import Machines
+import StrictJSON
 import Wire
 
 extension CodePayload {

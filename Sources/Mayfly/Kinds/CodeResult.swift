@@ -3,6 +3,7 @@
 
 import Jobs
 import Machines
+import StrictJSON
 
 /// A finished program, as it is stored.
 struct CodeResult: Sendable {
@@ -198,7 +199,6 @@ struct CodeResult: Sendable {
         add("run_ms", report.timings.run)
         add("first_byte_ms", report.firstByte)
         add("collect_ms", report.timings.collect)
-        add("destroy_ms", timings.destroy)
         members.append(.init(name: "started_from", value: .string(timings.startedFrom.rawValue)))
         members.append(
             .init(name: "interpreter", value: .string(report.isWarm ? "warm" : "cold")))

@@ -4,6 +4,7 @@
 
 import Jobs
 import Machines
+import StrictJSON
 
 /// One kind of job, by the word in `mayfly.job.kind`.
 protocol Kind: Sendable {

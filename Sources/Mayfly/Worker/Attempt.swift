@@ -14,11 +14,11 @@ func attempt(_ claim: consuming Claim, in context: WorkerContext) async {
         await claim.stop.guarding { () async throws(AttemptError) in
             let kind = try context.kinds.named(job.kind)
             let recipe = try await kind.recipe(for: job, blobs: inputs)
-            let run = try await context.host.run(recipe, pin: job.pin)
-            return kind.outcome(of: run, recipe: recipe, job: job)
+            let (run, machine) = try await context.host.run(recipe, pin: job.pin)
+            return (kind.outcome(of: run, recipe: recipe, job: job), machine)
         }
     }
-    let outcome = context.health.observe(Outcome(result, stopped: stopped))
+    let outcome = context.health.observe(Outcome(result.map(\.0), stopped: stopped))
     do throws(JobsError) {
         let settlement = try await claim.settle(outcome)  // consumes the claim: once
         context.log(outcome, settlement, metadata)
@@ -27,4 +27,6 @@ func attempt(_ claim: consuming Claim, in context: WorkerContext) async {
             "the outcome could not be stored; the lease gives the job back",
             metadata: metadata.merging(["error": "\(error)"]) { $1 })
     }
+    // Killed before its result was stored; the slot is free when nothing of it is left.
+    if case .success((_, let machine)) = result { await machine.gone() }
 }

@@ -37,9 +37,12 @@ extension Settlement {
 
 extension MachineHost {
     /// Runs what a recipe says in a machine of its own; pinned, as the original attempt ran.
-    func run(_ recipe: Recipe, pin: Jobs.Pin?) async throws(AttemptError) -> MachineRun {
+    func run(
+        _ recipe: Recipe, pin: Jobs.Pin?
+    ) async throws(AttemptError) -> (run: MachineRun, machine: TerminatingMachine) {
         do throws(MachineError) {
-            return try await run(recipe.job, image: recipe.image, pin: pin.map(Machines.Pin.init))
+            return try await runUntilKilled(
+                recipe.job, image: recipe.image, pin: pin.map(Machines.Pin.init))
         } catch { throw .machine(error) }
     }
 }

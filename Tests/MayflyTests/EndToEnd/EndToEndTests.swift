@@ -3,6 +3,7 @@
 
 import Foundation
 import Jobs
+import StrictJSON
 import Testing
 
 @testable import Mayfly

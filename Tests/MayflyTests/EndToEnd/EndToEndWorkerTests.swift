@@ -2,6 +2,7 @@
 
 import Foundation
 import Jobs
+import StrictJSON
 import Testing
 
 @testable import Mayfly

@@ -3,6 +3,7 @@
 
 import Foundation
 import Jobs
+import StrictJSON
 import TestSupport
 import Testing
 

@@ -2,6 +2,7 @@
 // it is, no test says.
 
 import Foundation
+import StrictJSON
 import Testing
 
 @testable import Mayfly

@@ -6,6 +6,7 @@ import Foundation
 import Jobs
 import Machines
 import Postgres
+import StrictJSON
 import Synchronization
 import TestSupport
 import Testing

@@ -6,6 +6,7 @@ import CLinux
 import Events
 import Glibc
 import Processes
+import StrictJSON
 import Wire
 
 /// A started Firecracker with its API.
@@ -70,40 +71,41 @@ final class Firecracker: Hypervisor {
         try await api.put(
             "/machine-config",
             [
-                "vcpu_count": hardware.vCPUCount, "mem_size_mib": hardware.memory.bytes >> 20,
+                "vcpu_count": .number(hardware.vCPUCount),
+                "mem_size_mib": .number(hardware.memory.bytes >> 20),
                 // So that the first snapshot can leave out what the guest never wrote.
                 "track_dirty_pages": true,
             ], before: deadline)
         try await api.put(
             "/boot-source",
             [
-                "kernel_image_path": boot.kernel, "initrd_path": boot.initramfs,
-                "boot_args": boot.commandLine,
+                "kernel_image_path": .string(boot.kernel),
+                "initrd_path": .string(boot.initramfs), "boot_args": .string(boot.commandLine),
             ], before: deadline)
         try await api.put(
             "/drives/root",
             [
-                "drive_id": "root", "path_on_host": Name.rootDisk, "is_root_device": false,
-                "is_read_only": true,
+                "drive_id": "root", "path_on_host": .string(Name.rootDisk),
+                "is_root_device": false, "is_read_only": true,
             ], before: deadline)
         // The context id means nothing outside of the machine: every clone may have the same.
         try await api.put(
-            "/vsock", ["guest_cid": 3, "uds_path": Name.vsock], before: deadline)
+            "/vsock", ["guest_cid": 3, "uds_path": .string(Name.vsock)], before: deadline)
         try await api.put("/actions", ["action_type": "InstanceStart"], before: deadline)
     }
     func restore(before deadline: ContinuousClock.Instant) async throws(MachineError) {
-        let memory = ["backend_type": "File", "backend_path": Name.memory]
+        let memory: JSON = ["backend_type": "File", "backend_path": .string(Name.memory)]
         try await api.put(
             "/snapshot/load",
-            ["snapshot_path": Name.state, "mem_backend": memory, "resume_vm": true],
+            ["snapshot_path": .string(Name.state), "mem_backend": memory, "resume_vm": true],
             before: deadline)
     }
     func save(before deadline: ContinuousClock.Instant) async throws(MachineError) {
         try await api.put(
             "/snapshot/create",
             [
-                "snapshot_type": "Diff", "snapshot_path": Name.state,
-                "mem_file_path": Name.memory,
+                "snapshot_type": "Diff", "snapshot_path": .string(Name.state),
+                "mem_file_path": .string(Name.memory),
             ], before: deadline)
     }
     func resume(before deadline: ContinuousClock.Instant) async throws(MachineError) {

@@ -3,9 +3,9 @@
 // what its guest does, so its answers are read with a bound and a deadline like anything else.
 
 import Events
-import Foundation
 import Glibc
 import Processes
+import StrictJSON
 
 @LoopActor
 final class FirecrackerAPI {
@@ -41,32 +41,29 @@ final class FirecrackerAPI {
     }
 
     func put(
-        _ path: String, _ body: [String: Any], before deadline: ContinuousClock.Instant
+        _ path: String, _ body: JSON, before deadline: ContinuousClock.Instant
     ) async throws(MachineError) {
         try await call("PUT", path, body, before: deadline)
     }
     func patch(
-        _ path: String, _ body: [String: Any], before deadline: ContinuousClock.Instant
+        _ path: String, _ body: JSON, before deadline: ContinuousClock.Instant
     ) async throws(MachineError) {
         try await call("PATCH", path, body, before: deadline)
     }
 
     /// - Throws: `restoreFailed` with Firecracker's own words when it refuses.
     private func call(
-        _ method: String, _ path: String, _ body: [String: Any],
+        _ method: String, _ path: String, _ body: JSON,
         before deadline: ContinuousClock.Instant
     ) async throws(MachineError) {
-        guard let data = try? JSONSerialization.data(withJSONObject: body) else {
-            throw MachineError(.restoreFailed, "\(method) \(path): the body is not JSON")
-        }
+        let content = Array(body.text.utf8)
         let head =
             "\(method) \(path) HTTP/1.1\r\nHost: localhost\r\nAccept: application/json\r\n"
-            + "Content-Type: application/json\r\nContent-Length: \(data.count)\r\n\r\n"
-        try await write(Array(head.utf8) + [UInt8](data), before: deadline)
+            + "Content-Type: application/json\r\nContent-Length: \(content.count)\r\n\r\n"
+        try await write(Array(head.utf8) + content, before: deadline)
         let answer = try await answer(before: deadline)
         guard (200..<300).contains(answer.status) else {
-            let fault = (try? JSONSerialization.jsonObject(with: Data(answer.body)))
-                .flatMap { ($0 as? [String: Any])?["fault_message"] as? String }
+            let fault = (try? JSON(parsing: answer.body))?["fault_message"]?.string
             throw MachineError(
                 .restoreFailed,
                 "Firecracker refused \(method) \(path): \(fault ?? "status \(answer.status)")")

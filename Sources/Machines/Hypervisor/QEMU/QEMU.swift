@@ -7,6 +7,7 @@ import CLinux
 import Events
 import Glibc
 import Processes
+import StrictJSON
 import Wire
 
 /// A started QEMU with its monitor and the agent's port.
@@ -69,7 +70,7 @@ final class QEMU: Hypervisor {
     }
     func restore(before deadline: ContinuousClock.Instant) async throws(MachineError) {
         try await monitor.command(
-            "migrate-incoming", ["uri": "fd:\(parts.state)"], before: deadline)
+            "migrate-incoming", ["uri": .string("fd:\(parts.state)")], before: deadline)
         try await migrated(before: deadline)
         try await resume(before: deadline)
     }
@@ -87,7 +88,7 @@ final class QEMU: Hypervisor {
     }
     private func migrated(before deadline: ContinuousClock.Instant) async throws(MachineError) {
         try await monitor.event("MIGRATION", before: deadline) { data in
-            (data["status"] as? String) == "completed"
+            data["status"]?.string == "completed"
         }
     }
 

@@ -2,9 +2,9 @@
 // QEMU parses guest data, so its answers are read with a bound and a deadline like anything else.
 
 import Events
-import Foundation
 import Glibc
 import Processes
+import StrictJSON
 
 /// A QMP conversation.
 @LoopActor
@@ -23,7 +23,7 @@ final class QMP {
     private var (start, scanned) = (0, 0)
     private let turn = LoopTurn()
     private var late: (deadline: ContinuousClock.Instant, lines: Int)?
-    private var events: [String: [String: Any]] = [:]
+    private var events: [String: JSON] = [:]
 
     init(_ stream: ByteStream) { self.stream = stream }
 
@@ -33,34 +33,28 @@ final class QMP {
         guard greeting["QMP"] != nil else {
             throw MachineError(.restoreFailed, "QEMU's monitor did not greet")
         }
-        _ = try await command("qmp_capabilities", before: deadline)
+        try await command("qmp_capabilities", before: deadline)
     }
 
-    /// Runs one command and returns its `return` value.
-    @discardableResult
+    /// Runs one command; what it returns is of no use to us.
     func command(
-        _ name: String, _ arguments: [String: Any] = [:], passing descriptor: CInt? = nil,
+        _ name: String, _ arguments: JSON = [:], passing descriptor: CInt? = nil,
         before deadline: ContinuousClock.Instant
-    ) async throws(MachineError) -> Any {
-        let line: Data
-        do {
-            line = try JSONSerialization.data(
-                withJSONObject: ["execute": name, "arguments": arguments])
-        } catch {
-            throw MachineError(.restoreFailed, "QMP \(name): arguments are not JSON")
-        }
+    ) async throws(MachineError) {
+        let command: JSON = ["execute": .string(name), "arguments": arguments]
+        let line = Array(command.text.utf8) + [0x0A]
         if let descriptor {
-            guard stream.send([UInt8](line) + [0x0A], passing: descriptor) else {
+            guard stream.send(line, passing: descriptor) else {
                 throw MachineError(.machineLost, "QEMU accepts no descriptor")
             }
         } else {
-            try await write([UInt8](line) + [0x0A], before: deadline)
+            try await write(line, before: deadline)
         }
         while true {
             let reply = try await object(before: deadline)
-            if let value = reply["return"] { return value }
-            if let error = reply["error"] as? [String: Any] {
-                let words = error["desc"] as? String ?? "no reason given"
+            if reply["return"] != nil { return }
+            if let error = reply["error"] {
+                let words = error["desc"]?.string ?? "no reason given"
                 throw MachineError(.restoreFailed, "QEMU refused \(name): \(words)")
             }
         }
@@ -68,8 +62,7 @@ final class QMP {
 
     /// Waits for an event whose data satisfies `isWanted`; one seen since the last call counts.
     func event(
-        _ name: String, before deadline: ContinuousClock.Instant,
-        where isWanted: ([String: Any]) -> Bool
+        _ name: String, before deadline: ContinuousClock.Instant, where isWanted: (JSON) -> Bool
     ) async throws(MachineError) {
         while true {
             if let data = events.removeValue(forKey: name), isWanted(data) { return }
@@ -78,14 +71,14 @@ final class QMP {
     }
 
     /// The next object; events are remembered by name on the way.
-    private func object(
-        before deadline: ContinuousClock.Instant
-    ) async throws(MachineError) -> [String: Any] {
+    private func object(before deadline: ContinuousClock.Instant) async throws(MachineError) -> JSON
+    {
         let line = try await line(before: deadline)
-        guard let object = try? JSONSerialization.jsonObject(with: Data(line)) as? [String: Any]
-        else { throw MachineError(.restoreFailed, "QEMU's monitor did not send JSON") }
-        if let name = object["event"] as? String, Self.awaitedEvents.contains(name) {
-            events[name] = object["data"] as? [String: Any] ?? [:]
+        guard let object = try? JSON(parsing: line), case .object = object else {
+            throw MachineError(.restoreFailed, "QEMU's monitor did not send JSON")
+        }
+        if let name = object["event"]?.string, Self.awaitedEvents.contains(name) {
+            events[name] = object["data"] ?? [:]
         }
         return object
     }

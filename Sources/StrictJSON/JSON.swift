@@ -1,11 +1,16 @@
-// JSON as payloads bring it: strict, bounded, never trapping. Called by the kinds, which turn a
-// value into a recipe, and by `mayfly run`. Numbers stay text, so that nothing is rounded.
+// JSON as strangers bring it: strict, bounded, never trapping. Called by the kinds, which turn a
+// payload into a recipe, and by whoever talks to a hypervisor. Numbers stay text, so that nothing
+// is rounded.
 
 /// A JSON value; members keep their order, and no two have one name.
-indirect enum JSON: Sendable, Equatable {
-    struct Member: Sendable, Equatable {
-        var name: String
-        var value: JSON
+package indirect enum JSON: Sendable, Equatable {
+    package struct Member: Sendable, Equatable {
+        package var name: String
+        package var value: JSON
+        package init(name: String, value: JSON) {
+            self.name = name
+            self.value = value
+        }
     }
     case null
     case bool(Bool)
@@ -15,7 +20,7 @@ indirect enum JSON: Sendable, Equatable {
     case object([Member])
 
     /// The word for an error message.
-    var kind: String {
+    package var kind: String {
         switch self {
         case .null: "null"
         case .bool: "a boolean"
@@ -28,23 +33,28 @@ indirect enum JSON: Sendable, Equatable {
 }
 
 /// Why a text is no JSON, and where.
-struct JSONError: Error, CustomStringConvertible {
-    var sentence: String
-    var offset: Int
-    var description: String { "\(sentence) at byte \(offset + 1)" }
+package struct JSONError: Error, CustomStringConvertible {
+    package var sentence: String
+    package var offset: Int
+    package var description: String { "\(sentence) at byte \(offset + 1)" }
 }
 
 extension JSON {
     /// Bounds on what a stranger may make the worker hold.
-    enum Limits {
-        static let byteCount = 128 << 20  // 64 MiB of input in base64, and room for the source
-        static let depth = 64  // a payload needs 4; recursion must stay far from the stack's end
-        static let valueCount = 200_000  // 64 bytes each at most: 13 MB
+    package enum Limits {
+        /// 64 MiB of input in base64, and room for the source.
+        package static let byteCount = 128 << 20
+        /// A payload needs 4; recursion must stay far from the stack's end.
+        package static let depth = 64
+        /// 64 bytes each at most: 13 MB.
+        package static let valueCount = 200_000
     }
 
-    init(parsing text: String) throws(JSONError) { try self.init(parsing: Array(text.utf8)) }
+    package init(parsing text: String) throws(JSONError) {
+        try self.init(parsing: Array(text.utf8))
+    }
 
-    init(parsing bytes: [UInt8]) throws(JSONError) {
+    package init(parsing bytes: [UInt8]) throws(JSONError) {
         guard bytes.count <= Limits.byteCount else {
             throw JSONError(sentence: "longer than 128 MiB", offset: Limits.byteCount)
         }
@@ -274,16 +284,18 @@ private struct JSONParser {
 // MARK: Writing
 
 extension JSON {
-    static func number(_ value: Int) -> JSON { .number("\(value)") }
+    package static func number(_ value: Int) -> JSON { .number("\(value)") }
     /// Finite numbers only; anything else is null.
-    static func number(_ value: Double) -> JSON { value.isFinite ? .number("\(value)") : .null }
-    static func optional(_ text: String?) -> JSON { text.map { .string($0) } ?? .null }
-    static func object(_ members: KeyValuePairs<String, JSON>) -> JSON {
+    package static func number(_ value: Double) -> JSON {
+        value.isFinite ? .number("\(value)") : .null
+    }
+    package static func optional(_ text: String?) -> JSON { text.map { .string($0) } ?? .null }
+    package static func object(_ members: KeyValuePairs<String, JSON>) -> JSON {
         .object(members.map { Member(name: $0.key, value: $0.value) })
     }
 
     /// Compact JSON text.
-    var text: String {
+    package var text: String {
         var bytes: [UInt8] = []
         write(into: &bytes)
         return String(decoding: bytes, as: UTF8.self)
@@ -335,7 +347,7 @@ extension JSON {
     }
 
     /// For messages: at most 60 characters, control characters made visible.
-    static func shortened(_ text: String) -> String {
+    package static func shortened(_ text: String) -> String {
         var result = ""
         for scalar in text.unicodeScalars.prefix(60) {
             let isControl = scalar.value < 0x20 || (0x7F...0x9F).contains(scalar.value)
@@ -347,8 +359,24 @@ extension JSON {
 
 extension JSON {
     /// The member of that name; `nil` for anything that is no object.
-    subscript(name: String) -> JSON? {
+    package subscript(name: String) -> JSON? {
         guard case .object(let members) = self else { return nil }
         return members.first { $0.name == name }?.value
+    }
+    package var string: String? { if case .string(let text) = self { text } else { nil } }
+    package var int: Int? { if case .number(let text) = self { Int(text) } else { nil } }
+}
+
+// MARK: As literals of a program; names that appear twice are its mistake.
+
+extension JSON: ExpressibleByStringLiteral, ExpressibleByBooleanLiteral,
+    ExpressibleByIntegerLiteral, ExpressibleByArrayLiteral, ExpressibleByDictionaryLiteral
+{
+    package init(stringLiteral text: String) { self = .string(text) }
+    package init(booleanLiteral value: Bool) { self = .bool(value) }
+    package init(integerLiteral value: Int) { self = .number(value) }
+    package init(arrayLiteral values: JSON...) { self = .array(values) }
+    package init(dictionaryLiteral members: (String, JSON)...) {
+        self = .object(members.map { Member(name: $0.0, value: $0.1) })
     }
 }

@@ -1,7 +1,7 @@
 // Strict base64 (RFC 4648, section 4): the standard alphabet, with padding, without line breaks,
 // and with nothing in the bits that padding leaves over. Called by the kinds.
 
-enum Base64 {
+package enum Base64 {
     /// Index 0…63, or 0xFF for a byte that is no digit.
     private static let values: [UInt8] = {
         var table = [UInt8](repeating: 0xFF, count: 256)
@@ -12,7 +12,7 @@ enum Base64 {
         "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/".utf8)
 
     /// The bytes, or `nil` for anything but strict base64.
-    static func decode(_ text: String) -> [UInt8]? {
+    package static func decode(_ text: String) -> [UInt8]? {
         let source = Array(text.utf8)
         guard source.count % 4 == 0 else { return nil }
         let padding = source.suffix(2).reversed().prefix { $0 == UInt8(ascii: "=") }.count
@@ -46,7 +46,7 @@ enum Base64 {
         return result
     }
 
-    static func encode(_ bytes: [UInt8]) -> String {
+    package static func encode(_ bytes: [UInt8]) -> String {
         var result: [UInt8] = []
         result.reserveCapacity((bytes.count + 2) / 3 * 4)
         var index = 0
