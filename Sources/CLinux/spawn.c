@@ -70,6 +70,8 @@ static int child_main(void *argument) {
     TRY("no_new_privs", prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
     /* After the change of uid, which clears it. */
     if (s->die_with_parent) TRY("pdeathsig", prctl(PR_SET_PDEATHSIG, SIGKILL));
+    /* Set either way: until execve this is our parent's memory, too, which keeps the last value. */
+    TRY("huge pages", prctl(PR_SET_THP_DISABLE, s->no_huge_pages, 0, 0, 0));
     sigset_t none;
     sigemptyset(&none);
     syscall(SYS_rt_sigprocmask, SIG_SETMASK, &none, NULL, 8);

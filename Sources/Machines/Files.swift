@@ -19,6 +19,20 @@ func makeDirectory(_ path: String, mode: Int = 0o755) throws(MachineError) {
                 + "run as root or set state.directory / runtime.directory to a place you own")
     }
 }
+/// A file of /proc, to its end; `nil` when there is none.
+///
+/// The kernel hands these out a few lines at a time, and Foundation takes that for the end.
+func kernelText(_ path: String) -> String? {
+    guard let file = try? Descriptor.open(path, O_RDONLY) else { return nil }
+    var (bytes, chunk) = ([UInt8](), [UInt8](repeating: 0, count: 64 << 10))
+    while true {
+        let count = unsafe read(file.number, &chunk, chunk.count)
+        if count < 0, errno == EINTR { continue }
+        guard count >= 0 else { return nil }
+        guard count > 0 else { return String(decoding: bytes, as: UTF8.self) }
+        bytes += chunk[..<count]
+    }
+}
 /// Writes a whole file, or leaves what was there: a disk that fills up spoils nothing.
 func writeFile(_ path: String, _ contents: [UInt8], mode: mode_t) throws(MachineError) {
     let draft = "\(path).\(hexText(randomBytes(6)))"

@@ -236,9 +236,11 @@ package final class MachineHost {
         }
         return try await spawnStandby(of: image)
     }
-    func spawnStandby(of image: GoldenImage) async throws(MachineError) -> Standby {
+    func spawnStandby(
+        of image: GoldenImage, forWarm: Bool = false
+    ) async throws(MachineError) -> Standby {
         try await Standby.spawn(
-            for: image, program: probe.hypervisor, mark: mark)
+            for: image, isForWarm: forWarm, program: probe.hypervisor, mark: mark)
     }
     func fillStandbys(of image: GoldenImage) async {
         while !isClosed,

@@ -35,6 +35,8 @@ package struct SpawnRequest: Sendable {
     package var fileLimit: UInt64 = 256
     package var fileSizeLimit = UInt64.max
     package var addressSpaceLimit = UInt64.max
+    /// Huge pages, even where the program asks for them.
+    package var hugePages = true
 
     package init(arguments: [String]) { self.arguments = arguments }
 }
@@ -100,6 +102,7 @@ package struct Child: ~Copyable, Sendable {
                     unsafe spec.limit_file_size = request.fileSizeLimit
                     unsafe spec.limit_address_space = request.addressSpaceLimit
                     unsafe spec.limit_processes = UInt64.max
+                    unsafe spec.no_huge_pages = request.hugePages ? 0 : 1
                     unsafe spec.die_with_parent = request.diesWithParent ? 1 : 0
                     return unsafe mayfly_spawn(&spec, &child)
                 }

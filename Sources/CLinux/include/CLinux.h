@@ -82,6 +82,7 @@ struct mayfly_spawn {
     uint64_t limit_core, limit_files, limit_file_size, limit_processes, limit_address_space;
     /* UINT64_MAX: leave as it is */
     int die_with_parent; /* PR_SET_PDEATHSIG SIGKILL */
+    int no_huge_pages;   /* PR_SET_THP_DISABLE, whatever the program asks for */
 };
 struct mayfly_child {
     pid_t pid;

@@ -16,9 +16,7 @@ package struct MachineMemory: Sendable {
 
     /// `nil` when the process is gone, or belongs to somebody whose memory we may not see.
     package init?(of pid: Int32) {
-        guard let text = try? String(contentsOfFile: "/proc/\(pid)/smaps", encoding: .utf8) else {
-            return nil
-        }
+        guard let text = kernelText("/proc/\(pid)/smaps") else { return nil }
         self.init(smaps: text)
     }
 

@@ -25,7 +25,7 @@ extension RestoreBench {
             result.standby.append(
                 try await firstByte(of: program, in: machine, since: claimed))
 
-            let waiting = try await host.spawnStandby(of: image)
+            let waiting = try await host.spawnStandby(of: image, forWarm: true)
             let begin = ContinuousClock.now
             let warm = try await WarmMachine.make(from: waiting)
             result.making.append((ContinuousClock.now - begin).milliseconds)

@@ -78,7 +78,7 @@ struct Processor: Hashable, Codable {
     }
     /// Of the first processor in /proc/cpuinfo.
     private static func readFields() throws(MachineError) -> [String: String] {
-        guard let text = try? String(contentsOfFile: "/proc/cpuinfo", encoding: .utf8) else {
+        guard let text = kernelText("/proc/cpuinfo") else {
             throw MachineError(.hostUnfit, "cannot read /proc/cpuinfo")
         }
         var fields: [String: String] = [:]

@@ -101,7 +101,7 @@ private struct Descriptorless {
     func waitUntilGone() {
         for _ in 0..<2000 {
             guard kill(pid, 0) == 0 else { return }
-            let status = (try? String(contentsOfFile: "/proc/\(pid)/stat", encoding: .utf8)) ?? ""
+            let status = kernelText("/proc/\(pid)/stat") ?? ""
             if status.contains(") Z ") { return }
             usleep(1000)
         }

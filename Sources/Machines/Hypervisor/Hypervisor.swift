@@ -66,6 +66,8 @@ struct MachineParts {
     var mark: String
     /// Where a hypervisor that needs a directory makes one; it goes with the process.
     var directory: String
+    /// It will wait warm, within a budget: what makes it quick may cost memory.
+    var isForWarm = false
     /// Booting rather than restoring.
     var boot: Boot?
 

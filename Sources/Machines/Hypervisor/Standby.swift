@@ -15,7 +15,8 @@ struct Standby: ~Copyable {
 
     /// Starts and prepares one for `image`.
     static func spawn(
-        for image: GoldenImage, program: HypervisorProgram, mark: borrowing HostMark
+        for image: GoldenImage, isForWarm: Bool, program: HypervisorProgram,
+        mark: borrowing HostMark
     ) async throws(MachineError) -> Standby {
         try await image.checkRootDisk()
         // A description of its own: reading the state moves its offset.
@@ -23,7 +24,8 @@ struct Standby: ~Copyable {
         let state = try attempting(Descriptor.open(path, O_RDONLY))
         let parts = MachineParts(
             memory: image.memory.number, rootDisk: image.rootDisk.number, state: state.number,
-            mark: mark.environment, directory: mark.machinesDirectory)
+            mark: mark.environment, directory: mark.machinesDirectory,
+            isForWarm: isForWarm)
         let hypervisor = try program.start(image.manifest.hardware, parts)
         do throws(MachineError) {
             try await hypervisor.begin(before: .now + .seconds(30))

@@ -60,7 +60,7 @@ extension MachineHost {
         }
     }
     func makeWarm(of image: GoldenImage) async throws(MachineError) -> WarmMachine {
-        try await WarmMachine.make(from: try await spawnStandby(of: image))
+        try await WarmMachine.make(from: try await spawnStandby(of: image, forWarm: true))
     }
 
     /// What cannot be paused cannot wait.

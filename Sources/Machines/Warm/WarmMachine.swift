@@ -81,7 +81,7 @@ extension Machine {
 /// Pages of a process that no other shares; those still as in the golden memory are not among them.
 private func ownMemory(of pid: pid_t) -> ByteCount {
     let path = "/proc/\(pid)/smaps_rollup"
-    let text = (try? String(contentsOfFile: path, encoding: .utf8)) ?? ""
+    let text = kernelText(path) ?? ""
     return kibibytes(named: "Anonymous:", in: text) ?? .mebibytes(96)
 }
 

@@ -142,7 +142,7 @@ enum HostMemory {
     static var available: ByteCount { read("MemAvailable:") ?? ByteCount(bytes: .max) }
 
     private static func read(_ name: String) -> ByteCount? {
-        let text = (try? String(contentsOfFile: "/proc/meminfo", encoding: .utf8)) ?? ""
+        let text = kernelText("/proc/meminfo") ?? ""
         return kibibytes(named: name, in: text)
     }
 }

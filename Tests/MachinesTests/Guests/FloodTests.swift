@@ -128,6 +128,7 @@ struct FloodTests {
             #expect(try await neighbour.value == "42\n")
         }
         print("\(flood.name): \(worst); without it: \(busy)")
+        print("it took \(took); host \(slowness), processor \(Heartbeat.processorSlowness)")
         // By the thread's own clock, which other programs on this host do not move.
         #expect(worst.used < Heartbeat.turnMax, "\(worst)")
         let limit = max(

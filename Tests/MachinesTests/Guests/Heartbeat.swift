@@ -4,6 +4,7 @@
 import Events
 import Foundation
 import Machines
+import Wire
 
 /// A beat on the event loop, as every timer, lease and other machine there.
 @LoopActor
@@ -21,18 +22,23 @@ enum Heartbeat {
     /// What the loop's thread may work between two beats, on the machine that these tests were
     /// written on.
     nonisolated static let turnMax = Duration.milliseconds(50) * processorSlowness
-    /// How much longer a step of this processor takes than one of that machine's, at least 1; in the
-    /// lab, where the processor itself is emulated, about 20.
+    /// How much longer reading a guest's frames takes this processor than that machine's, at least
+    /// 1; in the lab, where the processor itself is emulated, about 20.
     nonisolated static let processorSlowness: Double = {
+        let bytes = (try? message(.stdout([1], isFinal: false), 3)) ?? []
+        let frames = Array(repeatElement(bytes, count: referenceFrames).joined())
         let begin = threadTime()
-        var sum = 0
-        for number in 0..<referenceSteps { sum &+= number % 7 }
-        precondition(sum > 0)
+        var (decoder, count) = (FrameDecoder(from: .guest), 0)
+        decoder.feed(frames)
+        while let frame = try? decoder.next() {
+            count += (try? GuestMessage(decoding: frame)) == nil ? 0 : 1
+        }
+        precondition(count == referenceFrames)
         return max(1, (threadTime() - begin) / referenceTime)
     }()
-    private nonisolated static let referenceSteps = 200_000
-    /// Of `referenceSteps` there, in a debug build.
-    private nonisolated static let referenceTime = Duration.milliseconds(2)
+    private nonisolated static let referenceFrames = 20_000
+    /// Of `referenceFrames` there, in a debug build.
+    private nonisolated static let referenceTime = Duration.milliseconds(25)
 
     /// The worst beat while `body` ran.
     static func worst(_ body: () async throws -> Void) async rethrows -> Worst {
