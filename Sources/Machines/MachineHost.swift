@@ -34,6 +34,7 @@ package final class MachineHost {
     var warmPool: WarmPool
     /// One at a time.
     var isMakingWarm = false
+    var lastMemory = (available: HostMemory.available, at: ContinuousClock.now)
     /// Machines alive now, for `close`.
     package private(set) var machineCount = 0
 

@@ -279,6 +279,28 @@ import Testing
         await blocker.close()
     }
 
+    @Test func `a queue claims no more than there is room for, and all of it in the end`()
+        async throws
+    {
+        let database = try await Database.make()
+        try await database.withConnection { connection in
+            for _ in 0..<6 { _ = try await connection.enqueue() }
+        }
+        var settings = database.queueSettings(slots: 6)
+        settings.room = { held in max(0, 2 - held) }
+        let held = try await withQueue(settings, logger: quiet) { queue in
+            await withTaskGroup(of: Int.self) { slots in
+                for _ in 0..<6 { slots.addTask { await heldWithNext(of: queue) } }
+                return await slots.reduce(into: []) { $0.append($1) }
+            }
+        }
+        #expect(held.allSatisfy { (1...2).contains($0) }, "\(held)")
+        let left = try await database.withConnection {
+            try await $0.count("select count(*) from mayfly.job where state <> 'succeeded'")
+        }
+        #expect(left == 0)
+    }
+
     @Test func `settles a result that the database refuses as our failure`() async throws {
         let database = try await Database.make()
         let id = try await database.withConnection { try await $0.enqueue() }
@@ -379,4 +401,12 @@ private func waitUntilBlocked(in database: Database, by locker: Int64) async thr
             """
         while try await connection.count(statement) == 0 {}
     }
+}
+
+/// Takes a job and settles it; how many were held when it was.
+private func heldWithNext(of queue: Queue) async -> Int {
+    guard let claim = await queue.next() else { return 0 }
+    let held = await queue.heldCount
+    _ = try? await claim.settle(.succeeded(Report()))
+    return held
 }

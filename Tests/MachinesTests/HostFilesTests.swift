@@ -127,6 +127,22 @@ import Testing
         #expect(MachineMemory(smaps: "") == nil)
     }
 
+    @Test func `a host has room for as many machines as could use all that they may`() {
+        func room(_ available: Int) -> MachineRoom {
+            MachineRoom(
+                total: .gibibytes(16), reserve: .gibibytes(2),
+                available: .gibibytes(available), memory: .mebibytes(960))
+        }
+        #expect(room(16).most == 14)
+        #expect(room(16).more(beside: 0) == 14 && room(16).more(beside: 13) == 1)
+        #expect(room(16).more(beside: 14) == 0 && room(16).more(beside: 15) == 0)
+        // What others use counts, too.
+        #expect(room(5).more(beside: 0) == 3 && room(5).more(beside: 12) == 2)
+        #expect(room(2).more(beside: 0) == 0 && room(1).more(beside: 0) == 0)
+        #expect(HostMemory.available <= HostMemory.total)
+        #expect(MachineRoom(memory: .mebibytes(512)).most > 0)
+    }
+
     @Test func `the memory of a process is read to the end of its list`() throws {
         let memory = try #require(MachineMemory(of: getpid()))
         let rollup = try #require(kernelText("/proc/self/smaps_rollup"))

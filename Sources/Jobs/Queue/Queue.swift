@@ -192,7 +192,8 @@ package actor Queue {
     }
 
     private func claim(_ connection: Connection) async throws(PostgresError) -> Int {
-        let want = slots.count
+        let room = await settings.room?(held.count) ?? .max
+        let want = min(slots.count, room)
         guard want > 0, let me = registration else { return 0 }
         let rows = try await connection.run(
             """

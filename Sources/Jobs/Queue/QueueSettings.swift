@@ -39,6 +39,8 @@ package struct QueueSettings: Sendable {
     ///
     /// What runs already may add as much as its results may have: slots bound that.
     package var unstoredBytesMax = 256 * 1024 * 1024
+    /// How many more jobs may be claimed beside those that are held; `nil`: one for each slot.
+    package var room: (@Sendable (_ held: Int) async -> Int)?
 
     package init(
         connection: ConnectionSettings, name: String, version: String, kinds: [String], slots: Int

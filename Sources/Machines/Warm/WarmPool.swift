@@ -55,6 +55,10 @@ struct WarmPool {
 
     var isOn: Bool { settings.memory.bytes > 0 }
     var count: Int { waiting.values.reduce(0) { $0 + $1.count } }
+    /// What all of them add to the host's memory.
+    var weight: ByteCount {
+        ByteCount(bytes: waiting.values.joined().reduce(0) { $0 + $1.weight.bytes })
+    }
     var processes: [pid_t] { waiting.values.joined().map(\.pid) }
     func count(of image: GenerationIdentity) -> Int { waiting[image]?.count ?? 0 }
 
@@ -76,8 +80,8 @@ struct WarmPool {
         guard isOn, .now >= notBefore else { return false }
         let target = max(1, arrivals[image]?.peak(at: .now) ?? 0)
         let weight = weights[image] ?? .mebibytes(96)
-        let used = waiting.values.joined().reduce(0) { $0 + $1.weight.bytes }
-        return count(of: image) < target && used + weight.bytes <= settings.memory.bytes
+        return count(of: image) < target
+            && self.weight.bytes + weight.bytes <= settings.memory.bytes
             // Twice, so that it is not ended as soon as it is there.
             && available.bytes > HostMemory.reserve.bytes + 2 * weight.bytes
     }
@@ -130,19 +134,5 @@ struct WarmPool {
 
     private func isOld(_ machine: WarmMachine) -> Bool {
         machine.since + settings.age < .now
-    }
-}
-
-/// What the kernel says about this host's memory.
-enum HostMemory {
-    /// Warm machines leave so much to everything else: an eighth of what there is.
-    static let reserve = ByteCount(bytes: (read("MemTotal:") ?? .gibibytes(4)).bytes / 8)
-
-    /// What could be used without swapping; everything when the kernel does not say it.
-    static var available: ByteCount { read("MemAvailable:") ?? ByteCount(bytes: .max) }
-
-    private static func read(_ name: String) -> ByteCount? {
-        let text = kernelText("/proc/meminfo") ?? ""
-        return kibibytes(named: name, in: text)
     }
 }

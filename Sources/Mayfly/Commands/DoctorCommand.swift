@@ -32,6 +32,7 @@ struct DoctorCommand: AsyncParsableCommand {
         let examined = await HostProbe.examine(configuration.host)
         findings += examined.findings.map(Check.init)
         if let probe = examined.probe { findings += Self.images(configuration, probe) }
+        findings.append(Self.memory(configuration))
         findings.append(Self.directory(configuration, .stateDirectory))
         findings.append(Self.directory(configuration, .runtimeDirectory))
         findings += Self.tools()
@@ -96,6 +97,16 @@ struct DoctorCommand: AsyncParsableCommand {
                 name: "image code", state: image.problem == nil ? .active : .off,
                 found: image.problem ?? found, remedy: image.problem == nil ? "" : remedy)
         ]
+    }
+
+    private static func memory(_ configuration: Configuration) -> Check {
+        let shortage = Admission.shortage(configuration)
+        let (total, available) = (HostMemory.total.mebibytes, HostMemory.available.mebibytes)
+        let enough = "\(Int(available)) of \(Int(total)) MiB are available, enough for all slots"
+        return Check(
+            name: "memory", state: shortage == nil ? .active : .degraded,
+            found: shortage ?? enough,
+            remedy: shortage == nil ? "" : "lower worker.slots or image.code.memory")
     }
 
     private static func directory(

@@ -51,7 +51,10 @@ struct WorkerCommand: AsyncParsableCommand {
             for fallback in host.probe.fallbacks { logger.warning("\(fallback)") }
             let images = kinds.images
             try await host.prepare(images: images)
-            let settings = configuration.queueSettings(kinds: kinds.names)
+            var settings = configuration.queueSettings(kinds: kinds.names)
+            let admission = Admission(host)
+            settings.room = { await admission.room(held: $0) }
+            if let shortage = Admission.shortage(configuration) { logger.warning("\(shortage)") }
             let supervisor = Supervisor(
                 context: WorkerContext(
                     host: host, kinds: kinds, health: HostHealth()),
