@@ -70,8 +70,9 @@ static int child_main(void *argument) {
     TRY("no_new_privs", prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
     /* After the change of uid, which clears it. */
     if (s->die_with_parent) TRY("pdeathsig", prctl(PR_SET_PDEATHSIG, SIGKILL));
-    /* Set either way: until execve this is our parent's memory, too, which keeps the last value. */
-    TRY("huge pages", prctl(PR_SET_THP_DISABLE, s->no_huge_pages, 0, 0, 0));
+    /* Until execve this is our parent's memory, too: it takes its own value back. Where it cannot be
+       set, the program costs more memory, and no more than that. */
+    if (s->no_huge_pages) prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0);
     sigset_t none;
     sigemptyset(&none);
     syscall(SYS_rt_sigprocmask, SIG_SETMASK, &none, NULL, 8);
@@ -117,7 +118,9 @@ int mayfly_spawn(const struct mayfly_spawn *spec, struct mayfly_child *child) {
     };
     sigfillset(&all);
     pthread_sigmask(SIG_BLOCK, &all, &old); /* no handler may run in the child */
+    int huge_pages_were_off = prctl(PR_GET_THP_DISABLE, 0, 0, 0, 0);
     long pid = clone3_call(&a, child_main, &start);
+    if (spec->no_huge_pages && huge_pages_were_off == 0) prctl(PR_SET_THP_DISABLE, 0, 0, 0, 0);
     pthread_sigmask(SIG_SETMASK, &old, NULL);
     munmap(stack, stack_size);
     if (pid < 0) {

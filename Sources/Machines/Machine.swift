@@ -50,6 +50,7 @@ package final class TerminatingMachine {
     @discardableResult
     package func gone() async -> Duration {
         _ = await hypervisor.end()
+        host.lastMemory = nil  // it has more now
         host.refillLater(image)
         return .now - killed
     }

@@ -34,7 +34,10 @@ package final class MachineHost {
     var warmPool: WarmPool
     /// One at a time.
     var isMakingWarm = false
-    var lastMemory = (available: HostMemory.available, at: ContinuousClock.now)
+    /// Hypervisors of machines that have a job.
+    private(set) var working: Set<pid_t> = []
+    /// What `room` was last told; `nil`: not a moment ago.
+    var lastMemory: (available: ByteCount, taken: ByteCount, at: ContinuousClock.Instant)?
     /// Machines alive now, for `close`.
     package private(set) var machineCount = 0
 
@@ -175,6 +178,9 @@ package final class MachineHost {
         defer { machineCount -= 1 }
         let deadline = ContinuousClock.now + Self.restoreTimeout
         let machine = try await obtain(image, pin: pin, mayBeWarm: mayBeWarm, before: deadline)
+        let pid = machine.hypervisor.pid
+        working.insert(pid)
+        defer { working.remove(pid) }
         do throws(MachineError) {
             let (value, timings) = (try await body(machine), machine.timings)
             return (value, timings, TerminatingMachine(machine, of: image, on: self))

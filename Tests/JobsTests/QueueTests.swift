@@ -301,6 +301,32 @@ import Testing
         #expect(left == 0)
     }
 
+    @Test func `a queue without room does not turn round and round, however much is due`()
+        async throws
+    {
+        let database = try await Database.make()
+        try await database.withConnection { connection in
+            for _ in 0..<20 {
+                try await connection.run(
+                    """
+                    select mayfly.enqueue('code', '{}', run_at => now() + interval '0.1 s')
+                    """)
+            }
+        }
+        let asked = AskedCount()
+        var settings = database.queueSettings(slots: 2)
+        settings.room = { _ in await asked.add() }
+        try await withQueue(settings, logger: quiet) { queue in
+            async let held = heldWithNext(of: queue)
+            try? await ContinuousClock().sleep(for: .seconds(1))
+            await queue.drain()
+            #expect(await held == 0)
+        }
+        // At once, after 10 ms, 30 ms and so on, and when something rings.
+        let count = await asked.count
+        #expect((1...50).contains(count), "\(count)")
+    }
+
     @Test func `settles a result that the database refuses as our failure`() async throws {
         let database = try await Database.make()
         let id = try await database.withConnection { try await $0.enqueue() }
@@ -400,6 +426,15 @@ private func waitUntilBlocked(in database: Database, by locker: Int64) async thr
             select count(*) from pg_stat_activity where \(locker) = any (pg_blocking_pids(pid))
             """
         while try await connection.count(statement) == 0 {}
+    }
+}
+
+/// Never has room.
+private actor AskedCount {
+    private(set) var count = 0
+    func add() -> Int {
+        count += 1
+        return 0
     }
 }
 

@@ -128,16 +128,20 @@ import Testing
     }
 
     @Test func `a host has room for as many machines as could use all that they may`() {
-        func room(_ available: Int) -> MachineRoom {
-            MachineRoom(
+        func room(_ available: Int, taken: Int = 0) -> MachineRoom {
+            var room = MachineRoom(
                 total: .gibibytes(16), reserve: .gibibytes(2),
-                available: .gibibytes(available), memory: .mebibytes(960))
+                available: .gibibytes(available), memory: .mebibytes(928))
+            room.taken = .gibibytes(taken)
+            return room
         }
         #expect(room(16).most == 14)
         #expect(room(16).more(beside: 0) == 14 && room(16).more(beside: 13) == 1)
         #expect(room(16).more(beside: 14) == 0 && room(16).more(beside: 15) == 0)
-        // What others use counts, too.
-        #expect(room(5).more(beside: 0) == 3 && room(5).more(beside: 12) == 2)
+        // What others use counts, and so does what those at work have not taken yet.
+        #expect(room(5).more(beside: 0) == 3 && room(5).more(beside: 2) == 1)
+        #expect(room(5).more(beside: 3) == 0 && room(5).more(beside: 12) == 0)
+        #expect(room(5, taken: 2).more(beside: 2) == 3 && room(5, taken: 9).more(beside: 9) == 3)
         #expect(room(2).more(beside: 0) == 0 && room(1).more(beside: 0) == 0)
         #expect(HostMemory.available <= HostMemory.total)
         #expect(MachineRoom(memory: .mebibytes(512)).most > 0)

@@ -166,12 +166,22 @@ package actor Queue {
         held.values.reduce(0) { $0 + ($1.unstoredByteCount ?? 0) } >= settings.unstoredBytesMax
     }
 
+    /// How many more jobs this host could run.
+    private var room: Int {
+        get async { await settings.room?(held.count) ?? .max }
+    }
+
     /// Claims as many jobs as slots are free, for as long as the queue is open.
     func dispatch() async {
         var idle = Idleness(first: settings.firstPause, longest: settings.poll)
         while !isClosed {
             guard phase == .claiming, !slots.isEmpty, !isFull, let connection else {
                 await doorbells.dispatch.wait(atMost: .seconds(60))
+                continue
+            }
+            // Without room the database is not even asked: what is due there is for others.
+            guard await room > 0 else {
+                await doorbells.dispatch.wait(atMost: idle.pause())
                 continue
             }
             do throws(PostgresError) {
@@ -182,7 +192,8 @@ package actor Queue {
                 let due = try await arm(connection)
                 if try await claim(connection) == 0 {
                     let pause = idle.pause()
-                    await doorbells.dispatch.wait(atMost: due.map { min($0, pause) } ?? pause)
+                    let soon = due.map { max($0, settings.firstPause) } ?? pause
+                    await doorbells.dispatch.wait(atMost: min(soon, pause))
                 }
             } catch {
                 hasLostClaims = true
@@ -192,8 +203,7 @@ package actor Queue {
     }
 
     private func claim(_ connection: Connection) async throws(PostgresError) -> Int {
-        let room = await settings.room?(held.count) ?? .max
-        let want = min(slots.count, room)
+        let want = min(await room, slots.count)
         guard want > 0, let me = registration else { return 0 }
         let rows = try await connection.run(
             """

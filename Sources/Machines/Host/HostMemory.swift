@@ -8,14 +8,14 @@ package enum HostMemory {
     /// Of the host, or what its control group may have.
     package static let total: ByteCount = {
         let all = host("MemTotal:") ?? .gibibytes(4)
-        return min(all, ControlGroup.own?.limit ?? all)
+        return min(all, ControlGroup.limit ?? all)
     }()
     /// Machines leave so much to everything else: an eighth.
     static let reserve = ByteCount(bytes: total.bytes / 8)
 
     /// What could be used without swapping; everything when the kernel does not say it.
     package static var available: ByteCount {
-        min(host("MemAvailable:") ?? total, ControlGroup.own?.available ?? total)
+        min(host("MemAvailable:") ?? total, ControlGroup.available ?? total)
     }
 
     private static func host(_ name: String) -> ByteCount? {
@@ -25,19 +25,22 @@ package enum HostMemory {
 
 /// How many machines a host can have without ever needing more memory than there is.
 package struct MachineRoom: Sendable, Equatable {
-    /// A machine whose guest has written all of its memory needs so much beside that.
-    private static let overhead = ByteCount.mebibytes(64)
+    /// What a machine may need beside its guest's memory: under emulation 64 MiB of translated
+    /// code, and QEMU itself.
+    private static let overhead = ByteCount.mebibytes(96)
 
-    package var total, reserve, available: ByteCount
+    var total, reserve, available: ByteCount
+    /// What the machines at work have of their own by now.
+    var taken = ByteCount(bytes: 0)
     /// Of one machine.
-    package var worst: ByteCount
+    let worst: ByteCount
 
     /// - Parameter memory: of a guest.
     init(total: ByteCount, reserve: ByteCount, available: ByteCount, memory: ByteCount) {
         (self.total, self.reserve, self.available) = (total, reserve, available)
         worst = ByteCount(bytes: memory.bytes + Self.overhead.bytes)
     }
-    /// This host's, now.
+    /// This host's, now, without any machine at work.
     package init(memory: ByteCount) {
         self.init(
             total: HostMemory.total, reserve: HostMemory.reserve, available: HostMemory.available,
@@ -46,9 +49,11 @@ package struct MachineRoom: Sendable, Equatable {
 
     /// So many at once, if each uses all that it may.
     package var most: Int { max(0, total.bytes - reserve.bytes) / worst.bytes }
-    /// So many more may begin beside `running`; what others on this host use counts as well.
+    /// So many more may begin beside `running`, which may still take what they have not taken yet.
     package func more(beside running: Int) -> Int {
-        max(0, min(most - running, (available.bytes - reserve.bytes) / worst.bytes))
+        let promised = max(0, running * worst.bytes - taken.bytes)
+        return max(
+            0, min(most - running, (available.bytes - reserve.bytes - promised) / worst.bytes))
     }
 }
 
@@ -56,18 +61,25 @@ package struct MachineRoom: Sendable, Equatable {
 private struct ControlGroup {
     let path: String
 
-    /// This process's own, unless it may have everything.
-    static let own: ControlGroup? = {
+    /// This process's own and those around it, as far as they have a limit.
+    private static let limited: [ControlGroup] = {
         let text = kernelText("/proc/self/cgroup") ?? ""
         guard let line = text.split(separator: "\n").first(where: { $0.hasPrefix("0::/") })
-        else { return nil }
-        let group = ControlGroup(path: "/sys/fs/cgroup" + line.dropFirst(3))
-        return group.limit == nil ? nil : group
+        else { return [] }
+        var names = line.dropFirst(4).split(separator: "/")
+        var groups: [ControlGroup] = []
+        while !names.isEmpty {
+            groups.append(ControlGroup(path: "/sys/fs/cgroup/" + names.joined(separator: "/")))
+            names.removeLast()
+        }
+        return groups.filter { $0.limit != nil }
     }()
+    static var limit: ByteCount? { limited.compactMap(\.limit).min() }
+    static var available: ByteCount? { limited.compactMap(\.available).min() }
 
-    var limit: ByteCount? { number("memory.max") }
+    private var limit: ByteCount? { number("memory.max") }
     /// Files of the page cache can be had back.
-    var available: ByteCount? {
+    private var available: ByteCount? {
         guard let limit, let current = number("memory.current") else { return nil }
         let text = kernelText("\(path)/memory.stat") ?? ""
         let files = text.split(separator: "\n").reduce(0) { sum, line in

@@ -32,7 +32,6 @@ struct Obstacle: Sendable, Equatable {
 /// What the probes chose and why.
 package struct HostProbe: Sendable {
     let hypervisor: HypervisorProgram
-    let found: HypervisorsFound
     package let profile: HostProfile
     /// One sentence for each choice that was left to us and fell back to the lesser way.
     package let fallbacks: [String]
@@ -122,8 +121,7 @@ package struct HostProbe: Sendable {
         }
         let fallbacks = (ours + asRoot).map { "\($0.name) \($0.found); \($0.remedy)" }
         return (
-            HostProbe(
-                hypervisor: program, found: found, profile: profile, fallbacks: fallbacks),
+            HostProbe(hypervisor: program, profile: profile, fallbacks: fallbacks),
             choices + found.findings + hardening
         )
     }

@@ -61,26 +61,21 @@ package struct ImageBuilder {
         let base = try await BaseBuilder(store: store, definition: definition, progress: progress)
             .base(fresh: refresh)
         var built: [BuiltImage] = []
+        var hasFallenBack = false
         for probe in probes {
-            if probe.profile.accelerator == .kvm, let refusal = standingRefusal(probe) {
-                // Found out a moment ago, by the build before this one.
-                progress("no image for \(probe.profile.hypervisor): \(refusal.found)")
+            let (name, accelerator) = (probe.profile.hypervisor, probe.profile.accelerator)
+            if hasFallenBack, accelerator == .kvm {
+                progress("no image for \(name): QEMU's guest has just not come up under KVM")
                 continue
             }
             let begin = ContinuousClock.now
-            var image = try await buildOrFallBack(on: probe, base, agent, force: force)
+            var (image, isFallback) = try await buildOrFallBack(
+                on: probe, base, agent, force: force)
+            hasFallenBack = hasFallenBack || isFallback
             image.seconds = (ContinuousClock.now - begin).milliseconds / 1000
             built.append(image)
         }
         return built
-    }
-
-    /// What a build of QEMU's has held against KVM just now.
-    private func standingRefusal(_ probe: HostProbe) -> Obstacle? {
-        guard probe.profile.hypervisor == .firecracker, let qemu = probe.found.program(.qemu) else {
-            return nil
-        }
-        return KVMRefusal.standing(settings, [qemu.version], probe.profile.processor)?.obstacle
     }
 
     /// As `build`; and for emulation where QEMU's guest does not come up under KVM, if allowed.
@@ -88,10 +83,9 @@ package struct ImageBuilder {
     /// A guest of Firecracker's that does not come up says nothing about KVM: QEMU's may have.
     private func buildOrFallBack(
         on probe: HostProbe, _ base: ImageBase, _ agent: [UInt8], force: Bool
-    ) async throws(MachineError) -> BuiltImage {
-        let built: BuiltImage
+    ) async throws(MachineError) -> (BuiltImage, isFallback: Bool) {
         do throws(MachineError) {
-            built = try await build(on: probe, base, agent, force: force)
+            return (try await build(on: probe, base, agent, force: force), false)
         } catch  where error.reason == .bootFailed && probe.profile.accelerator == .kvm {
             guard probe.profile.hypervisor == .qemu else {
                 throw MachineError(
@@ -107,12 +101,12 @@ package struct ImageBuilder {
             var emulated = settings
             emulated.accelerator = .tcg
             emulated.hypervisor = .qemu
-            built = try await build(
+            let built = try await build(
                 on: try await HostProbe.run(emulated), base, agent, force: force)
             // Not before: only emulation that works shows that KVM was to blame.
             try refusal.record(settings)
+            return (built, true)
         }
-        return built
     }
 
     private func build(

@@ -66,23 +66,9 @@ extension MachineHost {
     /// What cannot be paused cannot wait.
     var canKeepWarm: Bool { probe.hypervisor.pauseObstacle == nil }
 
-    /// How many more machines this host has room for beside `running`, if each uses all that it
-    /// may; warm ones are ended first.
-    package func room(beside running: Int) -> Int {
-        let memory = images.values.map(\.manifest.definition.memory).max() ?? .mebibytes(512)
-        if lastMemory.at + Self.memoryInterval < .now { lastMemory = (HostMemory.available, .now) }
-        let room = MachineRoom(
-            total: HostMemory.total, reserve: HostMemory.reserve,
-            available: ByteCount(bytes: lastMemory.available.bytes + warmPool.weight.bytes),
-            memory: memory)
-        return room.more(beside: running)
-    }
-
     /// How many machines wait warm, of every image.
     package var warmCount: Int { warmPool.count }
 
-    /// How long what the kernel said of its memory is taken for true.
-    private nonisolated static let memoryInterval = Duration.milliseconds(100)
     private nonisolated static let processorCount = sysconf(CInt(_SC_NPROCESSORS_ONLN))
     /// From the claim to READY; what takes longer is slower than a standby.
     private nonisolated static let warmTimeout = Duration.seconds(5)

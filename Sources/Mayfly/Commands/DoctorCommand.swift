@@ -103,8 +103,9 @@ struct DoctorCommand: AsyncParsableCommand {
         let shortage = Admission.shortage(configuration)
         let (total, available) = (HostMemory.total.mebibytes, HostMemory.available.mebibytes)
         let enough = "\(Int(available)) of \(Int(total)) MiB are available, enough for all slots"
+        let isHopeless = (try? Admission.check(configuration)) == nil
         return Check(
-            name: "memory", state: shortage == nil ? .active : .degraded,
+            name: "memory", state: shortage == nil ? .active : isHopeless ? .off : .degraded,
             found: shortage ?? enough,
             remedy: shortage == nil ? "" : "lower worker.slots or image.code.memory")
     }

@@ -46,6 +46,7 @@ struct WorkerCommand: AsyncParsableCommand {
     ) async throws {
         let kinds = Kinds(configuration)
         try checkOpenFileLimit(configuration)
+        try Admission.check(configuration)
         try await MachineHost.with(configuration.host) { host in
             let begin = ContinuousClock.now
             for fallback in host.probe.fallbacks { logger.warning("\(fallback)") }

@@ -5,28 +5,62 @@ import Logging
 import Machines
 import Synchronization
 
-/// Says once when jobs have to wait for memory, and once when they no longer have to.
+/// Says when jobs have had to wait for memory for a while, and when they no longer have to.
 final class Admission: Sendable {
+    /// Slots that are all at work are no shortage, nor is one that lasts as long as a job.
+    private static let patience = Duration.seconds(30)
+
+    private enum State {
+        case enough
+        case short(since: ContinuousClock.Instant)
+        /// And said so.
+        case long
+    }
     private let host: MachineHost
-    private let isShort = Mutex(false)
+    private let state = Mutex(State.enough)
 
     init(_ host: MachineHost) { self.host = host }
 
     /// How many more jobs may be claimed beside `held`.
     func room(held: Int) async -> Int {
         let room = await host.room(beside: held)
-        let hasChanged = isShort.withLock { isShort in
-            defer { isShort = room == 0 }
-            return isShort != (room == 0)
-        }
-        if hasChanged, room == 0 {
+        let message = state.withLock { Self.next(&$0, room) }
+        switch message {
+        case .warning?:
             Logger.current.warning(
                 "memory is short: no job is claimed until there is room for another machine",
                 metadata: ["running": "\(held)"])
-        } else if hasChanged {
-            Logger.current.notice("there is room for machines again")
+        case .notice?: Logger.current.notice("there is room for machines again")
+        default: break
         }
         return room
+    }
+    private static func next(_ state: inout State, _ room: Int) -> Logger.Level? {
+        switch state {
+        case .enough:
+            if room == 0 { state = .short(since: .now) }
+        case .short(let since):
+            if room > 0 {
+                state = .enough
+            } else if since + patience < .now {
+                state = .long
+                return .warning
+            }
+        case .long:
+            guard room > 0 else { return nil }
+            state = .enough
+            return .notice
+        }
+        return nil
+    }
+
+    /// - Throws: when there is no memory for a single machine, whatever else ends.
+    static func check(_ configuration: Configuration) throws(ConfigurationError) {
+        let memory = configuration.size(.imageMemory)
+        guard MachineRoom(memory: memory).most == 0 else { return }
+        throw ConfigurationError(
+            "a machine of \(memory) does not fit into this host's memory; "
+                + "lower image.code.memory and build the image again")
     }
 
     /// That there are more slots than machines for which this host has memory, if so.

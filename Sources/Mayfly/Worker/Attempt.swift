@@ -18,6 +18,9 @@ func attempt(_ claim: consuming Claim, in context: WorkerContext) async {
             return (kind.outcome(of: run, recipe: recipe, job: job), machine)
         }
     }
+    // Killed before its result is stored; the slot is free when nothing of it is left.
+    let machine = (try? result.get())?.1
+    async let gone = machine?.gone()
     let outcome = context.health.observe(Outcome(result.map(\.0), stopped: stopped))
     do throws(JobsError) {
         let settlement = try await claim.settle(outcome)  // consumes the claim: once
@@ -27,6 +30,5 @@ func attempt(_ claim: consuming Claim, in context: WorkerContext) async {
             "the outcome could not be stored; the lease gives the job back",
             metadata: metadata.merging(["error": "\(error)"]) { $1 })
     }
-    // Killed before its result was stored; the slot is free when nothing of it is left.
-    if case .success((_, let machine)) = result { await machine.gone() }
+    _ = await gone
 }
