@@ -197,16 +197,12 @@ static int limit(int resource, rlim_t value) {
     } while (0)
 /* Returns only when something failed, with errno set. */
 static void become_program(const struct mayfly_guest_program *p) {
-    int fd[4];
+    int fd[5], count = 0;
     TRY(setsid());
-    for (int i = 0; i < 4; i++) {
-        if (p->stdio[i] < 0) continue;
-        TRY(fd[i] = fcntl(p->stdio[i], F_DUPFD_CLOEXEC, 10));
-    }
-    for (int i = 0; i < 4; i++) {
-        if (p->stdio[i] >= 0) TRY(dup2(fd[i], i));
-    }
-    TRY(syscall(SYS_close_range, p->stdio[3] < 0 ? 3 : 4, ~0U, 4 /* CLOSE_RANGE_CLOEXEC */));
+    while (count < 5 && p->stdio[count] >= 0) count++;
+    for (int i = 0; i < count; i++) TRY(fd[i] = fcntl(p->stdio[i], F_DUPFD_CLOEXEC, 10));
+    for (int i = 0; i < count; i++) TRY(dup2(fd[i], i));
+    TRY(syscall(SYS_close_range, count, ~0U, 4 /* CLOSE_RANGE_CLOEXEC */));
     if (p->fixed_layout) TRY(personality(PER_LINUX | ADDR_NO_RANDOMIZE));
     TRY(limit(RLIMIT_CORE, 0));
     TRY(limit(RLIMIT_NOFILE, p->open_files));

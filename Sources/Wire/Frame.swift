@@ -8,12 +8,12 @@ package enum FrameType: UInt8, Sendable, CaseIterable {
     case prepare = 0x01, put, exec, stdin, signal, kill, list, get, ping, warm, park, shutdown
     case rehearse
     case credit = 0x20, file
-    case ready = 0x41, started, stdout, stderr, exit, listed, ack, pong, parked, error
+    case ready = 0x41, started, stdout, stderr, exit, listed, ack, pong, parked, error, events
 
     /// Carries raw bytes, consumes credit and may carry FIN.
     package var isData: Bool {
         switch self {
-        case .stdin, .stdout, .stderr, .file: true
+        case .stdin, .stdout, .stderr, .events, .file: true
         default: false
         }
     }

@@ -53,12 +53,13 @@ package struct HostConnection: Sendable {
     /// Opens a stream with PUT, EXEC, LIST or GET and answers its number.
     package mutating func open(_ message: HostMessage) throws(WireError) -> UInt32 {
         let number = streams.nextNumber
-        let stream: OpenStream
+        var stream: OpenStream
         switch message {
         case .put: stream = OpenStream(number: number, kind: .put, isInputFinal: false)
         case .exec(let request):
             stream = OpenStream(
                 number: number, kind: .exec, isInputFinal: !request.hasStandardInput)
+            stream.isEventsFinal = !request.hasEvents
         case .list: stream = OpenStream(number: number, kind: .list, isInputFinal: true)
         case .get: stream = OpenStream(number: number, kind: .get, isInputFinal: true)
         default: throw .unexpected("opening a stream with '\(message.type)'")
@@ -231,7 +232,10 @@ package struct HostConnection: Sendable {
         case .stderr(let bytes, let isFinal) where stream.isStarted && !stream.isStderrFinal:
             try streams.receive(bytes.count, at: index)
             streams[index].isStderrFinal = isFinal
-        case .exit where stream.isStdoutFinal && stream.isStderrFinal:
+        case .events(let bytes, let isFinal) where stream.isStarted && !stream.isEventsFinal:
+            try streams.receive(bytes.count, at: index)
+            streams[index].isEventsFinal = isFinal
+        case .exit where stream.isStdoutFinal && stream.isStderrFinal && stream.isEventsFinal:
             streams.close(index)
         default: throw .unexpected("'\(message.type)' of a program")
         }

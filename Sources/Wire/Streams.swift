@@ -15,6 +15,8 @@ struct OpenStream: Sendable {
     var isStarted = false
     var isStdoutFinal = false
     var isStderrFinal = false
+    /// FIN of EVENTS has passed, or none will come.
+    var isEventsFinal = true
 
     init(number: UInt32, kind: StreamKind, isInputFinal: Bool) {
         self.number = number

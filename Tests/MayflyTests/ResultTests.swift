@@ -21,7 +21,8 @@ struct ResultTests {
         }
         return MachineRun(
             report: GuestReport(
-                ending: ending, stdout: output(stdout), stderr: output(stderr), files: files,
+                ending: ending, stdout: output(stdout), stderr: output(stderr), events: output([]),
+                files: files,
                 cpu: .milliseconds(12), peakMemory: .mebibytes(3), wall: .milliseconds(34),
                 firstByte: .microseconds(1500), isWarm: true,
                 timings: JobTimings(run: .milliseconds(3), collect: .milliseconds(4))),

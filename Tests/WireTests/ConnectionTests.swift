@@ -70,8 +70,9 @@ struct ConnectionTests {
         try guest.send(.started(isParked: true, startMicroseconds: 7), on: exec)
         try guest.sendData(.stdout, [UInt8(52), 50].span, on: exec, isFinal: true)
         try guest.sendData(.stderr, [UInt8]().span, on: exec, isFinal: true)
+        try guest.sendData(.events, [UInt8(123), 125, 10].span, on: exec, isFinal: true)
         try guest.send(.exit(ExitReport(ending: .code(0))), on: exec)
-        #expect(try answers(&guest, &host).count == 4)
+        #expect(try answers(&guest, &host).count == 5)
 
         let get = try host.open(.get(GetRequest(name: "out", maximumByteCount: 10)))
         try deliver(&host, &guest)
@@ -190,6 +191,17 @@ struct ConnectionTests {
         try refused("output before the start", [exec], [(1, out)])
         try refused("two starts", [exec], [(1, started), (1, started)])
         try refused("an end before the output's", [exec], [(1, started), (1, exit)])
+        let events = GuestMessage.events([], isFinal: true)
+        var request = ExecRequest(program: .command, arguments: ["a"])
+        request.hasEvents = true
+        let execWithEvents = HostMessage.exec(request)
+        try refused("events that nobody asked for", [exec], [(1, started), (1, events)])
+        try refused("events before the start", [execWithEvents], [(1, events)])
+        try refused(
+            "events after their end", [execWithEvents], [(1, started), (1, events), (1, events)])
+        try refused(
+            "an end before the events'", [execWithEvents],
+            [(1, started), (1, out), (1, errors), (1, exit)])
         try refused("output after its end", [exec], [(1, started), (1, out), (1, out)])
         try refused(
             "two ends", [exec], [(1, started), (1, out), (1, errors), (1, exit), (1, exit)])

@@ -1,4 +1,4 @@
-// One or more honest samples of every message, and the frozen bytes of version 3. The golden file is
+// One or more honest samples of every message, and the frozen bytes of version 4. The golden file is
 // never written by a test: a change of it is a change of the protocol.
 
 import Foundation
@@ -55,7 +55,7 @@ enum Samples {
         program: .python, arguments: ["--level", "ä€😀", ""], sourceName: "src/main.py",
         environment: [EnvironmentVariable("A", "1"), EnvironmentVariable("EMPTY", "")],
         timeoutMilliseconds: 60_000, memoryMaximum: 256 << 20, processMaximum: 64,
-        hasStandardInput: true, allowsParked: true)
+        hasStandardInput: true, allowsParked: true, hasEvents: true)
 
     static let all: [Sample] = [
         .host("prepare", 0, .prepare(preparation)),
@@ -99,6 +99,7 @@ enum Samples {
         .guest("started", 5, .started(isParked: true, startMicroseconds: 1234)),
         .guest("stdout", 5, .stdout(Array("42\n".utf8), isFinal: false)),
         .guest("stderr end", 5, .stderr([], isFinal: true)),
+        .guest("events", 5, .events(Array("{\"value\": 42}\n".utf8), isFinal: false)),
         .guest(
             "exit code", 5,
             .exit(
@@ -128,9 +129,9 @@ enum Samples {
 
 /// The frozen bytes: name and hexadecimal digits on each line.
 enum Golden {
-    static func version3() throws -> [(name: String, bytes: [UInt8])] {
+    static func version4() throws -> [(name: String, bytes: [UInt8])] {
         let file = URL(fileURLWithPath: #filePath).deletingLastPathComponent()
-            .appendingPathComponent("Golden/v3.txt")
+            .appendingPathComponent("Golden/v4.txt")
         let text = try String(contentsOf: file, encoding: .utf8)
         return try text.split(separator: "\n").map { line in
             let parts = line.split(separator: "\t")

@@ -43,7 +43,7 @@ struct mayfly_guest_program {
     char *const *argv; /* NULL-terminated */
     char *const *envp; /* NULL-terminated */
     const char *directory;
-    int stdio[4];          /* become 0, 1, 2, 3; -1: leave */
+    int stdio[5];          /* become 0, 1, 2, 3, 4; the last ones -1: there are no more */
     int cgroup;            /* a directory descriptor, or -1 */
     uid_t uid;             /* 0: stays root */
     gid_t gid;

@@ -1,6 +1,6 @@
 // The parked node: one process that waits inside the snapshot and then becomes the program. Started
-// by the guest agent as root, under its system call filter, with the program's pipes as 0, 1 and 2
-// and a packet socket as 3. What a program sees is what `node main.js` would show it, except that
+// by the guest agent as root, under its system call filter, with the program's pipes as 0, 1 and 2,
+// a packet socket as 3 and the events' pipe as 4. What a program sees is what `node main.js` would show it, except that
 // Math.random is a generator of our own: V8's would repeat itself in every clone. (OpenSSL's inside
 // node reseeds itself: the agent starts this process under a clock that is far ahead.)
 //
@@ -62,6 +62,7 @@ function become(packet) {
     const at = field.indexOf('=');
     process.env[field.slice(0, at)] = field.slice(at + 1);
   }
+  if (process.env.MAYFLY_EVENTS === undefined) fs.closeSync(4);
   const main = path.resolve('/work', source);
   process.argv = [process.execPath, main, ...rest.slice(0, Number(count))];
   Object.defineProperty(Math, 'random', {

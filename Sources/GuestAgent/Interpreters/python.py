@@ -4,8 +4,8 @@
 # reads the first byte of a job. What a program sees is what `python3 main.py` would show it.
 #
 # Packet in: fields separated by NUL: seed and number of the program, source, count, arguments,
-# environment; with descriptors stdin, stdout, stderr and cgroup.procs. Or A (ahead): fork the next
-# program's child now.
+# environment; with descriptors cgroup.procs, stdin, stdout, stderr and perhaps events. Or A (ahead):
+# fork the next program's child now.
 # Packets out: W (waiting), once; A when a child forked ahead waits; for each program P <pid>, then
 # E <signal> <code>.
 import gc
@@ -143,7 +143,7 @@ def receive():
     import array
 
     size = array.array("i").itemsize
-    packet, ancillary, _, _ = control.recvmsg(1 << 17, socket.CMSG_SPACE(4 * size))
+    packet, ancillary, _, _ = control.recvmsg(1 << 17, socket.CMSG_SPACE(5 * size))
     if not packet:
         os._exit(0)
     files = array.array("i")
@@ -188,11 +188,11 @@ def touch():
 
 def become(packet, files):
     """From a copy of the server to the process that a fresh python would be; answers the source."""
-    os.write(files[3], b"0")
+    os.write(files[0], b"0")
     os.setsid()
-    for number in range(3):
-        os.dup2(files[number], number)
-    os.closerange(3, 64)
+    for number, file in enumerate(files[1:]):
+        os.dup2(file, number)
+    os.closerange(len(files) - 1, 64)
     os.setgroups([])
     os.setresgid(USER, USER, USER)
     os.setresuid(USER, USER, USER)

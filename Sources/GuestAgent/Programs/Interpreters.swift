@@ -102,9 +102,9 @@ struct Python: ~Copyable {
         }
     }
 
-    /// `files`: stdin, stdout, stderr and the cgroup's cgroup.procs.
+    /// `cgroup`: the cgroup's cgroup.procs; `files`: stdin, stdout, stderr and perhaps events.
     mutating func run(
-        source: String, arguments: [String], environment: [String], files: [CInt]
+        source: String, arguments: [String], environment: [String], cgroup: CInt, files: [CInt]
     ) throws(SystemError) {
         programs += 1
         isAhead = false
@@ -112,6 +112,7 @@ struct Python: ~Copyable {
             [hexadecimal(seed) + "\(programs)", source, String(arguments.count)] + arguments
             + environment
         let packet = Array(fields.joined(separator: "\0").utf8)
+        let files = [cgroup] + files
         let sent = unsafe mayfly_send_fds(socket, packet, packet.count, files, files.count)
         try check("use the parked python", sent)
     }
@@ -126,6 +127,8 @@ struct Python: ~Copyable {
 /// The parked process: see Interpreters/node.js for its side.
 struct Node: ~Copyable {
     static let path = "/usr/bin/node"
+    /// The number of its events' descriptor: it was there before the program was known.
+    static let events = 4
 
     private(set) var control: CInt = -1
     private(set) var pid: pid_t = -1
@@ -137,13 +140,13 @@ struct Node: ~Copyable {
     mutating func start(hasFixedLayout: Bool) throws(SystemError) {
         let script = Boot.run + "/node.js"
         try writeFile(script, String(decoding: PackageResources.node_js, as: UTF8.self))
-        var pipes = try Pipes(hasInput: true)
+        var pipes = try Pipes(hasInput: true, hasEvents: true)
         var ends: [CInt] = [-1, -1]
         try check("make a socket pair", unsafe mayfly_guest_packet_pair(&ends))
         let (pid, error) = Command(
             path: Self.path, arguments: [Self.path, script],
             environment: Environment.standard, isRoot: true, hasFixedLayout: hasFixedLayout
-        ).start(stdio: pipes.theirs + [ends[1]], in: -1)
+        ).start(stdio: pipes.theirs[..<3] + [ends[1], pipes.theirs[3]], in: -1)
         close(ends[1])
         pipes.closeTheirs()
         setNonBlocking(ends[0])

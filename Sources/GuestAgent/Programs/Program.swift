@@ -1,4 +1,4 @@
-// One running program: its three streams under credit, its limits of time, its end. What started it
+// One running program: its streams under credit, its limits of time, its end. What started it
 // (a new process, the fork server, the parked node) no longer matters here, but for how its end is
 // reported.
 
@@ -19,6 +19,7 @@ struct Program: ~Copyable {
     private let isParked: Bool
     private var output: CInt
     private var errors: CInt
+    private var events: CInt
     private var input: CInt
     private var unwritten: [UInt8] = []
     private var unwrittenStart = 0
@@ -49,12 +50,12 @@ struct Program: ~Copyable {
         self.pid = pid
         self.isParked = isParked
         isServed = pid == 0
-        (input, output, errors) = pipes.takeOurs()
-        for file in [input, output, errors] where file >= 0 { setNonBlocking(file) }
+        (input, output, errors, events) = pipes.takeOurs()
+        for file in [input, output, errors, events] where file >= 0 { setNonBlocking(file) }
         deadline = timeout > 0 ? began + Int64(timeout) * 1000 : nil
     }
     deinit {
-        for file in [input, output, errors] where file >= 0 { close(file) }
+        for file in [input, output, errors, events] where file >= 0 { close(file) }
     }
 
     // MARK: What happens to it
@@ -130,6 +131,7 @@ struct Program: ~Copyable {
         if mayRead {
             set.add(output, POLLIN)
             set.add(errors, POLLIN)
+            set.add(events, POLLIN)
         }
         if unwrittenStart < unwritten.count { set.add(input, POLLOUT) }
     }
@@ -145,6 +147,10 @@ struct Program: ~Copyable {
         if errors >= 0, try !pump(.stderr, errors, &connection) {
             close(errors)
             errors = -1
+        }
+        if events >= 0, try !pump(.events, events, &connection) {
+            close(events)
+            events = -1
         }
     }
     /// `false` when this was the end of the file.
@@ -213,9 +219,10 @@ struct Program: ~Copyable {
         if now <= graceFrom + Self.wholeGrace {
             guard !group.isPopulated else { return nil }
             let isQuiet = now > lastProgress + Self.idleGrace
-            guard output < 0 && errors < 0 || isQuiet else { return nil }
+            guard output < 0 && errors < 0 && events < 0 || isQuiet else { return nil }
         }
-        for (type, file) in [(FrameType.stdout, output), (.stderr, errors)] where file >= 0 {
+        let open = [(FrameType.stdout, output), (.stderr, errors), (.events, events)]
+        for (type, file) in open where file >= 0 {
             try connection.sendData(type, [UInt8]().span, on: stream, isFinal: true)
         }
         // A program that the fork server could not even start has no STARTED yet.

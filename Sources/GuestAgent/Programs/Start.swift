@@ -12,39 +12,45 @@ enum Account {
     static let openFiles: UInt64 = 4096
 }
 
-/// The three standard streams of a program to be: our ends and its ends.
+/// The streams of a program to be, input, output, errors and events: our ends and its ends.
 struct Pipes: ~Copyable {
-    private var ours: [CInt] = [-1, -1, -1]
-    private(set) var theirs: [CInt] = [-1, -1, -1]
+    private static let none: [CInt] = [-1, -1, -1, -1]
+    private var ours = Pipes.none
+    /// Three, or four with events.
+    var theirs: [CInt] { ends[3] < 0 ? Array(ends[..<3]) : ends }
+    private var ends = Pipes.none
 
     /// Without input the program reads /dev/null.
-    init(hasInput: Bool) throws(SystemError) {
-        for index in 0..<3 where index > 0 || hasInput {
+    init(hasInput: Bool, hasEvents: Bool) throws(SystemError) {
+        for index in 0..<4 where index == 0 ? hasInput : index < 3 || hasEvents {
             var ends: [CInt] = [-1, -1]
             try check("make a pipe", unsafe mayfly_guest_pipe(&ends))
             ours[index] = ends[index == 0 ? 1 : 0]
-            theirs[index] = ends[index == 0 ? 0 : 1]
+            self.ends[index] = ends[index == 0 ? 0 : 1]
             // A program may open its streams by name: /dev/stdin, /dev/stderr.
             fchown(ends[0], Account.user, Account.user)
         }
-        if !hasInput { theirs[0] = try openFile("/dev/null", O_RDONLY) }
+        if !hasInput { ends[0] = try openFile("/dev/null", O_RDONLY) }
     }
     deinit {
-        for file in ours + theirs where file >= 0 { close(file) }
+        for file in ours + ends where file >= 0 { close(file) }
     }
     /// The program has its ends now.
     mutating func closeTheirs() {
-        for file in theirs where file >= 0 { close(file) }
-        theirs = [-1, -1, -1]
+        for file in ends where file >= 0 { close(file) }
+        ends = Pipes.none
     }
-    mutating func closeInput() {
-        if ours[0] >= 0 { close(ours[0]) }
-        ours[0] = -1
+    /// What a program does not get that had to be made before it was known.
+    mutating func withhold(_ stream: Stream) {
+        let index = stream.rawValue
+        if ours[index] >= 0 { close(ours[index]) }
+        ours[index] = -1
     }
-    /// Input, output and errors; the taker closes them.
-    mutating func takeOurs() -> (CInt, CInt, CInt) {
-        defer { ours = [-1, -1, -1] }
-        return (ours[0], ours[1], ours[2])
+    enum Stream: Int { case input = 0, output, errors, events }
+    /// Input, output, errors and events, -1 for none; the taker closes them.
+    mutating func takeOurs() -> (CInt, CInt, CInt, CInt) {
+        defer { ours = Pipes.none }
+        return (ours[0], ours[1], ours[2], ours[3])
     }
 }
 
@@ -58,7 +64,7 @@ struct Command {
     /// Without random addresses, see `Options.fixesLayout`.
     var hasFixedLayout = false
 
-    /// `stdio` becomes 0, 1, 2 and, with a fourth, 3.
+    /// `stdio` becomes 0, 1, 2 and so on, at most five.
     func start(stdio: [CInt], in group: CInt) -> (pid: pid_t, error: CInt) {
         var pid: pid_t = 0
         let error = unsafe withCStrings(arguments) { argv in
@@ -66,10 +72,11 @@ struct Command {
                 unsafe path.withCString { path in
                     unsafe directory.withCString { directory in
                         let user = isRoot ? 0 : Account.user
-                        let fourth: CInt = stdio.count > 3 ? stdio[3] : -1
+                        let more = stdio.dropFirst(3) + [-1, -1]
                         var program = unsafe mayfly_guest_program(
                             path: path, argv: argv, envp: envp, directory: directory,
-                            stdio: (stdio[0], stdio[1], stdio[2], fourth), cgroup: group,
+                            stdio: (stdio[0], stdio[1], stdio[2], more[3], more[4]),
+                            cgroup: group,
                             uid: user, gid: user, open_files: Account.openFiles,
                             fixed_layout: hasFixedLayout ? 1 : 0)
                         return unsafe mayfly_guest_spawn(&program, &pid)
@@ -95,12 +102,17 @@ enum Environment {
         if unsafe access(matplotlib, F_OK) == 0 { variables.append("MPLCONFIGDIR=\(matplotlib)") }
         return variables
     }
-    static func of(_ request: ExecRequest) -> [String] {
+    /// - Parameter events: the number of the descriptor for them, in a program that has it.
+    static func of(_ request: ExecRequest, events: Int = 3) -> [String] {
         var variables = standard
         for variable in request.environment {
             let start = variable.name + "="
             variables.removeAll { $0.hasPrefix(start) }
             variables.append(start + variable.value)
+        }
+        if request.hasEvents {
+            variables.removeAll { $0.hasPrefix("MAYFLY_EVENTS=") }
+            variables.append("MAYFLY_EVENTS=\(events)")
         }
         return variables
     }
@@ -181,7 +193,8 @@ extension Agent {
         }
         // Who asks for a process of its own gets its own addresses with it.
         command.hasFixedLayout = options.fixesLayout && request.allowsParked
-        var pipes = try Pipes(hasInput: request.hasStandardInput)
+        var pipes = try Pipes(
+            hasInput: request.hasStandardInput, hasEvents: request.hasEvents)
         let (pid, error) = command.start(stdio: pipes.theirs, in: group.directory)
         try check("start \(command.path)", error)
         pipes.closeTheirs()
@@ -204,12 +217,13 @@ extension Agent {
     private mutating func startParkedPython(
         _ request: ExecRequest, _ stream: UInt32, _ asked: Int64
     ) throws(SystemError) {
-        var pipes = try Pipes(hasInput: request.hasStandardInput)
+        var pipes = try Pipes(
+            hasInput: request.hasStandardInput, hasEvents: request.hasEvents)
         let members = try group.members()
         defer { close(members) }
         try interpreters.python.run(
             source: request.sourceName, arguments: request.arguments,
-            environment: Environment.of(request), files: pipes.theirs + [members])
+            environment: Environment.of(request), cgroup: members, files: pipes.theirs)
         pipes.closeTheirs()
         program = Program(
             stream: stream, pid: 0, isParked: true, pipes: pipes,
@@ -222,11 +236,12 @@ extension Agent {
         try group.set("cgroup.procs", String(interpreters.node.pid))
         try interpreters.node.run(
             source: request.sourceName, arguments: request.arguments,
-            environment: Environment.of(request))
+            environment: Environment.of(request, events: Node.events))
         guard var pipes = interpreters.node.takePipes() else {
             throw SystemError(what: "use the parked node", code: ESRCH)
         }
-        if !request.hasStandardInput { pipes.closeInput() }
+        if !request.hasStandardInput { pipes.withhold(.input) }
+        if !request.hasEvents { pipes.withhold(.events) }
         program = Program(
             stream: stream, pid: interpreters.node.pid, isParked: true, pipes: pipes,
             timeout: request.timeoutMilliseconds, asked: asked)

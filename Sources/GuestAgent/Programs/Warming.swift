@@ -140,7 +140,7 @@ extension Agent {
         }
         try interpreters.python.run(
             source: source, arguments: [], environment: Environment.standard,
-            files: [null, null, null, members])
+            cgroup: members, files: [null, null, null])
     }
     /// Common programs, so that their pages are in the page cache.
     private func runShellOnce() throws(SystemError) -> pid_t {

@@ -26,12 +26,15 @@ package struct GuestJob: Sendable {
     package var limits: OutputLimits
     /// Start in the interpreter that was parked in the snapshot, where the image has one.
     package var usesParkedInterpreter: Bool
+    /// The program finds in `MAYFLY_EVENTS` the number of a descriptor, and writes lines there.
+    package var hasEvents: Bool
 
     package init(
         program: Program, arguments: [String] = [], standardInput: [UInt8] = [],
         environment: [(name: String, value: String)] = [], files: [GuestFile] = [],
         outputs: [String] = [], timeout: Duration = .seconds(60), memory: ByteCount? = nil,
-        limits: OutputLimits = OutputLimits(), usesParkedInterpreter: Bool = true
+        limits: OutputLimits = OutputLimits(), usesParkedInterpreter: Bool = true,
+        hasEvents: Bool = false
     ) {
         self.program = program
         self.arguments = arguments
@@ -43,6 +46,7 @@ package struct GuestJob: Sendable {
         self.memory = memory
         self.limits = limits
         self.usesParkedInterpreter = usesParkedInterpreter
+        self.hasEvents = hasEvents
     }
 }
 
@@ -61,7 +65,9 @@ package struct GuestFile: Sendable {
 package struct OutputLimits: Sendable {
     /// Kept of stdout and of stderr each: half from the start, half from the end.
     package var kept = ByteCount.mebibytes(1)
-    /// Printed to stdout or stderr before the job is stopped with `output_limit`.
+    /// Kept of the events, likewise.
+    package var keptEvents = ByteCount.mebibytes(4)
+    /// Printed to stdout or stderr, or written as events, before the job is stopped with `output_limit`.
     package var printed = ByteCount.mebibytes(16)
     package var fileCount = 100
     package var file = ByteCount.mebibytes(64)

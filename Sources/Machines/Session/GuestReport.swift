@@ -27,6 +27,8 @@ package struct GuestReport: Sendable {
     package var ending: Ending
     package var stdout: CapturedOutput
     package var stderr: CapturedOutput
+    /// What the program wrote as events: lines, of which a cut may have left parts.
+    package var events: CapturedOutput
     package var files: [OutputFile]
     /// What of its outputs is missing although the job did its part.
     package var warnings: [Warning] = []

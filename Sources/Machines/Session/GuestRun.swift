@@ -113,6 +113,9 @@ extension AgentSession {
         case .stderr(let bytes, _):
             run.take(bytes, .stderr)
             try release(bytes.count, of: stream)
+        case .events(let bytes, _):
+            run.events.append(bytes)
+            try release(bytes.count, of: stream)
         case .exit(let exit):
             return await run.report(run.ending(exit), exit)
         case .ack(let status, let words):
@@ -172,6 +175,7 @@ extension GuestJob {
         request.memoryMaximum = UInt64(memory?.bytes ?? 0)
         request.hasStandardInput = !standardInput.isEmpty
         request.allowsParked = usesParkedInterpreter
+        request.hasEvents = hasEvents
         return request
     }
 }
@@ -190,6 +194,7 @@ private struct ProgramRun {
     let onOutput: (@Sendable (OutputStream, [UInt8]) -> Void)?
     var stdout: OutputCapture
     var stderr: OutputCapture
+    var events: OutputCapture
     var firstByte: Duration?
     var isWarm = false
     var isKilled = false
@@ -208,15 +213,22 @@ private struct ProgramRun {
         deadline = begin + job.timeout + AgentSession.grace
         stdout = OutputCapture(kept: job.limits.kept)
         stderr = OutputCapture(kept: job.limits.kept)
+        events = OutputCapture(kept: job.limits.keptEvents)
     }
 
     /// Which stream printed more than is allowed.
     var overflow: String? {
         guard isOverflowing else { return nil }
-        let name = stdout.total > job.limits.printed.bytes ? "stdout" : "stderr"
+        let printed = job.limits.printed.bytes
+        if events.total > printed {
+            return "the events went over \(job.limits.printed); write files instead"
+        }
+        let name = stdout.total > printed ? "stdout" : "stderr"
         return "\(name) went over \(job.limits.printed); print less or write a file"
     }
-    var isOverflowing: Bool { max(stdout.total, stderr.total) > job.limits.printed.bytes }
+    var isOverflowing: Bool {
+        max(stdout.total, stderr.total, events.total) > job.limits.printed.bytes
+    }
     mutating func take(_ bytes: [UInt8], _ stream: OutputStream) {
         guard !bytes.isEmpty else { return }
         if firstByte == nil { firstByte = .now - begin }
@@ -237,20 +249,20 @@ private struct ProgramRun {
     }
     func report(_ ending: GuestReport.Ending, _ exit: ExitReport?) async -> GuestReport {
         let wall = ContinuousClock.now - begin
-        let (stdout, stderr) = await captured
+        let (stdout, stderr, events) = await captured
         return GuestReport(
-            ending: ending, stdout: stdout, stderr: stderr, files: [],
+            ending: ending, stdout: stdout, stderr: stderr, events: events, files: [],
             cpu: .microseconds(Int64(clamping: exit?.cpuMicroseconds ?? 0)),
             peakMemory: ByteCount(bytes: Int(clamping: exit?.peakByteCount ?? 0)),
             wall: wall, firstByte: firstByte, isWarm: isWarm)
     }
-    private var captured: (CapturedOutput, CapturedOutput) {
+    private var captured: (CapturedOutput, CapturedOutput, CapturedOutput) {
         get async {
-            let (stdout, stderr) = (stdout, stderr)
-            if stdout.total + stderr.total < GuestJob.smallByteCount {
-                return (stdout.captured, stderr.captured)
+            let (stdout, stderr, events) = (stdout, stderr, events)
+            if stdout.total + stderr.total + events.total < GuestJob.smallByteCount {
+                return (stdout.captured, stderr.captured, events.captured)
             }
-            return await offload { (stdout.captured, stderr.captured) }
+            return await offload { (stdout.captured, stderr.captured, events.captured) }
         }
     }
 }

@@ -86,6 +86,7 @@ package enum GuestMessage: Equatable, Sendable {
     case started(isParked: Bool, startMicroseconds: UInt32)
     case stdout([UInt8], isFinal: Bool)
     case stderr([UInt8], isFinal: Bool)
+    case events([UInt8], isFinal: Bool)
     case exit(ExitReport)
     case listed([ListedFile], isTruncated: Bool)
     case file([UInt8], isFinal: Bool)
@@ -103,6 +104,7 @@ extension GuestMessage {
         case .started: .started
         case .stdout: .stdout
         case .stderr: .stderr
+        case .events: .events
         case .exit: .exit
         case .listed: .listed
         case .file: .file
@@ -118,6 +120,7 @@ extension GuestMessage {
         switch frame.type {
         case .stdout: self = .stdout(frame.payload, isFinal: frame.isFinal)
         case .stderr: self = .stderr(frame.payload, isFinal: frame.isFinal)
+        case .events: self = .events(frame.payload, isFinal: frame.isFinal)
         case .file: self = .file(frame.payload, isFinal: frame.isFinal)
         default:
             var reader = ByteReader(frame.payload)
@@ -178,7 +181,7 @@ extension GuestMessage {
             body.append(flag: isParked)
             body.append(u32: microseconds)
         case .stdout(let bytes, let final), .stderr(let bytes, let final),
-            .file(let bytes, let final):
+            .events(let bytes, let final), .file(let bytes, let final):
             (body, isFinal) = (bytes, final)
         case .exit(let report): report.encode(into: &body)
         case .listed(let files, let isTruncated):

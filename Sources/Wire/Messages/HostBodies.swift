@@ -77,6 +77,7 @@ extension ExecRequest {
         processMaximum = try reader.u32()
         hasStandardInput = try reader.flag("stdin")
         allowsParked = try reader.flag("parked")
+        hasEvents = try reader.flag("events")
         try check()
     }
     func encode(into body: inout [UInt8]) throws(WireError) {
@@ -96,6 +97,7 @@ extension ExecRequest {
         body.append(u32: processMaximum)
         body.append(flag: hasStandardInput)
         body.append(flag: allowsParked)
+        body.append(flag: hasEvents)
     }
     private func check() throws(WireError) {
         if program == .command {

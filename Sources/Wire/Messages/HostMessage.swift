@@ -63,11 +63,14 @@ package struct ExecRequest: Equatable, Sendable {
     package var hasStandardInput: Bool
     /// May use the interpreter parked in the snapshot.
     package var allowsParked: Bool
+    /// The program gets a third way out, for what is neither text for people nor a file: the
+    /// descriptor whose number is in `MAYFLY_EVENTS`.
+    package var hasEvents: Bool
     package init(
         program: Program, arguments: [String], sourceName: String = "",
         environment: [EnvironmentVariable] = [], timeoutMilliseconds: UInt32 = 0,
         memoryMaximum: UInt64 = 0, processMaximum: UInt32 = 0, hasStandardInput: Bool = false,
-        allowsParked: Bool = true
+        allowsParked: Bool = true, hasEvents: Bool = false
     ) {
         self.program = program
         self.arguments = arguments
@@ -78,6 +81,7 @@ package struct ExecRequest: Equatable, Sendable {
         self.processMaximum = processMaximum
         self.hasStandardInput = hasStandardInput
         self.allowsParked = allowsParked
+        self.hasEvents = hasEvents
     }
 }
 
