@@ -74,7 +74,15 @@ package enum Reason: String, Sendable, CaseIterable {
     case invalidPayload = "invalid_payload"
     case blobMissing = "blob_missing"
     case guestProtocolViolation = "guest_protocol_violation"
-    case documentInvalid = "document_invalid"
+    case unsupportedFormat = "unsupported_format"
+    case formatMismatch = "format_mismatch"
+    case documentDamaged = "document_damaged"
+    case documentEncrypted = "document_encrypted"
+    case wrongPassword = "wrong_password"
+    case pageRange = "page_range"
+    case expansionLimit = "expansion_limit"
+    case pixelLimit = "pixel_limit"
+    case converterCrashed = "converter_crashed"
     case pageFailed = "page_failed"
     case networkDenied = "network_denied"
     case machineLost = "machine_lost"
@@ -103,7 +111,10 @@ package enum Reason: String, Sendable, CaseIterable {
     /// Running the same job again could end differently.
     package var isRetryable: Bool {
         switch self {
-        case .invalidPayload, .blobMissing, .documentInvalid, .networkDenied: false
+        case .invalidPayload, .blobMissing, .unsupportedFormat, .formatMismatch, .documentDamaged,
+            .documentEncrypted, .wrongPassword, .pageRange, .expansionLimit, .pixelLimit,
+            .networkDenied:
+            false
         default: true
         }
     }

@@ -119,6 +119,12 @@ struct Configuration: Sendable {
                     + "(\(self.duration(.codeTimeoutMax).settingText)); raise the one or lower "
                     + "the other")
         }
+        if self.duration(.documentTimeout) > self.duration(.documentTimeoutMax) {
+            throw ConfigurationError(
+                "\(place(.documentTimeout))document.timeout is longer than document.timeout.max "
+                    + "(\(self.duration(.documentTimeoutMax).settingText)); raise the one or lower "
+                    + "the other")
+        }
         for setting in [Setting.stateDirectory, .runtimeDirectory]
         where !self.text(setting).hasPrefix("/") {
             throw ConfigurationError(

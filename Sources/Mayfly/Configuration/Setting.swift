@@ -115,6 +115,12 @@ extension Setting {
     static let codeTimeoutMax = Setting(
         "code.timeout.max", .duration(.seconds(1) ... .seconds(604_800)), "1h",
         "a job that asks for more is refused")
+    static let documentTimeout = Setting(
+        "document.timeout", .duration(.milliseconds(100) ... .seconds(604_800)), "2min",
+        "wall clock of an attempt that names no timeout itself")
+    static let documentTimeoutMax = Setting(
+        "document.timeout.max", .duration(.seconds(1) ... .seconds(604_800)), "1h",
+        "a job that asks for more is refused")
     static let outputKept = Setting(
         "code.output.kept", .size(.kibibytes(1) ... .mebibytes(16)), "1MiB",
         "of stdout and of stderr: half from the start, half from the end")
@@ -162,7 +168,8 @@ extension Setting {
         databaseURL, stateDirectory, runtimeDirectory, workerName, workerSlots, workerQueues,
         workerLease, drainTimeout, hypervisor, accelerator, transport, probeTimeout, standbys,
         warmMemory, warmAge,
-        qemuBinary, firecrackerBinary, agentBinary, codeTimeout, codeTimeoutMax, outputKept,
+        qemuBinary, firecrackerBinary, agentBinary, codeTimeout, codeTimeoutMax,
+        documentTimeout, documentTimeoutMax, outputKept,
         outputPrinted,
         outputFiles, outputFile, outputTotal, imagePackages, imageMemory, imageCPUs,
         imageInterpreters, imageModules, imageSuite, logLevel, logFormat,

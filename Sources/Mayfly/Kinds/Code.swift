@@ -26,7 +26,7 @@ struct CodeKind: Kind {
         let code: CodePayload
         do throws(InvalidPayload) {
             code = try CodePayload(payload)
-            try check(timeout)
+            try checkTimeout(timeout, atMost: timeoutMax, setting: "code.timeout.max")
         } catch { throw .invalidPayload(error) }
         return Recipe(
             image: image,
@@ -44,14 +44,6 @@ struct CodeKind: Kind {
             CodeResult(
                 run: run, programName: recipe.programName, timeout: recipe.job.timeout,
                 queueDelay: job.queueDelay))
-    }
-
-    private func check(_ timeout: Duration?) throws(InvalidPayload) {
-        guard let timeout, timeout <= .zero || timeout > timeoutMax else { return }
-        throw InvalidPayload(
-            path: "timeout",
-            sentence: "is \(timeout.settingText); it may be up to \(timeoutMax.settingText) "
-                + "(code.timeout.max of the worker)")
     }
 }
 

@@ -53,6 +53,13 @@ extension CodePayload {
                     ? "\"\(shown)\" leaves the job's directory; use a plain relative name"
                     : "\"\(shown)\" has \(error.reason); use a plain relative name")
         }
+        return File(path: field.path, name: name, content: try content(of: field, fields))
+    }
+
+    /// What a FILE holds: text, base64 or the address of a blob.
+    static func content(
+        of field: PayloadField, _ fields: [String: PayloadField]
+    ) throws(InvalidPayload) -> File.Content {
         let given = ["text", "base64", "blob"].filter { fields[$0] != nil }
         guard given.count == 1 else {
             throw field.refuse(
@@ -61,8 +68,7 @@ extension CodePayload {
                     : "has \(given.joined(separator: " and ")); use one of them")
         }
         if let text = fields["text"] {
-            let bytes = Array(try text.text(atMost: Bounds.input).utf8)
-            return File(path: field.path, name: name, content: .bytes(bytes))
+            return .bytes(Array(try text.text(atMost: Bounds.input).utf8))
         }
         if let base64 = fields["base64"] {
             let text = try base64.text(atMost: ByteCount(bytes: Bounds.input.bytes / 3 * 4 + 4))
@@ -70,7 +76,7 @@ extension CodePayload {
                 throw base64.refuse(
                     "is not base64; use the standard alphabet with padding, without line breaks")
             }
-            return File(path: field.path, name: name, content: .bytes(bytes))
+            return .bytes(bytes)
         }
         guard let blob = fields["blob"] else { throw field.refuse("has no content") }
         let digest = try blob.text(atMost: .kibibytes(1))
@@ -81,7 +87,7 @@ extension CodePayload {
             throw blob.refuse(
                 "is not the address of a blob; use the 64 hex digits that mayfly.put_blob returned")
         }
-        return File(path: field.path, name: name, content: .blob(digest))
+        return .blob(digest)
     }
 
     /// The files with their bytes; every blob is fetched once.
@@ -97,7 +103,7 @@ extension CodePayload {
                 if let known = fetched[digest] {
                     bytes = known
                 } else {
-                    bytes = try await Self.fetch(digest, for: file, from: blobs)
+                    bytes = try await Self.fetch(digest, at: file.path, from: blobs)
                     fetched[digest] = bytes
                 }
             }
@@ -114,8 +120,8 @@ extension CodePayload {
         return result
     }
 
-    private static func fetch(
-        _ digest: String, for file: File, from blobs: any BlobSource
+    static func fetch(
+        _ digest: String, at path: String, from blobs: any BlobSource
     ) async throws(AttemptError) -> [UInt8] {
         let found: [UInt8]?
         do { found = try await blobs.bytes(of: digest) } catch {
@@ -124,7 +130,7 @@ extension CodePayload {
         guard let found else {
             throw .invalidPayload(
                 InvalidPayload(
-                    path: "\(file.path).blob",
+                    path: "\(path).blob",
                     sentence: "there is no blob \(digest); store it with mayfly.put_blob first",
                     reason: .blobMissing))
         }

@@ -140,7 +140,7 @@ struct CodeResult: Sendable {
         }
     }
 
-    private static func file(_ file: OutputFile) -> JSON {
+    static func file(_ file: OutputFile) -> JSON {
         .object([
             "name": .string(file.name), "size": .number(file.bytes.count),
             "sha256": .string(file.sha256),

@@ -23,6 +23,15 @@ protocol Kind: Sendable {
 }
 
 extension Kind {
+    func checkTimeout(
+        _ timeout: Duration?, atMost limit: Duration, setting: String
+    ) throws(InvalidPayload) {
+        guard let timeout, timeout <= .zero || timeout > limit else { return }
+        throw InvalidPayload(
+            path: "timeout",
+            sentence: "is \(timeout.settingText); it may be up to \(limit.settingText) "
+                + "(\(setting) of the worker)")
+    }
     func recipe(for job: Job, blobs: any BlobSource) async throws(AttemptError) -> Recipe {
         try await recipe(payload: job.payload, timeout: job.timeout, blobs: blobs)
     }

@@ -1,0 +1,313 @@
+// Jobs of the kind `document`: one document of a stranger's, read, converted, rendered or recognised by
+// the tools in the image. docs/payloads.md has the table of its fields; everything else is refused.
+
+import Jobs
+import Machines
+import StrictJSON
+import Wire
+
+/// The kind `document`.
+struct DocumentKind: Kind {
+    let name = "document"
+    let image = "document"
+    let standardTimeout: Duration
+    let timeoutMax: Duration
+    let limits: OutputLimits
+
+    init(_ configuration: Configuration) {
+        standardTimeout = configuration.duration(.documentTimeout)
+        timeoutMax = configuration.duration(.documentTimeoutMax)
+        var limits = configuration.outputLimits
+        limits.fileCount = Self.outputFileCount
+        self.limits = limits
+    }
+
+    /// A page is a file: as many as a job may have pages, and some.
+    private static let outputFileCount = 600
+    /// The whole program: the package is in the image, and imported in its parked interpreter.
+    private static let program = "from mayfly_document import job\njob.main()\n"
+
+    func recipe(
+        payload: String, timeout: Duration?, blobs: any BlobSource
+    ) async throws(AttemptError) -> Recipe {
+        let document: DocumentPayload
+        do throws(InvalidPayload) {
+            document = try DocumentPayload(payload)
+            try checkTimeout(timeout, atMost: timeoutMax, setting: "document.timeout.max")
+        } catch { throw .invalidPayload(error) }
+        var files: [GuestFile] = []
+        for (number, input) in document.inputs.enumerated() {
+            let bytes = try await input.bytes(from: blobs)
+            files.append(GuestFile(name: DocumentPayload.place(number), bytes: bytes))
+        }
+        return Recipe(
+            image: image,
+            job: GuestJob(
+                program: .python(source: Self.program),
+                standardInput: Array(document.request.text.utf8), files: files,
+                outputs: ["\(DocumentResult.outputDirectory)/**"],
+                timeout: timeout ?? standardTimeout, limits: limits, hasEvents: true),
+            programName: document.operation.rawValue)
+    }
+
+    func outcome(of run: MachineRun, recipe: Recipe, job: Job) -> Outcome {
+        DocumentResult(
+            run: run, operation: recipe.programName, timeout: recipe.job.timeout,
+            queueDelay: job.queueDelay
+        ).outcome
+    }
+}
+
+/// A payload of the kind `document`, checked.
+struct DocumentPayload: Sendable {
+    enum Operation: String, CaseIterable, Sendable {
+        case text, markdown, tables, metadata, render, convert, ocr, pages
+    }
+    enum PageAction: String, CaseIterable, Sendable {
+        case merge, split, rotate, decrypt
+    }
+    /// A document, and what its sender calls it: a hint, never a path.
+    struct Input: Sendable {
+        var path: String
+        var name: String
+        var content: CodePayload.File.Content
+
+        func bytes(from blobs: any BlobSource) async throws(AttemptError) -> [UInt8] {
+            switch content {
+            case .bytes(let bytes): return bytes
+            case .blob(let digest):
+                return try await CodePayload.fetch(digest, at: path, from: blobs)
+            }
+        }
+    }
+
+    private enum Bounds {
+        static let inputs = 50
+        static let nameLength = 255
+        static let password = ByteCount.kibibytes(1)
+        static let pageList = ByteCount.kibibytes(1)
+        static let languages = 8
+        static let dpi = 18...600
+        static let pageCount = 1...5000
+    }
+    private static let keys = [
+        "operation", "input", "inputs", "to", "pages", "password", "ocr", "languages", "layout",
+        "per_page", "attachments", "dpi", "max_pages", "do", "angle", "options", "network",
+    ]
+    private static let formats = [
+        "pdf", "docx", "odt", "html", "md", "txt", "xlsx", "csv", "json", "png", "jpeg", "webp",
+    ]
+
+    let operation: Operation
+    private(set) var inputs: [Input] = []
+    /// What the tools in the guest are told, the documents apart.
+    private(set) var request: JSON
+
+    /// Where a document stands in the job's directory.
+    static func place(_ number: Int) -> String { "input/\(number + 1)" }
+
+    init(_ payload: String) throws(InvalidPayload) {
+        let value: JSON
+        do throws(JSONError) { value = try JSON(parsing: payload) } catch {
+            throw InvalidPayload(path: "$", sentence: "is not valid JSON: \(error)")
+        }
+        let root = PayloadField(path: "$", value: value)
+        let fields = try root.members(Self.keys)
+        guard let operationField = fields["operation"] else {
+            throw root.refuse("\"operation\" is missing; use \(Self.words(Operation.self))")
+        }
+        operation = try operationField.word(Operation.self)
+        request = .null
+        inputs = try Self.inputs(fields, root, operation)
+        request = .object(try requestMembers(fields, root))
+        if let network = fields["network"] {
+            throw network.refuse("document jobs have no network; leave it out")
+        }
+    }
+
+    private static func words<Word: RawRepresentable & CaseIterable>(_: Word.Type) -> String
+    where Word.RawValue == String {
+        Word.allCases.map(\.rawValue).joined(separator: ", ")
+    }
+
+    private static func inputs(
+        _ fields: [String: PayloadField], _ root: PayloadField, _ operation: Operation
+    ) throws(InvalidPayload) -> [Input] {
+        let entries: [PayloadField]
+        switch (fields["input"], fields["inputs"]) {
+        case (let one?, nil): entries = [one]
+        case (nil, let many?): entries = try many.list(atMost: Bounds.inputs)
+        case (nil, nil): throw root.refuse("\"input\" is missing; it holds the document")
+        case (_?, let many?): throw many.refuse("use either input or inputs")
+        }
+        guard !entries.isEmpty, entries.count == 1 || operation == .pages else {
+            throw root.refuse(
+                "has \(entries.count) documents; only the operation pages takes more than one")
+        }
+        var inputs: [Input] = []
+        var total = 0
+        for entry in entries {
+            let members = try entry.members(["name", "text", "base64", "blob"])
+            let name = try members["name"]?.text(atMost: .kibibytes(1)) ?? ""
+            let content = try CodePayload.content(of: entry, members)
+            if case .bytes(let bytes) = content { total += bytes.count }
+            inputs.append(Input(path: entry.path, name: name, content: content))
+        }
+        guard total <= CodePayload.Bounds.input.bytes else {
+            throw root.refuse(
+                "the documents are \(total) bytes; at most \(CodePayload.Bounds.input) are "
+                    + "allowed, put larger ones as blobs")
+        }
+        return inputs
+    }
+
+    /// The fields that the tools read, each checked here: they never see anything else.
+    private func requestMembers(
+        _ fields: [String: PayloadField], _ root: PayloadField
+    ) throws(InvalidPayload) -> [JSON.Member] {
+        var members: [JSON.Member] = [
+            .init(name: "operation", value: .string(operation.rawValue)),
+            .init(
+                name: "inputs",
+                value: .array(
+                    inputs.enumerated().map { number, input in
+                        [
+                            "path": .string(Self.place(number)),
+                            "name": .string(String(input.name.prefix(Bounds.nameLength))),
+                        ]
+                    })),
+        ]
+        func add(_ name: String, _ read: (PayloadField) throws(InvalidPayload) -> JSON)
+            throws(InvalidPayload)
+        {
+            guard let field = fields[name] else { return }
+            members.append(.init(name: name, value: try read(field)))
+        }
+        try add("to") { field throws(InvalidPayload) in
+            .string(try field.word(of: Self.formats))
+        }
+        try add("pages") { field throws(InvalidPayload) in
+            .string(try Self.pageList(field))
+        }
+        try add("password") { field throws(InvalidPayload) in
+            .string(try field.text(atMost: Bounds.password))
+        }
+        try add("ocr") { field throws(InvalidPayload) in
+            .string(try field.word(of: ["auto", "never", "force"]))
+        }
+        try add("languages") { field throws(InvalidPayload) in
+            .array(try Self.languages(field))
+        }
+        for name in ["layout", "per_page", "attachments"] {
+            try add(name) { field throws(InvalidPayload) in .bool(try field.flag()) }
+        }
+        try add("dpi") { field throws(InvalidPayload) in
+            .number(try field.integer(in: Bounds.dpi))
+        }
+        try add("max_pages") { field throws(InvalidPayload) in
+            .number(try field.integer(in: Bounds.pageCount))
+        }
+        try add("options") { field throws(InvalidPayload) in try Self.options(field) }
+        if operation == .pages {
+            guard let action = fields["do"] else {
+                throw root.refuse("\"do\" is missing; use \(Self.words(PageAction.self))")
+            }
+            members.append(
+                .init(name: "do", value: .string(try action.word(PageAction.self).rawValue)))
+            try add("angle") { field throws(InvalidPayload) in
+                .number(try field.integer(in: -270...270))
+            }
+        } else if let field = fields["do"] ?? fields["angle"] {
+            throw field.refuse("belongs to the operation pages")
+        }
+        if operation == .convert, fields["to"] == nil {
+            throw root.refuse("\"to\" is missing; use \(Self.formats.joined(separator: ", "))")
+        }
+        return members
+    }
+
+    /// `1-3,7,9-`: whether the document has such pages is for the tools to say.
+    private static func pageList(_ field: PayloadField) throws(InvalidPayload) -> String {
+        let text = try field.text(atMost: Bounds.pageList)
+        let parts = text.split(separator: ",", omittingEmptySubsequences: false)
+        for part in parts {
+            let ends = part.split(separator: "-", maxSplits: 1, omittingEmptySubsequences: false)
+            let numbers = ends.filter { !$0.isEmpty }.map { Int($0) }
+            let isRange =
+                !numbers.isEmpty
+                && numbers.allSatisfy { $0.map { (1...1_000_000).contains($0) } ?? false }
+                && part.utf8.allSatisfy { (48...57).contains($0) || $0 == 45 }
+            guard isRange else {
+                throw field.refuse(
+                    "\"\(JSON.shortened(String(part)))\" is no page or range; use 1-3,7 or 9-")
+            }
+        }
+        return text
+    }
+
+    /// Names of tesseract's language files; which of them the image has, the tools say.
+    private static func languages(_ field: PayloadField) throws(InvalidPayload) -> [JSON] {
+        var languages: [JSON] = []
+        for entry in try field.list(atMost: Bounds.languages) {
+            let word = try entry.text(atMost: .kibibytes(1))
+            let isName =
+                (2...16).contains(word.utf8.count)
+                && word.utf8.allSatisfy {
+                    (97...122).contains($0) || (65...90).contains($0) || $0 == 95
+                }
+            guard isName else {
+                throw entry.refuse(
+                    "\"\(JSON.shortened(word))\" is no language; use tesseract's names, such as "
+                        + "eng, deu or chi_sim")
+            }
+            languages.append(.string(word))
+        }
+        guard !languages.isEmpty else { throw field.refuse("is empty; leave it out for eng") }
+        return languages
+    }
+
+    private static func options(_ field: PayloadField) throws(InvalidPayload) -> JSON {
+        let fields = try field.members(["pdfa", "landscape", "single_page_sheets"])
+        var members: [JSON.Member] = []
+        if let pdfa = fields["pdfa"] {
+            members.append(.init(name: "pdfa", value: .string(try pdfa.word(of: ["1b", "2b", "3b"]))))
+        }
+        for name in ["landscape", "single_page_sheets"] {
+            guard let flag = fields[name] else { continue }
+            members.append(.init(name: name, value: .bool(try flag.flag())))
+        }
+        return .object(members)
+    }
+}
+
+extension PayloadField {
+    func flag() throws(InvalidPayload) -> Bool {
+        guard case .bool(let value) = value else {
+            throw refuse("expected true or false, found \(value.kind)")
+        }
+        return value
+    }
+    func integer(in range: ClosedRange<Int>) throws(InvalidPayload) -> Int {
+        guard let number = value.int, range.contains(number) else {
+            throw refuse(
+                "expected a whole number from \(range.lowerBound) to \(range.upperBound)")
+        }
+        return number
+    }
+    /// One of some words.
+    func word(of words: [String]) throws(InvalidPayload) -> String {
+        let word = try text(atMost: .kibibytes(1))
+        guard words.contains(word) else {
+            throw refuse(
+                "\"\(JSON.shortened(word))\" is not known; use \(words.joined(separator: ", "))")
+        }
+        return word
+    }
+    func word<Word: RawRepresentable & CaseIterable>(
+        _: Word.Type
+    ) throws(InvalidPayload) -> Word where Word.RawValue == String {
+        let word = try word(of: Word.allCases.map(\.rawValue))
+        guard let found = Word(rawValue: word) else { throw refuse("is not known") }
+        return found
+    }
+}
