@@ -59,10 +59,14 @@ let package = Package(
             swiftSettings: strict,
             linkerSettings: [.unsafeFlags(["-static-executable"])]
         ),
+        // What document jobs run in the guest: Python, put into the image.
+        .target(
+            name: "DocumentTools", resources: [.embedInCode("mayfly_document")],
+            swiftSettings: strict),
         .executableTarget(
             name: "Mayfly",
             dependencies: [
-                "Jobs", "Machines", "Processes", "Postgres", "StrictJSON", "Wire",
+                "DocumentTools", "Jobs", "Machines", "Processes", "Postgres", "StrictJSON", "Wire",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
             ],

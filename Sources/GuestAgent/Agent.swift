@@ -270,7 +270,7 @@ struct Agent: ~Copyable {
             }
             if interpreters.node.ended(pid) { say("the parked node ended") }
             program?.childEnded(pid, ending)
-            warming?.childEnded(pid)
+            warming?.childEnded(pid, ending)
         }
     }
 

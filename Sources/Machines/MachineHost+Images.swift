@@ -22,6 +22,11 @@ struct RefusedGeneration: Sendable {
 }
 
 extension MachineHost {
+    /// Whether a generation of this image is on this host, verified or not.
+    package func hasImage(_ name: String) -> Bool {
+        (try? store.directory(of: name, for: probe.profile.hypervisor)) != nil
+    }
+
     /// The image of this name: the generation in use, or the one that a pinned replay wants.
     func image(_ name: String, generation: String?) async throws(MachineError) -> GoldenImage {
         if let generation {

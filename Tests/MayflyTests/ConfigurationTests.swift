@@ -214,6 +214,54 @@ struct ConfigurationTests {
         }
     }
 
+    @Test func `an image exists as soon as one of its keys is set, with defaults for the rest`()
+        throws
+    {
+        let configuration = try load(
+            """
+            image.ml.packages = "python3 python3-venv"
+            image.ml.pip = "torch==2.6.0+cpu"
+            image.ml.files = "/srv/model.bin:/opt/model.bin"
+            image.ml.warmup = "python3 -c 'print(1)'"
+            code.image = "ml"
+            image.code.memory = 1GiB
+            """)
+        #expect(configuration.imageNames == ["code", "document", "ml"])
+        let image = try configuration.image(named: "ml")
+        #expect(image.packages == ["python3", "python3-venv"])
+        #expect(image.pythonPackages == ["torch==2.6.0+cpu"])
+        #expect(image.files == ["/srv/model.bin:/opt/model.bin"])
+        #expect(image.warmUp == "python3 -c 'print(1)'")
+        #expect(image.memory == .mebibytes(512))
+        #expect(image.suite == "bookworm")
+        #expect(Kinds(configuration).images == ["document", "ml"])
+        var code = ImageDefinition.code
+        code.memory = .gibibytes(1)
+        #expect(try configuration.image(named: "code") == code)
+        #expect(try load(nil).image(named: "document") == .document)
+    }
+
+    @Test(arguments: [
+        ("image.ml.memry = 1GiB", "did you mean image.ml.memory?"),
+        ("image.ml.pip = \"torch\"", "image.ml.pip: \"torch\" is not a package with its version"),
+        ("image.ml.pip = \"x==1;rm\"", "image.ml.pip: \"x==1;rm\""),
+        ("image.ml.files = \"a:/b\"", "image.ml.files: \"a:/b\" is not /on/the/host"),
+        ("image.ml.files = \"/a:/b/../c\"", "image.ml.files"),
+        ("image.ML.memory = 1GiB", "image name \"ML\""),
+        ("code.image = \"nosuch\"", "no image has that name; there are code, document"),
+        (
+            "worker.kinds = \"code browse\"",
+            "\"browse\" is no kind of job; there are code, document"
+        ),
+        ("image..memory = 1GiB", "unknown key image..memory"),
+    ])
+    func `what an image cannot be is named`(line: String, words: String) {
+        do {
+            _ = try load(line)
+            Issue.record("accepted")
+        } catch { #expect("\(error)".contains(words), "\(error)") }
+    }
+
     @Test func `a secret is not printed`() throws {
         let url = "postgresql://me:hunter2@db/app"
         let configuration = try load(nil, flags: [("database.url", url, "--database")])

@@ -152,25 +152,27 @@ struct ConnectionTests {
         try refused("65 open streams", (0...64).map { (UInt32($0 * 2 + 1), put) })
     }
 
-    @Test func `refuses what a guest must not do`() throws {
-        func refused(
-            _ name: String, _ opening: [HostMessage], _ frames: [(UInt32, GuestMessage)]
-        ) throws {
-            var (host, guest) = try prepared()
-            for message in opening {
-                if case .prepare = message {
-                    try host.send(message)
-                } else {
-                    _ = try host.open(message)
-                }
+    /// A guest that says this breaks the protocol.
+    private func refused(
+        _ name: String, _ opening: [HostMessage], _ frames: [(UInt32, GuestMessage)]
+    ) throws {
+        var (host, guest) = try prepared()
+        for message in opening {
+            if case .prepare = message {
+                try host.send(message)
+            } else {
+                _ = try host.open(message)
             }
-            try deliver(&host, &guest)
-            var bytes: [UInt8] = []
-            for (stream, message) in frames { try message.encode(stream: stream, into: &bytes) }
-            host.receive(bytes)
-            #expect(
-                isViolation { () throws(WireError) in while try host.next() != nil {} }, "\(name)")
         }
+        try deliver(&host, &guest)
+        var bytes: [UInt8] = []
+        for (stream, message) in frames { try message.encode(stream: stream, into: &bytes) }
+        host.receive(bytes)
+        #expect(
+            isViolation { () throws(WireError) in while try host.next() != nil {} }, "\(name)")
+    }
+
+    @Test func `refuses what a guest must not do`() throws {
         let exec = HostMessage.exec(ExecRequest(program: .command, arguments: ["a"]))
         let put = HostMessage.put(PutRequest(name: "a", byteCount: 1))
         let get = HostMessage.get(GetRequest(name: "a", maximumByteCount: 1))
@@ -191,17 +193,6 @@ struct ConnectionTests {
         try refused("output before the start", [exec], [(1, out)])
         try refused("two starts", [exec], [(1, started), (1, started)])
         try refused("an end before the output's", [exec], [(1, started), (1, exit)])
-        let events = GuestMessage.events([], isFinal: true)
-        var request = ExecRequest(program: .command, arguments: ["a"])
-        request.hasEvents = true
-        let execWithEvents = HostMessage.exec(request)
-        try refused("events that nobody asked for", [exec], [(1, started), (1, events)])
-        try refused("events before the start", [execWithEvents], [(1, events)])
-        try refused(
-            "events after their end", [execWithEvents], [(1, started), (1, events), (1, events)])
-        try refused(
-            "an end before the events'", [execWithEvents],
-            [(1, started), (1, out), (1, errors), (1, exit)])
         try refused("output after its end", [exec], [(1, started), (1, out), (1, out)])
         try refused(
             "two ends", [exec], [(1, started), (1, out), (1, errors), (1, exit), (1, exit)])
@@ -231,6 +222,25 @@ struct ConnectionTests {
         try refused("ready on a stream", [exec], [(1, ready)])
         let chunk = GuestMessage.file([UInt8](repeating: 0, count: 65_536), isFinal: false)
         try refused("more than its credit", [get], Array(repeating: (1, chunk), count: 5))
+    }
+
+    @Test func `refuses events that break their rules`() throws {
+        let exec = HostMessage.exec(ExecRequest(program: .command, arguments: ["a"]))
+        let started = GuestMessage.started(isParked: false, startMicroseconds: 0)
+        let exit = GuestMessage.exit(ExitReport(ending: .code(0)))
+        let out = GuestMessage.stdout([], isFinal: true)
+        let errors = GuestMessage.stderr([], isFinal: true)
+        let events = GuestMessage.events([], isFinal: true)
+        var request = ExecRequest(program: .command, arguments: ["a"])
+        request.hasEvents = true
+        let execWithEvents = HostMessage.exec(request)
+        try refused("events that nobody asked for", [exec], [(1, started), (1, events)])
+        try refused("events before the start", [execWithEvents], [(1, events)])
+        try refused(
+            "events after their end", [execWithEvents], [(1, started), (1, events), (1, events)])
+        try refused(
+            "an end before the events'", [execWithEvents],
+            [(1, started), (1, out), (1, errors), (1, exit)])
     }
 
     @Test func `begins anew when another host greets on the same bytes`() throws {

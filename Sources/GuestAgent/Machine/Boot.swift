@@ -21,7 +21,8 @@ enum Boot {
         do throws(SystemError) {
             try openConsole()
             try mount("sysfs", "/sys", "sysfs", mayfly_mount_locked)
-            let options = Options(commandLine: readFile("/proc/cmdline"))
+            var options = Options(commandLine: readFile("/proc/cmdline"))
+            options.warmUp = readFile("/warmup")
             try loadModules()
             try enterRoot()
             try mountRest()
@@ -76,7 +77,7 @@ enum Boot {
         // The initramfs is RAM: give it back. The running program keeps its own pages.
         for path in ["/modules"] { _ = unsafe mayfly_guest_empty_directory(path) }
         for path in ["/modules", "/proc", "/sys", "/dev"] { _ = unsafe rmdir(path) }
-        _ = unsafe unlink("/init")
+        for path in ["/init", "/warmup"] { _ = unsafe unlink(path) }
         try check("enter the root file system", unsafe mayfly_guest_enter_root("/root"))
     }
 

@@ -16,6 +16,10 @@ struct Options {
     /// Emulation translates a program's code anew at each address where it finds it: with random
     /// ones every start of every program is a first one, which takes three times as long.
     var fixesLayout = false
+    /// A shell line that WARM runs; empty: none.
+    ///
+    /// From the initramfs, which has room for it.
+    var warmUp = ""
 
     init(commandLine: String) {
         for word in commandLine.split(whereSeparator: { $0 == " " || $0 == "\n" }) {

@@ -16,7 +16,10 @@ struct ControlGroup: ~Copyable {
         self.directory = directory
     }
     static func make(number: Int) throws(SystemError) -> ControlGroup {
-        let path = "/sys/fs/cgroup/job\(number)"
+        try make(name: "job\(number)")
+    }
+    static func make(name: String) throws(SystemError) -> ControlGroup {
+        let path = "/sys/fs/cgroup/\(name)"
         try checkErrno("make \(path)", unsafe mkdir(path, 0o755))
         let group = ControlGroup(path, try openFile(path, O_RDONLY | O_DIRECTORY))
         try group.prepare()

@@ -8,12 +8,12 @@ import Wire
 
 /// Where WARM stands.
 struct Warming {
-    enum Stage { case python, pythonProgram, node, shell, done }
+    enum Stage { case warmUp, python, pythonProgram, node, shell, done }
     let session: Int
     var stage: Stage
     var failure: String?
-    /// What is waited for in the stage of the shell.
-    private(set) var shell: pid_t = 0
+    /// What is waited for in the stages of the warm-up and the shell.
+    private(set) var child: pid_t = 0
     fileprivate var clockBefore: (realtime: Int64, monotonic: Int64) = (0, 0)
     fileprivate var isStageOver = false
 
@@ -26,13 +26,17 @@ struct Warming {
         default: break
         }
     }
-    mutating func childEnded(_ pid: pid_t) {
-        if stage == .shell, pid == shell { isStageOver = true }
+    mutating func childEnded(_ pid: pid_t, _ ending: ExitReport.Ending) {
+        guard stage == .shell || stage == .warmUp, pid == child else { return }
+        isStageOver = true
+        if stage == .warmUp, ending != .code(0) {
+            failure = "the warm-up failed (\(ending)); its last words are in the console"
+        }
     }
-    fileprivate mutating func wait(for pid: pid_t) { shell = pid }
+    fileprivate mutating func wait(for pid: pid_t) { child = pid }
     fileprivate init(session: Int) {
         self.session = session
-        stage = .python
+        stage = .warmUp
         isStageOver = true
     }
     fileprivate mutating func enter(_ next: Stage) {
@@ -52,9 +56,8 @@ extension Agent {
     mutating func warm() throws(WireError) {
         var warming = Warming(session: session)
         do throws(SystemError) {
-            if options.warmsPython, !interpreters.python.wasStarted {
-                try interpreters.python.start(
-                    modules: options.pythonModules, hasFixedLayout: options.fixesLayout)
+            if !options.warmUp.isEmpty {
+                warming.wait(for: try runWarmUp())
                 warming.isStageOver = false
             }
         } catch { warming.failure = error.description }
@@ -95,6 +98,14 @@ extension Agent {
 
     private mutating func nextStage(_ now: inout Warming) throws(SystemError) {
         switch now.stage {
+        case .warmUp:
+            now.enter(.python)
+            guard options.warmsPython, !interpreters.python.wasStarted else {
+                now.isStageOver = true
+                return
+            }
+            try interpreters.python.start(
+                modules: options.pythonModules, hasFixedLayout: options.fixesLayout)
         case .python:
             now.enter(.pythonProgram)
             guard interpreters.python.isReady else {
@@ -141,6 +152,23 @@ extension Agent {
         try interpreters.python.run(
             source: source, arguments: [], environment: Environment.standard,
             cgroup: members, files: [null, null, null])
+    }
+    /// The image's own preparation, as root like its packages' installation.
+    ///
+    /// What it leaves running stays, in a cgroup that is no job's.
+    private func runWarmUp() throws(SystemError) -> pid_t {
+        let group = try ControlGroup.make(name: "warmup")
+        try group.set("pids.max", "max")
+        try group.set("memory.oom.group", "0")
+        let null = try openFile("/dev/null", O_RDONLY)
+        defer { close(null) }
+        let command = Command(
+            path: "/bin/sh", arguments: ["/bin/sh", "-c", options.warmUp],
+            environment: Environment.standard.filter { !$0.hasPrefix("HOME=") } + ["HOME=/root"],
+            directory: "/", isRoot: true, hasFixedLayout: options.fixesLayout)
+        let (pid, error) = command.start(stdio: [null, 2, 2], in: group.directory)
+        try check("start the warm-up", error)
+        return pid
     }
     /// Common programs, so that their pages are in the page cache.
     private func runShellOnce() throws(SystemError) -> pid_t {

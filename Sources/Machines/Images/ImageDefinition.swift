@@ -1,6 +1,7 @@
 // What an image is made of, and the manifest that vouches for one built generation of it.
 
 import Foundation
+import Glibc
 
 /// What `mayfly image build` is told; comes from worker.conf (`image.<name>.…`).
 package struct ImageDefinition: Sendable, Hashable, Codable {
@@ -14,11 +15,20 @@ package struct ImageDefinition: Sendable, Hashable, Codable {
     package var interpreters: [String]
     /// Imported by the parked Python.
     package var pythonModules: [String]
+    /// Packages from PyPI, each with its version: `name==1.2`.
+    package var pythonPackages: [String]
+    /// Files of the host's to put into the root disk: `/on/the/host:/in/the/guest`.
+    package var files: [String]
+    /// A shell line that runs once, as root, before the snapshot; empty: none.
+    ///
+    /// What it leaves running is running in every machine.
+    package var warmUp: String
 
     package init(
         name: String, suite: String = "bookworm", packages: [String],
         memory: ByteCount = .mebibytes(512), vCPUCount: Int = 1, interpreters: [String] = [],
-        pythonModules: [String] = []
+        pythonModules: [String] = [], pythonPackages: [String] = [], files: [String] = [],
+        warmUp: String = ""
     ) {
         self.name = name
         self.suite = suite
@@ -27,6 +37,9 @@ package struct ImageDefinition: Sendable, Hashable, Codable {
         self.vCPUCount = vCPUCount
         self.interpreters = interpreters
         self.pythonModules = pythonModules
+        self.pythonPackages = pythonPackages
+        self.files = files
+        self.warmUp = warmUp
     }
 
     /// The definition of the `code` image that worker.conf's defaults describe.
@@ -39,6 +52,27 @@ package struct ImageDefinition: Sendable, Hashable, Codable {
         ],
         interpreters: ["python", "node"],
         pythonModules: ["numpy", "pandas", "matplotlib.pyplot"])
+
+    /// The definition of the `document` image that worker.conf's defaults describe.
+    package static let document = ImageDefinition(
+        name: "document",
+        packages: [
+            "python3", "python3-uno", "libreoffice-writer-nogui", "libreoffice-calc-nogui",
+            "libreoffice-impress-nogui", "poppler-utils", "qpdf", "pandoc", "tesseract-ocr",
+            "tesseract-ocr-eng", "tesseract-ocr-osd", "fontconfig", "fonts-liberation",
+            "fonts-crosextra-carlito", "fonts-crosextra-caladea", "fonts-dejavu-core",
+            "fonts-noto-core", "fonts-noto-color-emoji", "fonts-noto-cjk",
+        ],
+        memory: .gibibytes(1), interpreters: ["python"], pythonModules: ["mayfly_document.job"],
+        pythonPackages: [
+            "pypdfium2==5.15.2", "pikepdf==10.18.0", "lxml==6.1.3", "pillow==13.0.0",
+            "python-calamine==0.9.1", "olefile==0.47", "nh3==0.3.8",
+            "charset-normalizer==3.5.3", "markdown-it-py==4.3.0",
+        ],
+        warmUp: "/usr/bin/python3 -m mayfly_document.warm")
+
+    /// What Mayfly defines itself; worker.conf changes them and adds others.
+    package static let shipped: [ImageDefinition] = [.code, .document]
 
     /// Why the definition cannot be built, or `nil`.
     package var problem: String? {
@@ -61,7 +95,57 @@ package struct ImageDefinition: Sendable, Hashable, Codable {
         for name in pythonModules where name.isEmpty || !name.allSatisfy(module.contains) {
             return "image.\(self.name).python.modules: \"\(name)\" is not a module name"
         }
+        for requirement in pythonPackages where !Self.isPinned(requirement) {
+            return "image.\(name).pip: \"\(requirement)\" is not a package with its version; "
+                + "write name==1.2"
+        }
+        for file in files where HostFile(file) == nil {
+            return "image.\(name).files: \"\(file)\" is not /on/the/host:/in/the/guest"
+        }
+        if warmUp.utf8.contains(0) || warmUp.utf8.count > 64 << 10 {
+            return "image.\(name).warmup: use a shell line of at most 64 KiB"
+        }
         return nil
+    }
+}
+
+extension ImageDefinition {
+    private static func isPinned(_ requirement: String) -> Bool {
+        let parts = requirement.split(separator: "=", omittingEmptySubsequences: false)
+        guard parts.count == 3, parts[1].isEmpty, let first = parts[0].utf8.first else {
+            return false
+        }
+        func isAllowed(_ byte: UInt8, _ others: String) -> Bool {
+            (48...57).contains(byte) || (65...90).contains(byte) || (97...122).contains(byte)
+                || others.utf8.contains(byte)
+        }
+        return isAllowed(first, "") && parts[0].utf8.allSatisfy { isAllowed($0, "-_.[],") }
+            && !parts[2].isEmpty && parts[2].utf8.allSatisfy { isAllowed($0, "+.!") }
+    }
+
+    /// One of `files`.
+    struct HostFile {
+        var source: String
+        var target: String
+        init?(_ text: String) {
+            let parts = text.split(separator: ":", omittingEmptySubsequences: false)
+            guard parts.count == 2, parts.allSatisfy({ $0.hasPrefix("/") }),
+                !parts[1].split(separator: "/").contains(".."), !parts[1].hasSuffix("/")
+            else { return nil }
+            (source, target) = (String(parts[0]), String(parts[1]))
+        }
+    }
+}
+
+/// A file that goes into the root disk beside Debian's, owned by root.
+package struct AddedFile: Sendable {
+    /// Absolute, in the guest.
+    package var path: String
+    package var bytes: [UInt8]
+    var mode: mode_t = 0o644
+    package init(path: String, bytes: [UInt8]) {
+        self.path = path
+        self.bytes = bytes
     }
 }
 

@@ -67,7 +67,8 @@ package struct OutputLimits: Sendable {
     package var kept = ByteCount.mebibytes(1)
     /// Kept of the events, likewise.
     package var keptEvents = ByteCount.mebibytes(4)
-    /// Printed to stdout or stderr, or written as events, before the job is stopped with `output_limit`.
+    /// Printed to stdout or stderr, or written as events, before the job is stopped with
+    /// `output_limit`.
     package var printed = ByteCount.mebibytes(16)
     package var fileCount = 100
     package var file = ByteCount.mebibytes(64)

@@ -31,8 +31,18 @@ struct DoctorCommand: AsyncParsableCommand {
         var findings: [Check] = []
         let examined = await HostProbe.examine(configuration.host)
         findings += examined.findings.map(Check.init)
-        if let probe = examined.probe { findings += Self.images(configuration, probe) }
-        findings.append(Self.memory(configuration))
+        var images: [ImageSummary] = []
+        if let probe = examined.probe {
+            let store = ImageStore(stateDirectory: configuration.text(.stateDirectory))
+            images = ((try? store.list(on: probe.profile)) ?? []).filter {
+                $0.isCurrent && $0.hypervisor == probe.profile.hypervisor
+            }
+            findings += Self.images(configuration, images)
+        }
+        let used = Kinds(configuration).images.filter { name in
+            images.contains { $0.name == name }
+        }
+        findings.append(Self.memory(configuration, used))
         findings.append(Self.directory(configuration, .stateDirectory))
         findings.append(Self.directory(configuration, .runtimeDirectory))
         findings += Self.tools()
@@ -76,38 +86,37 @@ struct DoctorCommand: AsyncParsableCommand {
         Console.harmless(text).split(whereSeparator: \.isNewline).joined(separator: " ")
     }
 
+    /// One line for each image that a kind of job uses.
     private static func images(
-        _ configuration: Configuration, _ probe: HostProbe
+        _ configuration: Configuration, _ found: [ImageSummary]
     ) -> [Check] {
-        let store = ImageStore(stateDirectory: configuration.text(.stateDirectory))
-        let remedy = "mayfly image build code"
-        guard
-            let image = try? store.list(on: probe.profile).first(where: {
-                $0.isCurrent && $0.hypervisor == probe.profile.hypervisor
-            })
-        else {
-            return [
-                Check(
-                    name: "image code", state: .off, found: "not built", remedy: remedy)
-            ]
+        let wanted = configuration.list(.workerKinds)
+        return Kinds(configuration).all.map { kind in
+            let name = "image \(kind.image)"
+            let remedy = "mayfly image build \(kind.image)"
+            guard let image = found.first(where: { $0.name == kind.image }) else {
+                // A worker does the kinds that it has images for, unless it is told which.
+                let isNeeded = found.isEmpty || wanted.contains(kind.name)
+                return Check(
+                    name: name, state: isNeeded ? .off : .degraded,
+                    found: "not built: no jobs of the kind \(kind.name) here", remedy: remedy)
+            }
+            let words = "generation \(image.generation), \(image.createdAt)"
+            return Check(
+                name: name, state: image.problem == nil ? .active : .off,
+                found: image.problem ?? words, remedy: image.problem == nil ? "" : remedy)
         }
-        let found = "generation \(image.generation), \(image.createdAt)"
-        return [
-            Check(
-                name: "image code", state: image.problem == nil ? .active : .off,
-                found: image.problem ?? found, remedy: image.problem == nil ? "" : remedy)
-        ]
     }
 
-    private static func memory(_ configuration: Configuration) -> Check {
-        let shortage = Admission.shortage(configuration)
+    private static func memory(_ configuration: Configuration, _ images: [String]) -> Check {
+        let shortage = Admission.shortage(configuration, images: images)
         let (total, available) = (HostMemory.total.mebibytes, HostMemory.available.mebibytes)
         let enough = "\(Int(available)) of \(Int(total)) MiB are available, enough for all slots"
-        let isHopeless = (try? Admission.check(configuration)) == nil
+        let isHopeless = (try? Admission.check(configuration, images: images)) == nil
         return Check(
             name: "memory", state: shortage == nil ? .active : isHopeless ? .off : .degraded,
             found: shortage ?? enough,
-            remedy: shortage == nil ? "" : "lower worker.slots or image.code.memory")
+            remedy: shortage == nil ? "" : "lower worker.slots or the memory of the images")
     }
 
     private static func directory(

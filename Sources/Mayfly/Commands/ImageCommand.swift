@@ -10,7 +10,7 @@ struct ImageCommand: ParsableCommand {
         abstract: "Builds, lists, verifies and prunes golden images.",
         discussion: """
             Examples:
-              mayfly image build code
+              mayfly image build
               mayfly image list --json
               mayfly image verify code
               mayfly image prune --keep 1 --dry-run
@@ -23,9 +23,10 @@ struct ImageCommand: ParsableCommand {
             discussion: """
                 For each hypervisor that this host has, or for machine.hypervisor, from the
                 same root disk. If nothing changed, it says so and ends. The definition is
-                image.<name>.… of worker.conf. Needs root (or sudo) for mmdebstrap.
+                image.NAME.… of worker.conf. Needs root (or sudo) for mmdebstrap.
 
                 Examples:
+                  mayfly image build
                   mayfly image build code
                   mayfly image build code --force
                   mayfly image build code --refresh --set image.code.memory=1GiB
@@ -34,7 +35,8 @@ struct ImageCommand: ParsableCommand {
                 --base-only is for a host without a network: run it where there is one,
                 copy state.directory/bases over, and build there.
                 """)
-        @Argument(help: "The image's name: code.") var name = "code"
+        @Argument(help: "The images' names. (default: those that the kinds of jobs use)")
+        var names: [String] = []
         @Flag(help: "Builds a new generation even if nothing changed.") var force = false
         @Flag(help: "Installs the packages again, to get Debian's updates.") var refresh = false
         @Flag(help: "Stops after the packages, the only part that needs a network.")
@@ -44,18 +46,20 @@ struct ImageCommand: ParsableCommand {
 
         func run() async throws {
             let configuration = try options.load()
-            let definition = try configuration.image(named: name)
-            let builder = ImageBuilder(settings: configuration.host, definition: definition) {
-                Console.say($0)
-            }
+            let builders = try builders(configuration)
             if baseOnly {
-                let directory = try await builder.buildBase(refresh: refresh)
                 var table = Table("NAME", "DIRECTORY")
                 table.cellLimit = 1000
-                table.add(.string(name), .string(directory))
+                for (name, builder) in builders {
+                    let directory = try await builder.buildBase(refresh: refresh)
+                    table.add(.string(name), .string(directory))
+                }
                 return table.print(asJSON: output.isJSON, empty: "")
             }
-            let built = try await builder.build(force: force, refresh: refresh)
+            var built: [BuiltImage] = []
+            for (_, builder) in builders {
+                built += try await builder.build(force: force, refresh: refresh)
+            }
             var table = Table("NAME", "HYPERVISOR", "GENERATION", "NEW", "SECONDS", "DIRECTORY")
             table.cellLimit = 1000
             for image in built {
@@ -68,6 +72,26 @@ struct ImageCommand: ParsableCommand {
                     .number(Format.rounded(image.seconds)), .string(image.directory))
             }
             table.print(asJSON: output.isJSON, empty: "")
+        }
+
+        private func builders(
+            _ configuration: Configuration
+        ) throws(ConfigurationError) -> [(name: String, ImageBuilder)] {
+            let names = names.isEmpty ? Kinds(configuration).images : names
+            var builders: [(name: String, ImageBuilder)] = []
+            for name in names {
+                let definition = try configuration.image(named: name)
+                let prefix = names.count > 1 ? "\(name): " : ""
+                builders.append(
+                    (
+                        name,
+                        ImageBuilder(
+                            settings: configuration.host, definition: definition,
+                            tools: configuration.tools(for: name)
+                        ) { Console.say(prefix + $0) }
+                    ))
+            }
+            return builders
         }
     }
 
@@ -100,7 +124,7 @@ struct ImageCommand: ParsableCommand {
                     .number(image.byteCount), .optional(image.problem))
             }
             table.print(
-                asJSON: output.isJSON, empty: "no image here yet; run: mayfly image build code")
+                asJSON: output.isJSON, empty: "no image here yet; run: mayfly image build")
         }
     }
 
@@ -114,7 +138,7 @@ struct ImageCommand: ParsableCommand {
                   mayfly image verify code
                   mayfly image verify code --generation 0123456789abcdef
                 """)
-        @Argument(help: "The image's name: code.") var name = "code"
+        @Argument(help: "The image's name.") var name = "code"
         @Option(help: "A generation other than the current one.") var generation: String?
         @OptionGroup var options: ConfigurationOptions
 
@@ -157,16 +181,5 @@ struct ImageCommand: ParsableCommand {
                 Console.say("\(path) stays: a worker or a build uses it")
             }
         }
-    }
-}
-
-extension Configuration {
-    /// The definition of one image.
-    func image(named name: String) throws(ConfigurationError) -> ImageDefinition {
-        guard name == "code" else {
-            throw ConfigurationError(
-                "no definition of an image \"\(name)\"; this version knows: code")
-        }
-        return codeImage
     }
 }

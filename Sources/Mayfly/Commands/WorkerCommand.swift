@@ -44,18 +44,20 @@ struct WorkerCommand: AsyncParsableCommand {
     private static func work(
         _ configuration: Configuration, _ logger: Logger, _ signals: AsyncStream<Int32>
     ) async throws {
-        let kinds = Kinds(configuration)
         try checkOpenFileLimit(configuration)
-        try Admission.check(configuration)
         try await MachineHost.with(configuration.host) { host in
             let begin = ContinuousClock.now
             for fallback in host.probe.fallbacks { logger.warning("\(fallback)") }
+            let kinds = try await kinds(configuration, on: host)
             let images = kinds.images
+            try Admission.check(configuration, images: images)
             try await host.prepare(images: images)
             var settings = configuration.queueSettings(kinds: kinds.names)
             let admission = Admission(host)
             settings.room = { await admission.room(held: $0) }
-            if let shortage = Admission.shortage(configuration) { logger.warning("\(shortage)") }
+            if let shortage = Admission.shortage(configuration, images: images) {
+                logger.warning("\(shortage)")
+            }
             let supervisor = Supervisor(
                 context: WorkerContext(
                     host: host, kinds: kinds, health: HostHealth()),
@@ -75,6 +77,25 @@ struct WorkerCommand: AsyncParsableCommand {
             }
             logger.notice("worker ended", metadata: ["worker": "\(settings.name)"])
         }
+    }
+
+    /// The kinds that this host can do: those of worker.kinds, or all whose image is here.
+    private static func kinds(
+        _ configuration: Configuration, on host: MachineHost
+    ) async throws -> Kinds {
+        let all = Kinds(configuration)
+        let wanted = configuration.list(.workerKinds)
+        guard wanted.isEmpty else { return all.filter { wanted.contains($0.name) } }
+        var images: Set<String> = []
+        for image in all.images where await host.hasImage(image) { images.insert(image) }
+        let found = all.filter { images.contains($0.image) }
+        guard !found.all.isEmpty else { return all }  // preparing them says what is missing
+        for kind in all.all where !found.names.contains(kind.name) {
+            Logger.current.warning(
+                "no jobs of this kind: its image is not on this host; mayfly image build makes it",
+                metadata: ["kind": "\(kind.name)", "image": "\(kind.image)"])
+        }
+        return found
     }
 
     /// Refuses a start that would end in losses: every machine holds descriptors of this process.

@@ -75,8 +75,11 @@ struct Configuration: Sendable {
             if let problem { problems.append(problem) }
         }
         guard problems.isEmpty else { throw ConfigurationError(problems) }
+        // An operator's own images, each with all of its settings.
+        let own = Set(found.keys.compactMap { Setting.imageName(in: $0) })
+            .subtracting(ImageDefinition.shipped.map(\.name)).sorted()
         var resolved: [Resolved] = []
-        for setting in Setting.all {
+        for setting in Setting.all + own.flatMap({ Setting.image($0) }) {
             let (value, origin) = found[setting.key] ?? (user.standard(of: setting), .standard)
             resolved.append(Resolved(setting: setting, value: value, origin: origin))
         }
@@ -131,7 +134,20 @@ struct Configuration: Sendable {
                 "\(place(setting))\(setting.key) is \"\(self.text(setting))\"; "
                     + "use an absolute path")
         }
-        if let problem = codeImage.problem { throw ConfigurationError(problem) }
+        for name in imageNames {
+            if let problem = try image(named: name).problem { throw ConfigurationError(problem) }
+        }
+        for setting in [Setting.codeImage, .documentImage]
+        where !imageNames.contains(self.text(setting)) {
+            throw ConfigurationError(
+                "\(place(setting))\(setting.key) is \"\(self.text(setting))\", and no image has "
+                    + "that name; there are \(imageNames.joined(separator: ", "))")
+        }
+        for kind in self.list(.workerKinds) where !Kinds.names.contains(kind) {
+            throw ConfigurationError(
+                "\(place(.workerKinds))worker.kinds: \"\(kind)\" is no kind of job; there are "
+                    + Kinds.names.joined(separator: ", "))
+        }
     }
 }
 
@@ -173,14 +189,6 @@ extension Configuration {
             preconditionFailure("\(setting.key) is no size")
         }
         return size
-    }
-
-    /// What `mayfly image build code` builds.
-    var codeImage: ImageDefinition {
-        ImageDefinition(
-            name: "code", suite: text(.imageSuite), packages: list(.imagePackages),
-            memory: size(.imageMemory), vCPUCount: count(.imageCPUs),
-            interpreters: list(.imageInterpreters), pythonModules: list(.imageModules))
     }
 
     var host: HostSettings {

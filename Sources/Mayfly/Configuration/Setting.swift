@@ -72,6 +72,8 @@ extension Setting {
         "worker.slots", .count(1...1024), "4", "jobs at the same time, one machine each")
     static let workerQueues = Setting(
         "worker.queues", .list, "\"\"", "empty: jobs of every queue")
+    static let workerKinds = Setting(
+        "worker.kinds", .list, "\"\"", "empty: every kind whose image is on this host")
     static let workerLease = Setting(
         "worker.lease", .duration(.seconds(5) ... .seconds(3600)),
         QueueSettings.defaultLease.settingText,
@@ -109,12 +111,17 @@ extension Setting {
         "machine.agent.binary", .text, "\"\"",
         "empty: mayfly-agent beside this program; only image build needs it")
 
+    static let codeImage = Setting(
+        "code.image", .text, "\"code\"", "what the machines of code jobs are restored from")
     static let codeTimeout = Setting(
         "code.timeout", .duration(.milliseconds(100) ... .seconds(604_800)), "60s",
         "wall clock of an attempt that names no timeout itself")
     static let codeTimeoutMax = Setting(
         "code.timeout.max", .duration(.seconds(1) ... .seconds(604_800)), "1h",
         "a job that asks for more is refused")
+    static let documentImage = Setting(
+        "document.image", .text, "\"document\"",
+        "what the machines of document jobs are restored from")
     static let documentTimeout = Setting(
         "document.timeout", .duration(.milliseconds(100) ... .seconds(604_800)), "2min",
         "wall clock of an attempt that names no timeout itself")
@@ -136,50 +143,34 @@ extension Setting {
         "code.output.total", .size(.kibibytes(1) ... .gibibytes(2)), "256MiB",
         "of all output files of one job")
 
-    static let imagePackages = Setting(
-        "image.code.packages", .list,
-        "\"" + ImageDefinition.code.packages.joined(separator: " ") + "\"",
-        "Debian packages in the image")
-    static let imageMemory = Setting(
-        "image.code.memory", .size(.mebibytes(128) ... .gibibytes(64)),
-        "\(ImageDefinition.code.memory)", "memory of each machine, disk included")
-    static let imageCPUs = Setting(
-        "image.code.vcpus", .count(1...32), "\(ImageDefinition.code.vCPUCount)",
-        "virtual processors of each machine")
-    static let imageInterpreters = Setting(
-        "image.code.interpreters", .list,
-        "\"" + ImageDefinition.code.interpreters.joined(separator: " ") + "\"",
-        "interpreters already running in the snapshot")
-    static let imageModules = Setting(
-        "image.code.python.modules", .list,
-        "\"" + ImageDefinition.code.pythonModules.joined(separator: " ") + "\"",
-        "imported before the snapshot, so that no job waits for them")
-    static let imageSuite = Setting(
-        "image.code.suite", .text, "\"\(ImageDefinition.code.suite)\"", "the Debian release")
-
     static let logLevel = Setting(
         "log.level", .word(["trace", "debug", "info", "notice", "warning", "error"]), "info",
         "the least important line that is still written")
     static let logFormat = Setting(
         "log.format", .word(["text", "json"]), "text", "json: one object a line")
 
-    /// Every setting, in the order of worker.conf.
-    static let all: [Setting] = [
-        databaseURL, stateDirectory, runtimeDirectory, workerName, workerSlots, workerQueues,
-        workerLease, drainTimeout, hypervisor, accelerator, transport, probeTimeout, standbys,
-        warmMemory, warmAge,
-        qemuBinary, firecrackerBinary, agentBinary, codeTimeout, codeTimeoutMax,
-        documentTimeout, documentTimeoutMax, outputKept,
-        outputPrinted,
-        outputFiles, outputFile, outputTotal, imagePackages, imageMemory, imageCPUs,
-        imageInterpreters, imageModules, imageSuite, logLevel, logFormat,
-    ]
+    /// Every setting, in the order of worker.conf, with those of the images that Mayfly ships.
+    static let all: [Setting] =
+        [
+            databaseURL, stateDirectory, runtimeDirectory, workerName, workerSlots, workerQueues,
+            workerKinds, workerLease, drainTimeout, hypervisor, accelerator, transport,
+            probeTimeout, standbys, warmMemory, warmAge, qemuBinary, firecrackerBinary,
+            agentBinary, codeImage, codeTimeout, codeTimeoutMax, outputKept, outputPrinted,
+            outputFiles, outputFile, outputTotal, documentImage, documentTimeout,
+            documentTimeoutMax,
+        ] + ImageDefinition.shipped.flatMap { image($0.name) } + [logLevel, logFormat]
 
-    static func named(_ key: String) -> Setting? { all.first { $0.key == key } }
+    /// The setting of that key, also of an image that is named here for the first time.
+    static func named(_ key: String) -> Setting? {
+        if let known = all.first(where: { $0.key == key }) { return known }
+        guard let name = imageName(in: key) else { return nil }
+        return image(name).first { $0.key == key }
+    }
 
     /// The known key that is spelt most like `key`, when one is near enough to be meant.
     static func nearest(to key: String) -> String? {
-        let best = all.map { ($0.key, editDistance(key, $0.key)) }.min { $0.1 < $1.1 }
+        let candidates = all + (imageName(in: key).map { image($0) } ?? [])
+        let best = candidates.map { ($0.key, editDistance(key, $0.key)) }.min { $0.1 < $1.1 }
         guard let (name, distance) = best, distance <= max(3, key.count / 2) else { return nil }
         return name
     }

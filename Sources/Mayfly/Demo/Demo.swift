@@ -48,13 +48,16 @@ struct Demo: Sendable {
     }
 
     private func buildImage() async throws {
-        let builder = ImageBuilder(
-            settings: configuration.host, definition: configuration.codeImage
-        ) { Console.say("  \($0)") }
-        let built = try await builder.build(force: false, refresh: false)
-        for image in built {
-            let age = image.isNew ? "" : ", built before"
-            Console.say("  generation \(image.generation) for \(image.hypervisor)\(age)")
+        for name in Kinds(configuration).images {
+            let builder = ImageBuilder(
+                settings: configuration.host, definition: try configuration.image(named: name),
+                tools: configuration.tools(for: name)
+            ) { Console.say("  \(name): \($0)") }
+            for image in try await builder.build(force: false, refresh: false) {
+                let age = image.isNew ? "" : ", built before"
+                Console.say(
+                    "  \(name): generation \(image.generation) for \(image.hypervisor)\(age)")
+            }
         }
     }
 

@@ -9,12 +9,13 @@ import Wire
 /// The kind `code`.
 struct CodeKind: Kind {
     let name = "code"
-    let image = "code"
+    let image: String
     let standardTimeout: Duration
     let timeoutMax: Duration
     let limits: OutputLimits
 
     init(_ configuration: Configuration) {
+        image = configuration.text(.codeImage)
         standardTimeout = configuration.duration(.codeTimeout)
         timeoutMax = configuration.duration(.codeTimeoutMax)
         limits = configuration.outputLimits

@@ -1,5 +1,6 @@
-// Jobs of the kind `document`: one document of a stranger's, read, converted, rendered or recognised by
-// the tools in the image. docs/payloads.md has the table of its fields; everything else is refused.
+// Jobs of the kind `document`: one document of a stranger's, read, converted, rendered or
+// recognised by the tools in the image. docs/payloads.md has the table of its fields; everything
+// else is refused.
 
 import Jobs
 import Machines
@@ -9,12 +10,13 @@ import Wire
 /// The kind `document`.
 struct DocumentKind: Kind {
     let name = "document"
-    let image = "document"
+    let image: String
     let standardTimeout: Duration
     let timeoutMax: Duration
     let limits: OutputLimits
 
     init(_ configuration: Configuration) {
+        image = configuration.text(.documentImage)
         standardTimeout = configuration.duration(.documentTimeout)
         timeoutMax = configuration.duration(.documentTimeoutMax)
         var limits = configuration.outputLimits
@@ -270,7 +272,8 @@ struct DocumentPayload: Sendable {
         let fields = try field.members(["pdfa", "landscape", "single_page_sheets"])
         var members: [JSON.Member] = []
         if let pdfa = fields["pdfa"] {
-            members.append(.init(name: "pdfa", value: .string(try pdfa.word(of: ["1b", "2b", "3b"]))))
+            members.append(
+                .init(name: "pdfa", value: .string(try pdfa.word(of: ["1b", "2b", "3b"]))))
         }
         for name in ["landscape", "single_page_sheets"] {
             guard let flag = fields[name] else { continue }

@@ -1,5 +1,5 @@
-// What a program said in its events: one JSON object a line, each with one member. Read strictly and
-// bounded: it is a guest's word, and becomes part of a row. Called by the kinds' results.
+// What a program said in its events: one JSON object a line, each with one member. Read strictly
+// and bounded: it is a guest's word, and becomes part of a row. Called by the kinds' results.
 
 import Machines
 import StrictJSON

@@ -62,10 +62,19 @@ protocol BlobSource: Sendable {
 
 extension JobInputs: BlobSource {}
 
-/// The kinds that this worker can do.
+/// The kinds of jobs.
 struct Kinds: Sendable {
+    /// Those that there are, by the word in `mayfly.job.kind`.
+    static let names = ["code", "document"]
+
     let all: [any Kind]
-    init(_ configuration: Configuration) { all = [CodeKind(configuration)] }
+    init(_ configuration: Configuration) {
+        all = [CodeKind(configuration), DocumentKind(configuration)]
+    }
+    private init(_ all: [any Kind]) { self.all = all }
+    func filter(_ isWanted: (any Kind) throws -> Bool) rethrows -> Kinds {
+        Kinds(try all.filter(isWanted))
+    }
     func named(_ name: String) throws(AttemptError) -> any Kind {
         guard let kind = all.first(where: { $0.name == name }) else { throw .unknownKind(name) }
         return kind

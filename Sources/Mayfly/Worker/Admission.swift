@@ -55,20 +55,30 @@ final class Admission: Sendable {
     }
 
     /// - Throws: when there is no memory for a single machine, whatever else ends.
-    static func check(_ configuration: Configuration) throws(ConfigurationError) {
-        let memory = configuration.size(.imageMemory)
+    static func check(
+        _ configuration: Configuration, images: [String]
+    ) throws(ConfigurationError) {
+        guard let (image, memory) = largest(configuration, images) else { return }
         guard MachineRoom(memory: memory).most == 0 else { return }
         throw ConfigurationError(
             "a machine of \(memory) does not fit into this host's memory; "
-                + "lower image.code.memory and build the image again")
+                + "lower image.\(image).memory and build the image again")
     }
 
     /// That there are more slots than machines for which this host has memory, if so.
-    static func shortage(_ configuration: Configuration) -> String? {
-        let (slots, memory) = (configuration.count(.workerSlots), configuration.size(.imageMemory))
+    static func shortage(_ configuration: Configuration, images: [String]) -> String? {
+        guard let (_, memory) = largest(configuration, images) else { return nil }
+        let slots = configuration.count(.workerSlots)
         let room = MachineRoom(memory: memory)
         guard room.most < slots else { return nil }
         return "worker.slots is \(slots), and this host has memory for \(room.most) machines of "
             + "\(memory): no more run at once"
+    }
+
+    /// Any of them may be the next one: room is measured by the largest.
+    private static func largest(
+        _ configuration: Configuration, _ images: [String]
+    ) -> (image: String, memory: ByteCount)? {
+        images.map { ($0, configuration.size(.image($0, .memory))) }.max { $0.1 < $1.1 }
     }
 }

@@ -29,6 +29,8 @@ struct ImageBase {
 struct BaseBuilder {
     let store: ImageStore
     let definition: ImageDefinition
+    /// What the program itself brings for the kinds that use the image.
+    let tools: [AddedFile]
     let progress: @Sendable (String) -> Void
 
     /// What every image needs beside its own packages.
@@ -36,6 +38,8 @@ struct BaseBuilder {
 
     /// The base of this definition: the one on disk, or a new one when there is none or `fresh`.
     func base(fresh: Bool) async throws(MachineError) -> ImageBase {
+        let added = try addedFiles()
+        let id = id(added)
         let newest = "\(store.basesDirectory)/\(id).newest"
         let there = "\(store.basesDirectory)/\(store.link(of: newest) ?? id)"
         if !fresh, FileManager.default.fileExists(atPath: "\(there)/packages") {
@@ -53,13 +57,25 @@ struct BaseBuilder {
             withExtendedLifetime(lock) {}
             try? FileManager.default.removeItem(atPath: work)
         }
-        try await bootstrap(into: "\(work)/root")
-        try await finish(work)
-        return try publish("\(work)/out", as: newest)
+        try await step("packages") { () throws(MachineError) in
+            try await bootstrap(into: "\(work)/root")
+        }
+        if !definition.pythonPackages.isEmpty {
+            try await step("packages from PyPI") { () throws(MachineError) in
+                try await PythonPackages(
+                    root: "\(work)/root", definition: definition, progress: progress
+                ).install()
+            }
+        }
+        for file in added { try write(file, into: "\(work)/root") }
+        try await step("the root disk") { () throws(MachineError) in try await finish(work) }
+        return try publish("\(work)/out", as: newest, id)
     }
 
     /// Under a name made of its content, so that no base that is in use is ever replaced.
-    private func publish(_ built: String, as newest: String) throws(MachineError) -> ImageBase {
+    private func publish(
+        _ built: String, as newest: String, _ id: String
+    ) throws(MachineError) -> ImageBase {
         let hash = SHA256()
         for name in ["root.ext4", "kernel", "packages"] {
             hash.update(try SHA256.hex(ofFile: "\(built)/\(name)"))
@@ -77,15 +93,59 @@ struct BaseBuilder {
     }
 
     /// What the base depends on; two definitions that differ only in memory share one.
-    private var id: String {
-        let parts = [definition.suite] + (Self.commonPackages + definition.packages).sorted()
+    private func id(_ added: [AddedFile]) -> String {
+        var parts = [definition.suite] + (Self.commonPackages + definition.packages).sorted()
+        parts += definition.pythonPackages.map { "pip:\($0)" }
+        parts += added.map { "file:\($0.path):\($0.mode):\(SHA256.hex(of: $0.bytes))" }.sorted()
         return String(
             SHA256.hex(of: Array((["base-1"] + parts).joined(separator: "\n").utf8)).prefix(16))
     }
 
+    /// The host's files and the program's own.
+    private func addedFiles() throws(MachineError) -> [AddedFile] {
+        var files = tools
+        for text in definition.files {
+            guard let file = ImageDefinition.HostFile(text),
+                let data = FileManager.default.contents(atPath: file.source)
+            else {
+                throw MachineError(
+                    .buildFailed, "image.\(definition.name).files: cannot read \(text)")
+            }
+            var added = AddedFile(path: file.target, bytes: [UInt8](data))
+            if FileManager.default.isExecutableFile(atPath: file.source) { added.mode = 0o755 }
+            files.append(added)
+        }
+        return files
+    }
+    /// Beneath the root even where the path leads over one of its links.
+    private func write(_ file: AddedFile, into root: String) throws(MachineError) {
+        let parts = file.path.split(separator: "/").map(String.init)
+        var directory = root
+        for part in parts.dropLast() {
+            directory += "/\(part)"
+            if (try? FileManager.default.destinationOfSymbolicLink(atPath: directory)) != nil {
+                throw MachineError(
+                    .buildFailed,
+                    "\(file.path) leads over \(directory.dropFirst(root.count)), a link of the "
+                        + "image; name the place that it leads to")
+            }
+            try makeDirectory(directory)
+        }
+        try writeFile(root + file.path, file.bytes, mode: file.mode)
+    }
+
+    /// Says what a step cost.
+    private func step(
+        _ name: String, _ body: () async throws(MachineError) -> Void
+    ) async throws(MachineError) {
+        let begin = ContinuousClock.now
+        try await body()
+        progress("\(name): \((ContinuousClock.now - begin).shown)")
+    }
+
     /// A namespace of its own for the installation: when it is killed, nothing of it goes on
     /// running, and nothing that it has mounted is left on the host; none where that is forbidden.
-    private static var isolation: [String] {
+    static var isolation: [String] {
         get async throws(MachineError) {
             let words = [
                 "unshare", "--mount", "--propagation", "private", "--pid", "--fork",
@@ -96,7 +156,9 @@ struct BaseBuilder {
     }
 
     private func bootstrap(into root: String) async throws(MachineError) {
-        let packages = (Self.commonPackages + definition.packages).joined(separator: ",")
+        var names = Self.commonPackages + definition.packages
+        if !definition.pythonPackages.isEmpty { names += PythonPackages.debianPackages }
+        let packages = names.joined(separator: ",")
         progress("installing Debian \(definition.suite) with \(definition.packages.count) packages")
         var arguments = [
             "mmdebstrap", "--mode=root", "--variant=minbase", "--format=directory",
@@ -180,9 +242,11 @@ struct BaseBuilder {
             "dpkg-query", "--admindir=\(root)/var/lib/dpkg", "-W", "-f",
             "${Package} ${Version}\\n",
         ])
+        let python = PythonPackages(root: root, definition: definition, progress: progress)
+        let packages = list.output + python.installed()
         try await makeDisk(root: root, disk: "\(out)/root.ext4")
         // Written last: its presence says that the base is complete.
-        try writeFile("\(out)/packages", Array(list.output.utf8), mode: 0o644)
+        try writeFile("\(out)/packages", Array(packages.utf8), mode: 0o644)
     }
 
     private func makeDisk(root: String, disk: String) async throws(MachineError) {

@@ -23,21 +23,27 @@ package struct BuiltImage: Sendable, Codable {
 package struct ImageBuilder {
     private let settings: HostSettings
     private let definition: ImageDefinition
+    private let tools: [AddedFile]
     private let progress: @Sendable (String) -> Void
     private var store: ImageStore { ImageStore(stateDirectory: settings.stateDirectory) }
 
     /// How many clones prove that they differ, at the same time.
     static let canaryCount = 4
     /// From the start of the hypervisor to READY; interpreters start slowly under emulation.
-    private static let bootTimeout = Duration.seconds(400)
+    private static let bootTimeout = Duration.seconds(1200)
 
     package nonisolated init(
-        settings: HostSettings, definition: ImageDefinition,
+        settings: HostSettings, definition: ImageDefinition, tools: [AddedFile] = [],
         progress: @escaping @Sendable (String) -> Void
     ) {
         self.settings = settings
         self.definition = definition
+        self.tools = tools
         self.progress = progress
+    }
+
+    private var baseBuilder: BaseBuilder {
+        BaseBuilder(store: store, definition: definition, tools: tools, progress: progress)
     }
 
     /// Installs the packages only: the part of a build that needs a network.
@@ -45,8 +51,7 @@ package struct ImageBuilder {
     /// - Returns: the directory, to be copied to the same place of a host without a network.
     package func buildBase(refresh: Bool) async throws(MachineError) -> String {
         if let problem = definition.problem { throw MachineError(.buildFailed, problem) }
-        return try await BaseBuilder(store: store, definition: definition, progress: progress)
-            .base(fresh: refresh).directory
+        return try await baseBuilder.base(fresh: refresh).directory
     }
 
     /// Builds and publishes for each hypervisor that this host has, or for the one that is set;
@@ -58,8 +63,7 @@ package struct ImageBuilder {
         try store.removeDrafts()
         let probes = try await HostProbe.all(settings, retryingKVM: force)
         let agent = try agentBytes()
-        let base = try await BaseBuilder(store: store, definition: definition, progress: progress)
-            .base(fresh: refresh)
+        let base = try await baseBuilder.base(fresh: refresh)
         var built: [BuiltImage] = []
         var hasFallenBack = false
         for probe in probes {
@@ -183,6 +187,9 @@ package struct ImageBuilder {
         archive.addDirectory("dev")
         archive.addDevice("dev/console", major: 5, minor: 1)
         archive.addFile("init", agent, mode: 0o100755)
+        if !definition.warmUp.isEmpty {
+            archive.addFile("warmup", Array(definition.warmUp.utf8))
+        }
         archive.addDirectory("modules")
         for name in children(of: "\(base.directory)/modules") {
             guard
@@ -264,7 +271,9 @@ package struct ImageBuilder {
             let begin = ContinuousClock.now
             let session = try await firstAnswer(of: boot, manifest, before: deadline)
             progress("the agent answers after \((ContinuousClock.now - begin).shown)")
-            progress("starting \(definition.interpreters.joined(separator: " and ")) to be parked")
+            let parked = definition.interpreters.joined(separator: " and ")
+            if !definition.warmUp.isEmpty { progress("warming up: \(definition.warmUp)") }
+            if !parked.isEmpty { progress("starting \(parked) to be parked") }
             try await session.warm(before: deadline)
             manifest.buildBootMilliseconds = Int((ContinuousClock.now - begin).milliseconds)
             try await session.park(before: deadline)

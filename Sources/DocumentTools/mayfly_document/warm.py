@@ -1,0 +1,77 @@
+"""The image's warm-up: LibreOffice started and used, every tool run once. Run as root or as uid 1000.
+
+Leaves LibreOffice running, for the snapshot. Any fault ends with a line on stderr and status 1."""
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+
+from . import office, samples
+from .limits import Limits
+
+USER = 1000
+
+
+def become_user():
+    os.makedirs(office.HOME, mode=0o700, exist_ok=True)
+    if os.getuid() == 0:
+        os.chown(office.HOME, USER, USER)
+        os.setgroups([])
+        os.setresgid(USER, USER, USER)
+        os.setresuid(USER, USER, USER)
+
+
+def convert_twice(directory):
+    """Once to load the filters, and once more for what the first run leaves undone."""
+    pairs = [("docx", "pdf"), ("xlsx", "pdf"), ("pptx", "pdf"), ("odt", "docx"), ("docx", "odt")]
+    made = {}
+    for kind, make in (("docx", samples.docx), ("xlsx", samples.xlsx), ("pptx", samples.pptx)):
+        made[kind] = os.path.join(directory, f"warm.{kind}")
+        with open(made[kind], "wb") as file:
+            file.write(make())
+    made["odt"] = os.path.join(directory, "made.odt")
+    for kind, to in [("docx", "odt")] + pairs + pairs:
+        target = os.path.join(directory, f"made.{to}")
+        problem = office.convert(kind, made[kind], to, target)
+        if problem or not os.path.getsize(target):
+            raise OSError(f"LibreOffice did not convert {kind} to {to}: {problem}")
+        if to == "pdf":
+            shutil.copy(target, os.path.join(directory, f"{kind}.pdf"))
+    return os.path.join(directory, "docx.pdf")
+
+
+def run_tools(pdf, directory):
+    page = os.path.join(directory, "page")
+    commands = [
+        ["pdftotext", pdf, "-"], ["pdffonts", pdf], ["fc-match", "Calibri"],
+        ["pdftoppm", "-png", "-r", "72", "-singlefile", pdf, page],
+        ["qpdf", "--check", pdf], ["pandoc", "--sandbox", "-f", "gfm", "-t", "json", "-o", f"{directory}/warm.json",
+         f"{directory}/warm.md"],
+        ["pandoc", "-f", "json", "-t", "docx", "-o", f"{directory}/warm.docx",
+         f"{directory}/warm.json"],
+        ["tesseract", page + ".png", "-", "-l", "eng"],
+    ]
+    with open(os.path.join(directory, "warm.md"), "w") as file:
+        file.write("# Warm\n\nText.\n")
+    for command in commands:
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def main():
+    become_user()
+    if not office.is_listening():
+        office.write_profile()
+        # Under software emulation the first start takes minutes.
+        office.start(900)
+    with tempfile.TemporaryDirectory(dir=f"{office.HOME}/tmp") as directory:
+        run_tools(convert_twice(directory), directory)
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except Exception as error:
+        print(f"document warm-up: {error!r}", file=sys.stderr)
+        sys.exit(1)

@@ -1,0 +1,98 @@
+// The settings of an image, `image.NAME.…`: the same for each that Mayfly ships and for each that
+// an operator adds. A name exists as soon as worker.conf or a flag sets one of its keys.
+
+import DocumentTools
+import Machines
+
+extension Setting {
+    /// What can be set of an image; the raw value is the end of its key.
+    enum ImageKey: String, CaseIterable {
+        case packages, pip, files, memory, vcpus, interpreters
+        case pythonModules = "python.modules"
+        case warmup, suite
+    }
+
+    /// The setting of an image, with the shipped definition's value as its default.
+    static func image(_ name: String, _ key: ImageKey) -> Setting {
+        let shipped = ImageDefinition.shipped.first { $0.name == name }
+        let standard = shipped ?? ImageDefinition(name: name, packages: [])
+        func list(_ words: [String]) -> String { "\"" + words.joined(separator: " ") + "\"" }
+        let (form, text, reason): (Form, String, String) =
+            switch key {
+            case .packages: (.list, list(standard.packages), "Debian packages in the image")
+            case .pip:
+                (.list, list(standard.pythonPackages), "packages from PyPI, each as name==version")
+            case .files:
+                (.list, list(standard.files), "files to put in, each as /on/the/host:/in/the/guest")
+            case .memory:
+                (
+                    .size(.mebibytes(128) ... .gibibytes(64)), "\(standard.memory)",
+                    "memory of each machine, disk included"
+                )
+            case .vcpus:
+                (.count(1...32), "\(standard.vCPUCount)", "virtual processors of each machine")
+            case .interpreters:
+                (
+                    .list, list(standard.interpreters),
+                    "interpreters already running in the snapshot"
+                )
+            case .pythonModules:
+                (
+                    .list, list(standard.pythonModules),
+                    "imported before the snapshot, so that no job waits for them"
+                )
+            case .warmup:
+                (
+                    .text, "\"\(standard.warmUp)\"",
+                    "a shell line run once before the snapshot; what it starts keeps running"
+                )
+            case .suite: (.text, "\"\(standard.suite)\"", "the Debian release")
+            }
+        return Setting("image.\(name).\(key.rawValue)", form, text, reason)
+    }
+
+    static func image(_ name: String) -> [Setting] { ImageKey.allCases.map { image(name, $0) } }
+
+    /// The name in a key such as `image.NAME.memory`, whatever follows it.
+    static func imageName(in key: some StringProtocol) -> String? {
+        let parts = key.split(separator: ".", maxSplits: 2, omittingEmptySubsequences: false)
+        guard parts.count == 3, parts[0] == "image", !parts[1].isEmpty else { return nil }
+        return String(parts[1])
+    }
+}
+
+extension Configuration {
+    /// The images that are defined here, the shipped ones first.
+    var imageNames: [String] {
+        var names: [String] = []
+        for item in resolved {
+            guard let name = Setting.imageName(in: item.setting.key), !names.contains(name) else {
+                continue
+            }
+            names.append(name)
+        }
+        return names
+    }
+
+    /// What `mayfly image build NAME` builds.
+    func image(named name: String) throws(ConfigurationError) -> ImageDefinition {
+        guard imageNames.contains(name) else {
+            throw ConfigurationError(
+                "there is no image \"\(name)\"; there are \(imageNames.joined(separator: ", ")), "
+                    + "and image.\(name).packages in worker.conf would define it")
+        }
+        func setting(_ key: Setting.ImageKey) -> Setting { .image(name, key) }
+        return ImageDefinition(
+            name: name, suite: text(setting(.suite)), packages: list(setting(.packages)),
+            memory: size(setting(.memory)), vCPUCount: count(setting(.vcpus)),
+            interpreters: list(setting(.interpreters)),
+            pythonModules: list(setting(.pythonModules)),
+            pythonPackages: list(setting(.pip)), files: list(setting(.files)),
+            warmUp: text(setting(.warmup)))
+    }
+
+    /// What the program itself puts into an image, for the kinds that use it.
+    func tools(for image: String) -> [AddedFile] {
+        text(.documentImage) == image ? DocumentTools.files.map(AddedFile.init) : []
+    }
+}
