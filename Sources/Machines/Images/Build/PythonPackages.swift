@@ -45,10 +45,11 @@ struct PythonPackages {
                 ":all:", "--no-cache-dir", "--no-input", "--disable-pip-version-check",
                 "--break-system-packages", "--root-user-action=ignore",
             ] + definition.pythonPackages)
-        request.environment = [
-            "PIP_CONFIG_FILE": "/tmp/pip.conf", "PIP_CERT": "/tmp/ca.crt", "HOME": "/root",
-            "SSL_CERT_FILE": "/tmp/ca.crt", "PIP_FIND_LINKS": "",
-        ]
+        request.environment = ["PIP_CONFIG_FILE": "/tmp/pip.conf", "HOME": "/root"]
+        // Whichever of these the host sets names a file of the host's.
+        for name in ["PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"] {
+            request.environment[name] = "/tmp/ca.crt"
+        }
         let result = try await runTool(request) { [progress] line in
             if line.hasPrefix("Collecting") || line.hasPrefix("Successfully") {
                 progress("pip: \(line.prefix(200))")
