@@ -43,6 +43,10 @@ let package = Package(
             swiftSettings: strict
         ),
         .target(name: "StrictJSON", swiftSettings: strict),
+        // What a document job runs inside the guest, in Python.
+        .target(
+            name: "DocumentTools", resources: [.embedInCode("mayfly_document")],
+            swiftSettings: strict),
         .target(name: "Wire", exclude: ["README.md"], swiftSettings: strict),
         .target(
             name: "Machines",

@@ -1,0 +1,203 @@
+"""One `document` job: the request from stdin, events out, one value or one failure at the end."""
+import json
+import os
+import sys
+
+from . import (  # noqa: F401 – imported for the parked Python, so that a job imports nothing
+    archives, convert, docx, facts, gate, images, kinds, layout, mail, markup, metadata, ocr, odf,
+    office, pages, pdf, pptx, reading, result, ruled, sheets,
+)
+from .events import Events, Failure, encode, log
+from .limits import Limits, isolated
+from .ranges import page_numbers
+
+# How often a document is read again without the page that killed the reader.
+MAX_RESUMES = 5
+OPERATIONS = {
+    "text": reading.run, "markdown": reading.run, "tables": reading.run, "metadata": metadata.run,
+    "render": images.run, "convert": convert.run, "ocr": ocr.run, "pages": pages.run,
+}
+
+
+class Job:
+    """What an operation sees."""
+
+    def __init__(self, request, events, root, skipped):
+        self.request, self.events = request, events
+        self.root, self.out = root, os.path.join(root, "out")
+        self.scratch = os.path.join(root, ".document")
+        self.limits = Limits.of(request.get("limits"))
+        self.limits.pages = min(self.limits.pages, int(request.get("max_pages") or self.limits.pages))
+        self.operation = request["operation"]
+        self.to, self.password = request.get("to"), request.get("password")
+        self.options = request.get("options") or {}
+        self.inputs = [(os.path.join(root, item["path"]), item["name"]) for item in request["inputs"]]
+        self.path, self.name = self.inputs[0]
+        self.skipped, self.detected, self.attachments = skipped, None, []
+        for directory in (self.out, self.scratch):
+            os.makedirs(directory, exist_ok=True)
+
+    def at(self, page):
+        """Says which page is read next: if that kills the reader, it is left out."""
+        self.events.send("at", page)
+
+    def part(self, name, content):
+        """What the result has already, should there be no more of it."""
+        self.events.send("part", {name: content})
+
+    def wanted(self, count):
+        """The pages to read, from 1, of a document with `count`; a Failure without any."""
+        wanted = page_numbers(self.request.get("pages"), count)
+        if len(wanted) > self.limits.pages:
+            self.events.warn(
+                "pages_skipped", f"{len(wanted)} pages asked for; the first {self.limits.pages} are read"
+            )
+            wanted = wanted[: self.limits.pages]
+        return wanted
+
+    def attach(self, name, type, data):
+        """Lists an attachment; it is a file too, if those were asked for."""
+        number = len(self.attachments) + 1
+        entry = {"name": name, "type": type, "size": len(data), "file": None}
+        if self.request.get("attachments") and number <= self.limits.output_files:
+            entry["file"] = f"attachments/{number}"
+            with open(self.output(entry["file"]), "wb") as file:
+                file.write(data)
+        self.attachments.append(entry)
+
+    def attached(self):
+        return {"attachments": self.attachments} if self.attachments else {}
+
+    def output(self, name):
+        path = os.path.join(self.out, name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        return path
+
+    def detect(self, path=None, name=None, with_media=False):
+        """The type, with everything that the gate refuses refused and warned of."""
+        found = kinds.detect(path or self.path, name or self.name, self.limits, self.events)
+        if found.format in kinds.OFFICE_ZIPS and isinstance(found.container, gate.Container):
+            found.container.check_office(self.events, with_media)
+            if found.format == "xlsx":
+                sheets.check_xlsx(found.container, self.limits, self.events)
+        facts.warn(found, path or self.path, self.events)
+        return found
+
+
+def perform(request, descriptor, root, skipped):
+    """In the child: the operation; its own failure is an event, not an exit code."""
+    events = Events(descriptor)
+    try:
+        job = Job(request, events, root, skipped)
+        for page, why in sorted(skipped.items()):
+            events.warn("pages_skipped", f"page {page} cannot be read: {why}", page)
+        job.detected = job.detect(with_media=job.operation in ("render", "convert", "ocr"))
+        job.part("format", job.detected.format)
+        job.part("detected", job.detected.mime)
+        value = OPERATIONS[job.operation](job)
+        events.send("value", {"format": job.detected.format, "detected": job.detected.mime, **value})
+    except Failure as failure:
+        events.send("failure", {"reason": failure.reason, "message": failure.message})
+    except MemoryError:
+        raise
+    except RecursionError:
+        events.send("failure", {"reason": "expansion_limit", "message": "the document nests too deep"})
+    except OSError as error:
+        if error.errno not in (27, 28):
+            raise
+        events.send("failure", {"reason": "output_limit", "message": "an output file is too large"})
+
+
+class Recorder:
+    """In the parent: passes the child's lines on, and keeps what a failed job still returns."""
+
+    def __init__(self, descriptor):
+        self.descriptor = descriptor
+        self.warnings, self.parts, self.pages = [], {}, {}
+        self.at, self.value, self.failure = None, None, None
+        self._warned = set()
+
+    def line(self, data):
+        member, content = next(iter(json.loads(data).items()))
+        if member == "at":
+            self.at = content
+        elif member == "part":
+            self.parts.update(content)
+        elif member == "value":
+            self.value = content
+        elif member == "failure":
+            self.failure = content
+        elif member == "warning":
+            key = (content["code"], content["page"])
+            if key not in self._warned:
+                self._warned.add(key)
+                self.warnings.append(content)
+                self._write(data)
+        elif member == "page":
+            if content["page"] not in self.pages:
+                self.pages[content["page"]] = content
+                self._write(data)
+        else:
+            self._write(data)
+
+    def _write(self, data):
+        while data:
+            data = data[os.write(self.descriptor, data) :]
+
+    def send(self, member, content):
+        self._write(encode(member, content))
+
+    def partial(self):
+        """The value of a job that failed: the pages that were done."""
+        done = [self.pages[number] for number in sorted(self.pages)]
+        out = dict(self.parts)
+        out["pages_done"] = [page["page"] for page in done]
+        texts = [page["text"] for page in done if page.get("text")]
+        if texts:
+            out["text"] = "\n\n".join(texts)
+            out["text_file"] = None
+        return out
+
+    def finish(self):
+        if self.value is not None:
+            self.send("value", {**self.value, "warnings": self.warnings})
+            return
+        if self.parts or self.pages or self.warnings:
+            self.send("value", {**self.partial(), "warnings": self.warnings})
+        self.send("failure", self.failure)
+
+
+_ENDS = {
+    "memory": ("out_of_memory", "the document takes more memory than a job's tool may use"),
+    "cpu": ("timeout", "the document takes more processor time than a job's tool may use"),
+    "exception": ("document_damaged", "the reader gave up on the document"),
+}
+
+
+def run(request, descriptor, root="/work"):
+    """The job in a child of its own, again without the page that killed it."""
+    limits = Limits.of(request.get("limits"))
+    recorder = Recorder(descriptor)
+    skipped = {}
+    while True:
+        recorder.at = None
+        end = isolated(lambda d: perform(request, d, root, skipped), limits, recorder.line)
+        if recorder.value is not None or recorder.failure is not None:
+            break
+        reason, message = _ENDS.get(
+            end, ("converter_crashed", f"the reader died of {end}")
+        )
+        page = recorder.at
+        if page is not None:
+            message += f", on page {page}"
+        log(f"reader ended: {end}, page {page}")
+        if page is None or page in skipped or len(skipped) >= MAX_RESUMES:
+            recorder.failure = {"reason": reason, "message": message}
+            break
+        skipped[page] = {"memory": "too much memory", "cpu": "too much time"}.get(end, "it is damaged")
+    recorder.finish()
+
+
+def main():
+    request = json.load(sys.stdin)
+    run(request, int(os.environ["MAYFLY_EVENTS"]))
