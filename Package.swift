@@ -43,6 +43,10 @@ let package = Package(
             swiftSettings: strict
         ),
         .target(name: "StrictJSON", swiftSettings: strict),
+        // What a document job runs inside the guest, in Python.
+        .target(
+            name: "DocumentTools", resources: [.embedInCode("mayfly_document")],
+            swiftSettings: strict),
         .target(name: "Wire", exclude: ["README.md"], swiftSettings: strict),
         .target(
             name: "Machines",
@@ -59,10 +63,6 @@ let package = Package(
             swiftSettings: strict,
             linkerSettings: [.unsafeFlags(["-static-executable"])]
         ),
-        // What document jobs run in the guest: Python, put into the image.
-        .target(
-            name: "DocumentTools", resources: [.embedInCode("mayfly_document")],
-            swiftSettings: strict),
         .executableTarget(
             name: "Mayfly",
             dependencies: [

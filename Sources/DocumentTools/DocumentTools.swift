@@ -1,38 +1,49 @@
-// The Python package that document jobs run in the guest, as files for its image. Put into the root
-// disk by whoever builds the image; nothing of it runs on the host.
+// The Python package that a document job runs inside the guest, as the files of its image.
 
-/// The tools for documents: what they are is in mayfly_document/job.py.
 package enum DocumentTools {
-    /// Guest path and bytes of each file.
-    package static var files: [(path: String, bytes: [UInt8])] {
-        modules.map { ("\(directory)/\($0)", $1) } + [(pathFile, Array("\(home)\n".utf8))]
-    }
-    private static let home = "/usr/local/lib/mayfly"
-    private static let directory = "\(home)/mayfly_document"
-    /// Puts `home` on every Python's path.
-    private static let pathFile = "/usr/lib/python3/dist-packages/mayfly.pth"
+    /// Absolute paths in the guest and what stands there; readable by all, owned by root.
+    package static let files: [(path: String, bytes: [UInt8])] =
+        [
+            module("__init__", PackageResources.__init___py),
+            module("archives", PackageResources.archives_py),
+            module("blocks", PackageResources.blocks_py),
+            module("convert", PackageResources.convert_py),
+            module("docx", PackageResources.docx_py),
+            module("docxwriter", PackageResources.docxwriter_py),
+            module("events", PackageResources.events_py),
+            module("facts", PackageResources.facts_py),
+            module("fonts", PackageResources.fonts_py),
+            module("gate", PackageResources.gate_py),
+            module("images", PackageResources.images_py),
+            module("job", PackageResources.job_py),
+            module("kinds", PackageResources.kinds_py),
+            module("layout", PackageResources.layout_py),
+            module("limits", PackageResources.limits_py),
+            module("mail", PackageResources.mail_py),
+            module("markup", PackageResources.markup_py),
+            module("metadata", PackageResources.metadata_py),
+            module("ocr", PackageResources.ocr_py),
+            module("odf", PackageResources.odf_py),
+            module("office", PackageResources.office_py),
+            module("pages", PackageResources.pages_py),
+            module("pdf", PackageResources.pdf_py),
+            module("pptx", PackageResources.pptx_py),
+            module("ranges", PackageResources.ranges_py),
+            module("reading", PackageResources.reading_py),
+            module("result", PackageResources.result_py),
+            module("ruled", PackageResources.ruled_py),
+            module("samples", PackageResources.samples_py),
+            module("sheets", PackageResources.sheets_py),
+            module("warm", PackageResources.warm_py),
+        ] + [(path: searchPath, bytes: Array("\(directory)\n".utf8))]
 
-    private static let modules: [(name: String, bytes: [UInt8])] = [
-        ("__init__.py", PackageResources.__init___py),
-        ("blocks.py", PackageResources.blocks_py),
-        ("convert.py", PackageResources.convert_py),
-        ("docx.py", PackageResources.docx_py),
-        ("docxwriter.py", PackageResources.docxwriter_py),
-        ("events.py", PackageResources.events_py),
-        ("facts.py", PackageResources.facts_py),
-        ("fonts.py", PackageResources.fonts_py),
-        ("gate.py", PackageResources.gate_py),
-        ("job.py", PackageResources.job_py),
-        ("kinds.py", PackageResources.kinds_py),
-        ("layout.py", PackageResources.layout_py),
-        ("limits.py", PackageResources.limits_py),
-        ("office.py", PackageResources.office_py),
-        ("pdf.py", PackageResources.pdf_py),
-        ("reading.py", PackageResources.reading_py),
-        ("result.py", PackageResources.result_py),
-        ("ruled.py", PackageResources.ruled_py),
-        ("samples.py", PackageResources.samples_py),
-        ("sheets.py", PackageResources.sheets_py),
-        ("warm.py", PackageResources.warm_py),
-    ]
+    private static let directory = "/usr/local/lib/mayfly"
+    /// Puts the directory on the path of every Python in the image.
+    private static let searchPath = "/usr/local/lib/python3.11/dist-packages/mayfly.pth"
+
+    private static func module(
+        _ name: String, _ bytes: [UInt8]
+    ) -> (path: String, bytes: [UInt8]) {
+        ("\(directory)/mayfly_document/\(name).py", bytes)
+    }
 }

@@ -22,7 +22,7 @@ class Block:
 
     def described(self):
         """As in the result's `blocks`."""
-        out = {"page": self.page, "type": self.type}
+        out = {"page": self.page, "type": "paragraph" if self.type == "quote" else self.type}
         if self.level is not None:
             out["level"] = self.level
         out["text"] = self.text if self.type != "table" else table_text(self.rows)
@@ -161,6 +161,8 @@ def _block_markdown(block):
         return f"{fence}\n{block.text}\n{fence}"
     if block.type == "image":
         return f"![{escape(block.text)}]()" if block.text else ""
+    if block.type == "quote":
+        return block.inline
     return "\n".join(_protected(line) for line in block.inline.split("\n"))
 
 
@@ -185,7 +187,7 @@ def emphasized(text, bold=False, italic=False, struck=False, link=None, code=Fal
 
 
 def joined_runs(runs):
-    """Runs of (text, bold, italic, struck, link) as (plain, Markdown); equal neighbours are one."""
+    """Runs of (text, bold, italic, struck, link[, code]) as (plain, Markdown); equal neighbours are one."""
     merged = []
     for run in runs:
         if merged and merged[-1][1:] == run[1:]:
@@ -195,7 +197,7 @@ def joined_runs(runs):
     plain = "".join(run[0] for run in merged)
     inline = "".join(
         run[0] if run[0].startswith("[^") and run[4] == "footnote"
-        else emphasized(run[0], *run[1:4], link=run[4])
+        else emphasized(run[0], *run[1:4], link=run[4], code=len(run) > 5 and run[5])
         for run in merged
     )
     return plain, inline

@@ -9,6 +9,7 @@ from . import (  # noqa: F401 – imported for the parked Python, so that a job 
 )
 from .events import Events, Failure, encode, log
 from .limits import Limits, isolated
+from .ranges import page_numbers
 
 # How often a document is read again without the page that killed the reader.
 MAX_RESUMES = 5
@@ -32,7 +33,7 @@ class Job:
         self.options = request.get("options") or {}
         self.inputs = [(os.path.join(root, item["path"]), item["name"]) for item in request["inputs"]]
         self.path, self.name = self.inputs[0]
-        self.skipped, self.detected = skipped, None
+        self.skipped, self.detected, self.attachments = skipped, None, []
         for directory in (self.out, self.scratch):
             os.makedirs(directory, exist_ok=True)
 
@@ -54,6 +55,19 @@ class Job:
             wanted = wanted[: self.limits.pages]
         return wanted
 
+    def attach(self, name, type, data):
+        """Lists an attachment; it is a file too, if those were asked for."""
+        number = len(self.attachments) + 1
+        entry = {"name": name, "type": type, "size": len(data), "file": None}
+        if self.request.get("attachments") and number <= self.limits.output_files:
+            entry["file"] = f"attachments/{number}"
+            with open(self.output(entry["file"]), "wb") as file:
+                file.write(data)
+        self.attachments.append(entry)
+
+    def attached(self):
+        return {"attachments": self.attachments} if self.attachments else {}
+
     def output(self, name):
         path = os.path.join(self.out, name)
         os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -68,26 +82,6 @@ class Job:
                 sheets.check_xlsx(found.container, self.limits, self.events)
         facts.warn(found, path or self.path, self.events)
         return found
-
-
-def page_numbers(text, count):
-    """"1-3,7" as sorted numbers that exist."""
-    if not text:
-        return list(range(1, count + 1))
-    out = set()
-    for part in str(text).split(","):
-        first, dash, last = part.strip().partition("-")
-        try:
-            low = int(first) if first else 1
-            high = (int(last) if last else count) if dash else low
-        except ValueError:
-            raise Failure("page_range", f"{text!r} is no range of pages; write 1-3,7")
-        if low < 1 or high < low:
-            raise Failure("page_range", f"{text!r} is no range of pages; write 1-3,7")
-        out.update(range(low, min(high, count) + 1))
-    if not out:
-        raise Failure("page_range", f"no page of {text!r} exists: the document has {count}")
-    return sorted(out)
 
 
 def perform(request, descriptor, root, skipped):

@@ -234,10 +234,10 @@ def _begins(paragraph, line, usual, left, right, statistics_):
     return False
 
 
-def _joined(lines):
+def joined_texts(lines):
+    """The lines of a paragraph as one, words that were hyphenated put together."""
     text = ""
-    for line in lines:
-        part = line.text
+    for part in lines:
         if not text:
             text = part
         elif text.endswith("\u00ad") or (re.search(r"[a-zà-ÿ]-$", text) and re.match(r"[a-zà-ÿ]", part)):
@@ -258,7 +258,7 @@ def _paragraph(lines, page, statistics_, indents):
     )
     if all(line.mono for line in lines) and len(lines) > 1:
         return Block("code", _indented(lines), page=page.number, bbox=box)
-    text = _joined(lines)
+    text = joined_texts([line.text for line in lines])
     level = statistics_.level(lines[0].size) if len(lines) <= 4 and len(text) <= 250 else None
     bold = all(line.bold for line in lines)
     if level is None and bold and len(text) <= 120 and len(lines) <= 2 and re.search(r"\w", text):

@@ -2,7 +2,7 @@
 import csv
 import os
 
-from . import archives, docx, kinds, layout, mail, markup, ocr, odf, office, pdf, pptx, ruled, sheets
+from . import archives, docx, facts, kinds, layout, mail, markup, metadata, ocr, odf, office, pdf, pptx, ruled, sheets
 from .convert import by_office, decode_text, repaired
 from .events import Failure
 from .result import TABLES_BYTES, Text, bounded
@@ -29,8 +29,8 @@ def run(job):
             os.unlink(job.output(text.name))
         if job.to == "csv":
             value["files"] = _csv_files(job, tables)
-        return {**value, **extra}
-    return {**text.value(extra.pop("pages")), **extra}
+        return {**value, **extra, **job.attached()}
+    return {**text.value(extra.pop("pages")), **extra, **job.attached()}
 
 
 def _csv_files(job, tables):
@@ -62,6 +62,7 @@ def open_pdf(job, path=None):
 
 def _pdf(job, text):
     document = open_pdf(job)
+    metadata.pdf_facts(job)
     count = len(document)
     job.part("pages", count)
     wanted = [number for number in job.wanted(count) if number not in job.skipped]
@@ -87,6 +88,8 @@ def _pdf(job, text):
                 without.append(number)
         tables += [block for block in blocks if block.type == "table"]
         text.add(number, blocks, page.width, page.height, source, confidence)
+        if job.operation == "ocr" and job.request.get("layout") and number in reader.words:
+            text.per_page[-1]["words"] = reader.words[number]
         if done % 10 == 0 or done == len(wanted):
             job.events.progress(done, len(wanted))
     job.at(None)
@@ -122,6 +125,10 @@ def blocks_of(job, path, detected, name):
     if kind == "pptx":
         return pptx.read(container, job.events)
     if kind in ("odt", "odp"):
+        if job.password and facts.encryption(detected, path):
+            made = by_office(job, path, kind, kind)
+            detected = job.detect(made, f"decrypted.{kind}")
+            container = detected.container
         return odf.read(container, job.events, kind)
     if kind in ("eml", "msg"):
         return mail.read(job, path, kind)

@@ -7,8 +7,7 @@ import subprocess
 import sys
 import tempfile
 
-from . import office, samples
-from .limits import Limits
+from . import images, office, pdf, samples
 
 USER = 1000
 
@@ -41,19 +40,11 @@ def convert_twice(directory):
     return os.path.join(directory, "docx.pdf")
 
 
-def run_tools(pdf, directory):
-    page = os.path.join(directory, "page")
-    commands = [
-        ["pdftotext", pdf, "-"], ["pdffonts", pdf], ["fc-match", "Calibri"],
-        ["pdftoppm", "-png", "-r", "72", "-singlefile", pdf, page],
-        ["qpdf", "--check", pdf], ["pandoc", "--sandbox", "-f", "gfm", "-t", "json", "-o", f"{directory}/warm.json",
-         f"{directory}/warm.md"],
-        ["pandoc", "-f", "json", "-t", "docx", "-o", f"{directory}/warm.docx",
-         f"{directory}/warm.json"],
-        ["tesseract", page + ".png", "-", "-l", "eng"],
-    ]
-    with open(os.path.join(directory, "warm.md"), "w") as file:
-        file.write("# Warm\n\nText.\n")
+def run_tools(document, directory):
+    picture = os.path.join(directory, "page.png")
+    with pdf.open_document(document, None) as opened:
+        images.draw(opened, 1, 2).convert("L").save(picture)
+    commands = [["fc-match", "Calibri"], ["tesseract", picture, "-", "-l", "eng"]]
     for command in commands:
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
