@@ -24,8 +24,10 @@ enum Boot {
             var options = Options(commandLine: readFile("/proc/cmdline"))
             options.warmUp = readFile("/warmup")
             try loadModules()
+            let added = readAdded()
             try enterRoot()
             try mountRest()
+            try addFiles(added)
             try settle()
             return options
         } catch { powerOff("cannot start: \(error.description)") }
@@ -75,10 +77,31 @@ enum Boot {
             try mount(path, "/root\(path)", "", mayfly_mount_move)
         }
         // The initramfs is RAM: give it back. The running program keeps its own pages.
-        for path in ["/modules"] { _ = unsafe mayfly_guest_empty_directory(path) }
-        for path in ["/modules", "/proc", "/sys", "/dev"] { _ = unsafe rmdir(path) }
+        for path in ["/modules", "/added"] { _ = unsafe mayfly_guest_empty_directory(path) }
+        for path in ["/modules", "/added", "/proc", "/sys", "/dev"] { _ = unsafe rmdir(path) }
         for path in ["/init", "/warmup"] { _ = unsafe unlink(path) }
         try check("enter the root file system", unsafe mayfly_guest_enter_root("/root"))
+    }
+
+    /// Files that the image's builder has put beside the agent, which belong into the root.
+    private static func readAdded() -> [(path: String, bytes: [UInt8])] {
+        let paths = String(decoding: readWhole("/added/paths"), as: UTF8.self)
+            .split(separator: "\n")
+        return paths.enumerated().map { (String($1), readWhole("/added/\($0)")) }
+    }
+    private static func addFiles(
+        _ files: [(path: String, bytes: [UInt8])]
+    ) throws(SystemError) {
+        for (path, bytes) in files {
+            var directory = ""
+            for part in path.split(separator: "/").dropLast() {
+                directory += "/\(part)"
+                _ = unsafe mkdir(directory, 0o755)
+            }
+            let file = try openFile(path, O_WRONLY | O_CREAT | O_TRUNC)
+            defer { close(file) }
+            try writeWhole(file, bytes, path)
+        }
     }
 
     private static func mountRest() throws(SystemError) {

@@ -61,6 +61,18 @@ func readFile(_ path: String, in directory: CInt = AT_FDCWD) -> String {
     let count = unsafe read(file, &bytes, bytes.count)
     return count > 0 ? String(decoding: bytes[..<count], as: UTF8.self) : ""
 }
+/// All of a file; nothing when it cannot be read.
+func readWhole(_ path: String) -> [UInt8] {
+    let file = unsafe open(path, O_RDONLY | O_CLOEXEC)
+    guard file >= 0 else { return [] }
+    defer { close(file) }
+    var (bytes, part): ([UInt8], [UInt8]) = ([], [UInt8](repeating: 0, count: 64 << 10))
+    while true {
+        let count = unsafe read(file, &part, part.count)
+        guard count > 0 else { return bytes }
+        bytes += part[..<count]
+    }
+}
 /// The number after `name ` at the start of a line, as in cgroup files; 0 when it is not there.
 func number(named name: String, in text: String) -> UInt64 {
     for line in text.utf8.split(separator: UInt8(ascii: "\n")) {

@@ -102,8 +102,8 @@ package struct ImageDefinition: Sendable, Hashable, Codable {
         for file in files where HostFile(file) == nil {
             return "image.\(name).files: \"\(file)\" is not /on/the/host:/in/the/guest"
         }
-        if warmUp.utf8.contains(0) || warmUp.utf8.count > 64 << 10 {
-            return "image.\(name).warmup: use a shell line of at most 64 KiB"
+        if warmUp.utf8.contains(0) || warmUp.utf8.count > 4096 {
+            return "image.\(name).warmup: use a shell line of at most 4 KiB"
         }
         return nil
     }
@@ -137,7 +137,7 @@ extension ImageDefinition {
     }
 }
 
-/// A file that goes into the root disk beside Debian's, owned by root.
+/// A file that goes into an image beside Debian's, owned by root.
 package struct AddedFile: Sendable {
     /// Absolute, in the guest.
     package var path: String
@@ -187,7 +187,7 @@ struct Manifest: Codable {
     /// What decides the generation: the same inputs give the same id.
     static func generation(
         definition: ImageDefinition, base: String, packages: String, agent: String,
-        host: HostProfile, hardware: VirtualHardware
+        tools: [AddedFile] = [], host: HostProfile, hardware: VirtualHardware
     ) -> String {
         let encoder = JSONEncoder()
         encoder.outputFormatting = .sortedKeys
@@ -200,6 +200,10 @@ struct Manifest: Codable {
             "\(currentFormat)",
         ] {
             hash.update("\(part.utf8.count):\(part)")
+        }
+        for file in tools {
+            hash.update("\(file.path.utf8.count):\(file.path)\(file.bytes.count):")
+            hash.update(file.bytes)
         }
         return String(hexText(hash.finish()).prefix(16))
     }

@@ -29,8 +29,6 @@ struct ImageBase {
 struct BaseBuilder {
     let store: ImageStore
     let definition: ImageDefinition
-    /// What the program itself brings for the kinds that use the image.
-    let tools: [AddedFile]
     let progress: @Sendable (String) -> Void
 
     /// What every image needs beside its own packages.
@@ -38,7 +36,7 @@ struct BaseBuilder {
 
     /// The base of this definition: the one on disk, or a new one when there is none or `fresh`.
     func base(fresh: Bool) async throws(MachineError) -> ImageBase {
-        let added = try addedFiles()
+        let added = try hostFiles()
         let id = id(added)
         let newest = "\(store.basesDirectory)/\(id).newest"
         let there = "\(store.basesDirectory)/\(store.link(of: newest) ?? id)"
@@ -101,9 +99,8 @@ struct BaseBuilder {
             SHA256.hex(of: Array((["base-1"] + parts).joined(separator: "\n").utf8)).prefix(16))
     }
 
-    /// The host's files and the program's own.
-    private func addedFiles() throws(MachineError) -> [AddedFile] {
-        var files = tools
+    private func hostFiles() throws(MachineError) -> [AddedFile] {
+        var files: [AddedFile] = []
         for text in definition.files {
             guard let file = ImageDefinition.HostFile(text),
                 let data = FileManager.default.contents(atPath: file.source)

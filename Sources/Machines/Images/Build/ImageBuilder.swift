@@ -43,7 +43,7 @@ package struct ImageBuilder {
     }
 
     private var baseBuilder: BaseBuilder {
-        BaseBuilder(store: store, definition: definition, tools: tools, progress: progress)
+        BaseBuilder(store: store, definition: definition, progress: progress)
     }
 
     /// Installs the packages only: the part of a build that needs a network.
@@ -125,7 +125,7 @@ package struct ImageBuilder {
         let agentDigest = SHA256.hex(of: agent)
         let generation = Manifest.generation(
             definition: definition, base: base.id, packages: base.packages, agent: agentDigest,
-            host: profile, hardware: hardware)
+            tools: tools, host: profile, hardware: hardware)
         let images = "\(store.imagesDirectory)/\(definition.name)"
         let directory = "\(images)/\(generation)"
         if !force, FileManager.default.fileExists(atPath: "\(directory)/manifest.json") {
@@ -189,6 +189,15 @@ package struct ImageBuilder {
         archive.addFile("init", agent, mode: 0o100755)
         if !definition.warmUp.isEmpty {
             archive.addFile("warmup", Array(definition.warmUp.utf8))
+        }
+        if !tools.isEmpty {
+            // In RAM, a few hundred KiB: a base need not be built again when only they change.
+            archive.addDirectory("added")
+            let paths = tools.map { $0.path + "\n" }.joined()
+            archive.addFile("added/paths", Array(paths.utf8))
+            for (number, file) in tools.enumerated() {
+                archive.addFile("added/\(number)", file.bytes)
+            }
         }
         archive.addDirectory("modules")
         for name in children(of: "\(base.directory)/modules") {
