@@ -224,7 +224,7 @@ struct Agent: ~Copyable {
             transfers.put(request, stream)
         case .file(let bytes, let isFinal):
             try transfers.write(bytes, isFinal: isFinal, stream, &connection)
-        case .list(let request): try listings.begin(request, stream)
+        case .list(let request): try listings.begin(request, stream, given: transfers.given)
         case .get(let request): try transfers.get(request, stream, &connection)
         case .exec(let request):
             if !isRehearsing { link.stopListening() }

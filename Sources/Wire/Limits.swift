@@ -4,7 +4,7 @@
 /// What the protocol allows at most; anything beyond is a violation.
 package enum Limits {
     /// The only version that this build speaks; both preambles carry it.
-    package static let version: UInt16 = 4
+    package static let version: UInt16 = 5
 
     /// Length, stream, type, flags, reserved: fits one cache line with room to spare.
     package static let headerByteCount = 12

@@ -185,11 +185,22 @@ struct PayloadTests {
         #expect(recipe.job.files.map(\.name) == ["d/t.txt", "b", "c"])
         #expect(recipe.job.files.map(\.bytes) == [[0x54], [0, 1, 255], [7, 8, 9]])
         #expect(recipe.job.outputs == ["*.png", "out/**"])
+        #expect(!recipe.job.collectsChanges && recipe.job.reportsValues)
         #expect(recipe.job.timeout == .seconds(5))
         #expect(recipe.job.limits.fileCount == 7)
         let standard = try await kind().recipe(
             payload: Self.with(#""args":[]"#), timeout: nil, blobs: Blobs())
         #expect(standard.job.timeout == .seconds(60))
+        #expect(standard.job.outputs.isEmpty && standard.job.collectsChanges)
+        for (member, collects, reports) in [
+            (#""outputs":[]"#, false, true), (#""value":"none""#, true, false),
+            (#""value":"last""#, true, true),
+        ] {
+            let job = try await kind().recipe(
+                payload: Self.with(member), timeout: nil, blobs: Blobs()
+            ).job
+            #expect(job.collectsChanges == collects && job.reportsValues == reports, "\(member)")
+        }
     }
 
     @Test func `a blob that is missing is the job's failure, a database that is away is ours`()

@@ -47,14 +47,15 @@ struct ResultTests {
         }
         #expect(
             members.map(\.name) == [
-                "exit_code", "stdout", "stderr", "truncated", "warnings", "value", "files", "usage",
+                "exit_code", "stdout", "stderr", "truncated", "warnings", "value", "displays",
+                "exception", "files", "skipped_files", "usage",
                 "timings", "machine",
             ])
         #expect(json["exit_code"] == .number(0))
         #expect(json["stdout"] == .string("42\n"))
         #expect(json["truncated"]?.text == "{}")
         #expect(json["warnings"]?.text == "[]")
-        #expect(json["files"]?.text == #"[{"name":"a.png","size":3,"sha256":"ab"}]"#)
+        #expect(json["files"]?.text == #"[{"name":"a.png","size":3,"sha256":"ab","status":"new"}]"#)
         #expect(
             json["machine"]?.text
                 == #"{"image":"code","generation":"g1","hypervisor":"qemu","accelerator":"tcg","transport":"virtio-serial"}"#

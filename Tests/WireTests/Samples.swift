@@ -1,4 +1,4 @@
-// One or more honest samples of every message, and the frozen bytes of version 4. The golden file is
+// One or more honest samples of every message, and the frozen bytes of version 5. The golden file is
 // never written by a test: a change of it is a change of the protocol.
 
 import Foundation
@@ -55,7 +55,7 @@ enum Samples {
         program: .python, arguments: ["--level", "ä€😀", ""], sourceName: "src/main.py",
         environment: [EnvironmentVariable("A", "1"), EnvironmentVariable("EMPTY", "")],
         timeoutMilliseconds: 60_000, memoryMaximum: 256 << 20, processMaximum: 64,
-        hasStandardInput: true, allowsParked: true, hasEvents: true)
+        hasStandardInput: true, allowsParked: true, hasEvents: true, reportsValues: true)
 
     static let all: [Sample] = [
         .host("prepare", 0, .prepare(preparation)),
@@ -78,7 +78,10 @@ enum Samples {
         .host("kill", 5, .kill),
         .host(
             "list", 11,
-            .list(ListRequest(patterns: ["**/*.csv", "out/[a-z]?.png"], maximumEntries: 100))),
+            .list(
+                ListRequest(
+                    patterns: ["**/*.csv", "out/[a-z]?.png"], maximumEntries: 100, changesOnly: true
+                ))),
         .host("get", 13, .get(GetRequest(name: "out/a.png", maximumByteCount: 64 << 20))),
         .host("ping", 0, .ping(0x0102_0304_0506_0708)),
         .host("credit", 0, .credit(stream: 5, 65_536)),
@@ -129,9 +132,9 @@ enum Samples {
 
 /// The frozen bytes: name and hexadecimal digits on each line.
 enum Golden {
-    static func version4() throws -> [(name: String, bytes: [UInt8])] {
+    static func version5() throws -> [(name: String, bytes: [UInt8])] {
         let file = URL(fileURLWithPath: #filePath).deletingLastPathComponent()
-            .appendingPathComponent("Golden/v4.txt")
+            .appendingPathComponent("Golden/v5.txt")
         let text = try String(contentsOf: file, encoding: .utf8)
         return try text.split(separator: "\n").map { line in
             let parts = line.split(separator: "\t")

@@ -13,8 +13,11 @@ struct Listings: ~Copyable {
 
     var isBusy: Bool { !searches.isEmpty }
 
-    mutating func begin(_ request: ListRequest, _ stream: UInt32) throws(WireError) {
-        searches.append(try Search(request, stream))
+    /// `given`: what PUT has left.
+    mutating func begin(
+        _ request: ListRequest, _ stream: UInt32, given: [[UInt8]: FileState]
+    ) throws(WireError) {
+        searches.append(try Search(request, stream, given))
     }
     mutating func removeAll() {
         for search in searches { search.close() }
@@ -45,6 +48,8 @@ struct Listings: ~Copyable {
     let stream: UInt32
     private var patterns: GuestPatterns
     private let limit: Int
+    private let changesOnly: Bool
+    private let given: [[UInt8]: FileState]
     private var visits = 0
     /// From the job's directory down to the one that is being read.
     private var directories: [Directory] = []
@@ -53,8 +58,12 @@ struct Listings: ~Copyable {
     private var files: [ListedFile] = []
     private var isTruncated = false
 
-    init(_ request: ListRequest, _ stream: UInt32) throws(WireError) {
+    init(
+        _ request: ListRequest, _ stream: UInt32, _ given: [[UInt8]: FileState]
+    ) throws(WireError) {
         self.stream = stream
+        self.given = given
+        changesOnly = request.changesOnly
         patterns = try GuestPatterns(request.patterns)
         limit = Int(request.maximumEntries)
         enter(unsafe open(Boot.work, O_RDONLY | O_DIRECTORY | O_CLOEXEC), "")
@@ -101,7 +110,8 @@ struct Listings: ~Copyable {
         var status = stat()
         guard unsafe fstatat(above, segment, &status, AT_SYMLINK_NOFOLLOW) == 0 else { return }
         switch status.st_mode & S_IFMT {
-        case S_IFREG: add(directory.prefix + segment, status.st_size)
+        case S_IFREG: add(directory.prefix + segment, status)
+        case S_IFDIR where changesOnly && GuestPath.isSetAside(directory: segment): break
         case S_IFDIR where directories.count < Limits.pathSegments:
             let flags = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC
             enter(unsafe openat(above, segment, flags), directory.prefix + segment + "/")
@@ -109,7 +119,8 @@ struct Listings: ~Copyable {
         }
     }
 
-    private mutating func add(_ path: String, _ size: off_t) {
+    private mutating func add(_ path: String, _ status: stat) {
+        if changesOnly, given[Array(path.utf8)] == FileState(status) { return }
         // A name that the protocol cannot carry cannot be asked for either.
         guard GuestPath.isValid(path) else { return }
         do throws(WireError) {
@@ -124,6 +135,6 @@ struct Listings: ~Copyable {
             return
         }
         room -= cost
-        files.append(ListedFile(name: path, byteCount: UInt64(size)))
+        files.append(ListedFile(name: path, byteCount: UInt64(status.st_size)))
     }
 }

@@ -4,10 +4,37 @@
 import Glibc
 import Wire
 
+/// What tells whether a file is still as it was.
+///
+/// Nobody writes to it, or replaces it, and leaves all of these alone.
+struct FileState: Equatable {
+    private let device: dev_t
+    private let inode: ino_t
+    private let size: off_t
+    private let modified: Int64
+    private let changed: Int64
+
+    init(_ status: stat) {
+        (device, inode, size) = (status.st_dev, status.st_ino, status.st_size)
+        modified = Self.nanoseconds(status.st_mtim)
+        changed = Self.nanoseconds(status.st_ctim)
+    }
+    /// `nil` when the kernel does not say.
+    init?(file: CInt) {
+        var status = stat()
+        guard unsafe fstat(file, &status) == 0 else { return nil }
+        self.init(status)
+    }
+    private static func nanoseconds(_ time: timespec) -> Int64 {
+        Int64(time.tv_sec) &* 1_000_000_000 &+ Int64(time.tv_nsec)
+    }
+}
+
 /// All open PUT and GET streams; few at a time.
 struct Transfers: ~Copyable {
     private struct Upload {
         let stream: UInt32
+        let name: String
         var file: CInt
         var remaining: UInt64
         let isExecutable: Bool
@@ -21,19 +48,22 @@ struct Transfers: ~Copyable {
     private var uploads: [Upload] = []
     private var downloads: [Download] = []
     private var buffer = [UInt8](repeating: 0, count: Limits.payloadByteCount)
+    /// What PUT has left, by name as Linux compares it.
+    private(set) var given: [[UInt8]: FileState] = [:]
 
     mutating func removeAll() {
         for upload in uploads where upload.file >= 0 { close(upload.file) }
         for download in downloads { close(download.file) }
         uploads = []
         downloads = []
+        given = [:]
     }
 
     // MARK: PUT
 
     mutating func put(_ request: PutRequest, _ stream: UInt32) {
         var upload = Upload(
-            stream: stream, file: -1, remaining: request.byteCount,
+            stream: stream, name: request.name, file: -1, remaining: request.byteCount,
             isExecutable: request.isExecutable)
         do throws(SystemError) {
             try JobDirectory.makeParents(of: request.name)
@@ -62,6 +92,7 @@ struct Transfers: ~Copyable {
         if upload.file >= 0 {
             fchown(upload.file, Account.user, Account.user)
             fchmod(upload.file, upload.isExecutable ? 0o755 : 0o644)
+            given[Array(upload.name.utf8)] = FileState(file: upload.file)
             close(upload.file)
         }
         try connection.send(.ack(status, message: message), on: stream)

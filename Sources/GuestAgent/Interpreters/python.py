@@ -13,6 +13,9 @@ import os
 import socket
 import sys
 
+import _mayfly_program as program
+import _mayfly_rich
+
 STANDARD = """
 abc argparse array ast asyncio base64 bisect builtins bz2 calendar cmath codecs collections.abc
 concurrent.futures configparser contextlib copy csv ctypes dataclasses datetime decimal difflib dis
@@ -183,7 +186,7 @@ def serve_ahead():
 def touch():
     """Uses what every program uses, so that this process has pages of its own for it. Draws no
     random numbers: the job's seed is still to come."""
-    exec(compile("f = lambda x: x * 7\nstr([f(6)])\n", "<ahead>", "exec"), {})
+    program.evaluate("f = lambda x: x * 7\nstr([f(6)])\n", "<ahead>", {})
 
 
 def become(packet, files):
@@ -213,6 +216,7 @@ def become(packet, files):
     if b"TZ" in environment:
         sys.modules["time"].tzset()
     standard_streams()
+    program.take_events()
     return os.path.join("/work", source)
 
 
@@ -230,63 +234,6 @@ def standard_streams():
     sys.stdin = sys.__stdin__ = stream(0, "r", "<stdin>", "surrogateescape")
     sys.stdout = sys.__stdout__ = stream(1, "w", "<stdout>", "surrogateescape")
     sys.stderr = sys.__stderr__ = stream(2, "w", "<stderr>", "backslashreplace", True)
-
-
-def run(path, loaded):
-    """Runs the program as `__main__` and answers the exit code that python would give."""
-    import types
-    from importlib.machinery import SourceFileLoader
-
-    try:
-        with open(path, "rb") as file:
-            text = file.read()
-    except OSError as error:
-        sys.stderr.write(
-            f"{sys.executable}: can't open file {path!r}: [Errno {error.errno}] {error.strerror}\n"
-        )
-        return 2
-    sys.path[0] = os.path.dirname(path)
-    sys.path_importer_cache.pop(sys.path[0], None)
-    main = types.ModuleType("__main__")
-    main.__dict__.update(
-        __file__=path, __cached__=None, __loader__=SourceFileLoader("__main__", path),
-        __builtins__=sys.modules["builtins"],
-    )
-    sys.modules["__main__"] = main
-    code = execute(text, path, main)
-    return finish(main, code, loaded)
-
-
-def execute(text, path, main):
-    try:
-        exec(compile(text, path, "exec", dont_inherit=True), main.__dict__)
-    except SystemExit as exit:
-        return exit_code(exit)
-    except BaseException as error:
-        trace = error.__traceback__
-        # Our own frames are no business of the program's.
-        while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
-            trace = trace.tb_next
-        error.__traceback__ = trace
-        sys.last_type, sys.last_value, sys.last_traceback = type(error), error, trace
-        try:
-            sys.excepthook(type(error), error, trace)
-        except SystemExit as exit:
-            return exit_code(exit)
-        except BaseException as second:
-            sys.__excepthook__(type(second), second, second.__traceback__)
-            sys.__excepthook__(type(error), error, trace)
-        return "interrupt" if isinstance(error, KeyboardInterrupt) else 1
-    return 0
-
-
-def exit_code(exit):
-    if exit.code is None:
-        return 0
-    if isinstance(exit.code, int):
-        return exit.code & 0xFF
-    print(exit.code, file=sys.stderr)
-    return 1
 
 
 def finish(main, code, loaded):
@@ -350,7 +297,7 @@ def main():
     except BaseException as error:
         os.write(2, f"python: cannot become the job's process: {error!r}\n".encode())
         os._exit(127)
-    code = run(path, loaded)
+    code = program.run(path, lambda main, code: finish(main, code, loaded))
     if code == "interrupt":
         import signal
 

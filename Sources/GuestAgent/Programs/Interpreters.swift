@@ -55,6 +55,7 @@ struct Python: ~Copyable {
     mutating func start(modules: [String], hasFixedLayout: Bool) throws(SystemError) {
         let script = Boot.run + "/python.py"
         try writeFile(script, String(decoding: PackageResources.python_py, as: UTF8.self))
+        _ = try Self.installHarness()
         if modules.contains(where: { $0.hasPrefix("matplotlib") }) {
             _ = unsafe mkdir(Environment.matplotlib, 0o755)
         }
@@ -71,6 +72,21 @@ struct Python: ~Copyable {
         setNonBlocking(ends[0])
         (socket, self.pid, wasStarted) = (ends[0], pid, true)
         try check("start the parked python", error)
+    }
+
+    /// Writes what reports values, and answers the script that runs a program with it.
+    static func installHarness() throws(SystemError) -> String {
+        let fresh = Boot.run + "/fresh.py"
+        if unsafe access(fresh, F_OK) == 0 { return fresh }
+        for (name, bytes) in [
+            ("_mayfly_program.py", PackageResources._mayfly_program_py),
+            ("_mayfly_rich.py", PackageResources._mayfly_rich_py),
+            ("_mayfly_notebook.py", PackageResources._mayfly_notebook_py),
+            ("fresh.py", PackageResources.fresh_py),
+        ] {
+            try writeFile("\(Boot.run)/\(name)", String(decoding: bytes, as: UTF8.self))
+        }
+        return fresh
     }
 
     /// `true` when it was this process.

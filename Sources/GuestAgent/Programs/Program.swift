@@ -11,6 +11,8 @@ struct Program: ~Copyable {
     /// still has to say and for a host that does not take the last output.
     private static let idleGrace: Int64 = 250_000
     private static let wholeGrace: Int64 = 1_000_000
+    /// What a program that is interrupted before its deadline has to say where it was, at most.
+    private static let lastWords: Int64 = 2_000_000
 
     let stream: UInt32
     private var pid: pid_t
@@ -27,6 +29,9 @@ struct Program: ~Copyable {
     /// When EXEC was read.
     private let began: Int64
     private let deadline: Int64?
+    /// When it is told that its time is nearly over; from then on its end is the timeout's.
+    private let interruption: Int64?
+    private var isInterrupted = false
     private var isStarted = false
     private var ending: ExitReport.Ending?
     private var endedAt: Int64 = 0
@@ -42,8 +47,8 @@ struct Program: ~Copyable {
     ///
     /// The descriptors are ours from now on.
     init(
-        stream: UInt32, pid: pid_t, isParked: Bool, pipes: consuming Pipes, timeout: UInt32,
-        asked: Int64
+        stream: UInt32, pid: pid_t, isParked: Bool, pipes: consuming Pipes,
+        request: ExecRequest, asked: Int64
     ) {
         self.stream = stream
         began = asked
@@ -52,7 +57,10 @@ struct Program: ~Copyable {
         isServed = pid == 0
         (input, output, errors, events) = pipes.takeOurs()
         for file in [input, output, errors, events] where file >= 0 { setNonBlocking(file) }
-        deadline = timeout > 0 ? began + Int64(timeout) * 1000 : nil
+        let timeout = Int64(request.timeoutMilliseconds) * 1000
+        deadline = timeout > 0 ? began + timeout : nil
+        let interrupts = timeout > 0 && request.program == .python && request.reportsValues
+        interruption = interrupts ? began + timeout - min(Self.lastWords, timeout / 5) : nil
     }
     deinit {
         for file in [input, output, errors, events] where file >= 0 { close(file) }
@@ -104,6 +112,11 @@ struct Program: ~Copyable {
 
     mutating func checkTime(_ group: borrowing ControlGroup) {
         let now = monotonicMicroseconds()
+        if let interruption, now >= interruption, ending == nil, !isInterrupted {
+            isInterrupted = true
+            isTimeout = true
+            signal(SIGINT)
+        }
         if let deadline, now >= deadline, ending == nil, killedAt == nil {
             isTimeout = true
             kill(group)
@@ -120,7 +133,7 @@ struct Program: ~Copyable {
     var milliseconds: Int64? {
         if ending != nil { return 5 }
         if killedAt != nil { return 100 }
-        guard let deadline else { return nil }
+        guard let deadline = isInterrupted ? deadline : interruption ?? deadline else { return nil }
         return max(0, (deadline - monotonicMicroseconds() + 999) / 1000)
     }
 

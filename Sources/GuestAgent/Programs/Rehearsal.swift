@@ -54,7 +54,7 @@ extension Agent {
         let hasEnded = { (message: GuestMessage) in
             if case .exit(let report) = message { report.ending == .code(0) } else { false }
         }
-        let python = Array("import sys, json\nprint(json.dumps([6 * 7]))\n".utf8)
+        let python = Array("import sys, json\nprint(json.dumps([6 * 7]))\n[6 * 7]\n".utf8)
         let shell = Array("echo $((6 * 7)) | cat\necho 42\n".utf8)
         var scenes = [
             Scene(
@@ -69,7 +69,9 @@ extension Agent {
                 ], isDone: isStored),
         ]
         if interpreters.python.isReady {
-            let request = ExecRequest(program: .python, arguments: [], sourceName: "main.py")
+            let request = ExecRequest(
+                program: .python, arguments: [], sourceName: "main.py", hasEvents: true,
+                reportsValues: true)
             scenes.append(Scene(messages: [.exec(request)], isDone: hasEnded))
         }
         if unsafe access("/bin/bash", X_OK) == 0 {

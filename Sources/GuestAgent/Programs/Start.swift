@@ -114,6 +114,10 @@ enum Environment {
             variables.removeAll { $0.hasPrefix("MAYFLY_EVENTS=") }
             variables.append("MAYFLY_EVENTS=\(events)")
         }
+        if request.reportsValues {
+            variables.removeAll { $0.hasPrefix("MAYFLY_VALUES=") }
+            variables.append("MAYFLY_VALUES=1")
+        }
         return variables
     }
 
@@ -178,9 +182,10 @@ extension Agent {
         var command: Command
         switch request.program {
         case .python:
+            var arguments = [Python.path]
+            if request.reportsValues { arguments.append(try Python.installHarness()) }
             command = Command(
-                path: Python.path,
-                arguments: [Python.path, request.sourceName] + request.arguments,
+                path: Python.path, arguments: arguments + [request.sourceName] + request.arguments,
                 environment: environment)
         case .node:
             command = Command(
@@ -200,7 +205,7 @@ extension Agent {
         pipes.closeTheirs()
         program = Program(
             stream: stream, pid: pid, isParked: false, pipes: pipes,
-            timeout: request.timeoutMilliseconds, asked: asked)
+            request: request, asked: asked)
     }
 
     /// A name without a slash is looked up in the PATH that the program gets.
@@ -227,7 +232,7 @@ extension Agent {
         pipes.closeTheirs()
         program = Program(
             stream: stream, pid: 0, isParked: true, pipes: pipes,
-            timeout: request.timeoutMilliseconds, asked: asked)
+            request: request, asked: asked)
     }
 
     private mutating func startParkedNode(
@@ -244,6 +249,6 @@ extension Agent {
         if !request.hasEvents { pipes.withhold(.events) }
         program = Program(
             stream: stream, pid: interpreters.node.pid, isParked: true, pipes: pipes,
-            timeout: request.timeoutMilliseconds, asked: asked)
+            request: request, asked: asked)
     }
 }

@@ -19,6 +19,10 @@ package struct GuestJob: Sendable {
     package var files: [GuestFile]
     /// Globs relative to the job's directory: `*`, `?`, `[…]` in a segment, `**` across segments.
     package var outputs: [String]
+    /// Every file that is new or changed comes back, too.
+    ///
+    /// One that does not fit the limits is named and is no failure.
+    package var collectsChanges = false
     /// Wall clock from the program's start; the host keeps it, whatever the guest says.
     package var timeout: Duration
     /// What the job may use; `nil`: all that the machine has to give.
@@ -28,6 +32,10 @@ package struct GuestJob: Sendable {
     package var usesParkedInterpreter: Bool
     /// The program finds in `MAYFLY_EVENTS` the number of a descriptor, and writes lines there.
     package var hasEvents: Bool
+    /// The interpreter writes values, displays and the exception as events; Python and Node only.
+    ///
+    /// What it shows as files, `display-…`, comes back unasked.
+    package var reportsValues = false
 
     package init(
         program: Program, arguments: [String] = [], standardInput: [UInt8] = [],
@@ -63,12 +71,11 @@ package struct GuestFile: Sendable {
 
 /// How much a job may leave behind.
 package struct OutputLimits: Sendable {
-    /// Kept of stdout and of stderr each: half from the start, half from the end.
+    /// Kept of stdout and of stderr each: two fifths from the start, the rest from the end.
     package var kept = ByteCount.mebibytes(1)
     /// Kept of the events, likewise.
     package var keptEvents = ByteCount.mebibytes(4)
-    /// Printed to stdout or stderr, or written as events, before the job is stopped with
-    /// `output_limit`.
+    /// Printed to stdout or stderr, or written as events, before the job ends with `output_limit`.
     package var printed = ByteCount.mebibytes(16)
     package var fileCount = 100
     package var file = ByteCount.mebibytes(64)

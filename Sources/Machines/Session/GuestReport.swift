@@ -30,6 +30,8 @@ package struct GuestReport: Sendable {
     /// What the program wrote as events: lines, of which a cut may have left parts.
     package var events: CapturedOutput
     package var files: [OutputFile]
+    /// What came back unasked, were it not for a limit.
+    package var skippedFiles: [SkippedFile] = []
     /// What of its outputs is missing although the job did its part.
     package var warnings: [Warning] = []
     /// User and system time of everything that the job started, as the guest counted it.
@@ -51,11 +53,30 @@ package struct CapturedOutput: Sendable {
     package var isTruncated: Bool
 }
 
+/// A file that the job left and that is not here.
+package struct SkippedFile: Sendable, Equatable {
+    /// Which limit it goes beyond: its own size, that of all files, their number.
+    package enum Reason: String, Sendable, CaseIterable {
+        case file = "file_limit"
+        case total = "total_limit"
+        case count = "count_limit"
+    }
+    package var name: String
+    package var size: UInt64
+    package var reason: Reason
+}
+
 /// A file that the job left; `sha256` was computed by the host over what it received.
 package struct OutputFile: Sendable {
+    package enum Status: String, Sendable, CaseIterable {
+        case new, changed
+        /// One of the job's own files, asked for by its name: changed or not.
+        case given
+    }
     package var name: String
     package var bytes: [UInt8]
     package var sha256: String
+    package var status = Status.new
 }
 
 /// Which machine ran a job.

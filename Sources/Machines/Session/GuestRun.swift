@@ -32,7 +32,7 @@ extension AgentSession {
         var run = ProgramRun(job: job, begin: .now, onOutput: onOutput)
         var report = try await runProgram(&run)
         report.timings.run = .now - begin
-        if report.ending == .timedOut || run.isAbandoned { return report }
+        if run.isAbandoned { return report }
         let collecting = ContinuousClock.now
         try await collect(job, into: &report)
         report.timings.collect = .now - collecting
@@ -175,7 +175,8 @@ extension GuestJob {
         request.memoryMaximum = UInt64(memory?.bytes ?? 0)
         request.hasStandardInput = !standardInput.isEmpty
         request.allowsParked = usesParkedInterpreter
-        request.hasEvents = hasEvents
+        request.hasEvents = hasEvents || reportsValues
+        if request.program != .command { request.reportsValues = reportsValues }
         return request
     }
 }

@@ -5,27 +5,32 @@ struct OutputCapture {
     /// Small pieces are gathered up to this, so that there are few; none is moved again.
     private static let pieceByteCount = 64 << 10
 
-    private let half: Int
+    /// The answer stands at the end more often than at the start.
+    private let headLimit: Int
+    private let tailLimit: Int
     private var head = Pieces()
     private var tail = Pieces()
     private(set) var total = 0
 
-    init(kept: ByteCount) { half = max(1, kept.bytes / 2) }
+    init(kept: ByteCount) {
+        headLimit = max(1, kept.bytes / 5 * 2)
+        tailLimit = max(1, kept.bytes - headLimit)
+    }
 
     mutating func append(_ bytes: [UInt8]) {
         total += bytes.count
         var rest = bytes[...]
-        if head.count < half {
-            let part = rest.prefix(half - head.count)
+        if head.count < headLimit {
+            let part = rest.prefix(headLimit - head.count)
             head.append(part)
             rest = rest.dropFirst(part.count)
         }
-        tail.append(rest.suffix(half))
-        tail.dropFirst(keeping: half)
+        tail.append(rest.suffix(tailLimit))
+        tail.dropFirst(keeping: tailLimit)
     }
 
     var captured: CapturedOutput {
-        let tail = self.tail.joined.suffix(half)
+        let tail = self.tail.joined.suffix(tailLimit)
         let left = total - head.count - tail.count
         guard left > 0 else {
             return CapturedOutput(

@@ -11,7 +11,7 @@ extension AgentSession {
     /// A program that has ended keeps its result whatever happens here, as long as its machine is
     /// there and keeps to the protocol: what could not be collected in time becomes a warning.
     func collect(_ job: GuestJob, into report: inout GuestReport) async throws(MachineError) {
-        guard !job.outputs.isEmpty else { return }
+        guard !job.listing.patterns.isEmpty else { return }
         let deadline = ContinuousClock.now + transferTimeout
         do throws(MachineError) {
             let wanted = try await list(job, into: &report, deadline)
@@ -23,11 +23,8 @@ extension AgentSession {
 
     private func list(
         _ job: GuestJob, into report: inout GuestReport, _ deadline: ContinuousClock.Instant
-    ) async throws(MachineError) -> [ListedFile] {
-        _ = try open(
-            .list(
-                ListRequest(
-                    patterns: job.outputs, maximumEntries: UInt16(Limits.listedFiles))))
+    ) async throws(MachineError) -> [WantedFile] {
+        _ = try open(.list(job.listing))
         let (_, message) = try await message(before: deadline)
         switch message {
         case .listed(let files, let isTruncated):
@@ -45,28 +42,37 @@ extension AgentSession {
     }
 
     private func fetch(
-        _ wanted: [ListedFile], _ limits: OutputLimits, into report: inout GuestReport,
+        _ wanted: [WantedFile], _ limits: OutputLimits, into report: inout GuestReport,
         _ deadline: ContinuousClock.Instant
     ) async throws(MachineError) {
-        if wanted.count > limits.fileCount {
-            report.limit("\(wanted.count) output files; at most \(limits.fileCount) are kept")
+        let asked = wanted.count { $0.isAsked }
+        if asked > limits.fileCount {
+            report.limit("\(asked) output files; at most \(limits.fileCount) are kept")
         }
         var total = 0
-        for file in wanted.prefix(limits.fileCount) {
-            let room = min(limits.file.bytes, limits.allFiles.bytes - total)
-            guard file.byteCount <= UInt64(room), let size = Int(exactly: file.byteCount) else {
-                report.limit(
-                    "the output file \(file.name) has \(file.byteCount) bytes; at most "
-                        + "\(limits.file) each and \(limits.allFiles) in all are kept")
+        for (index, wanted) in wanted.enumerated() {
+            let file = wanted.file
+            if let reason = limits.reason(against: file, index: index, total: total) {
+                if !wanted.isAsked {
+                    report.skippedFiles.append(
+                        SkippedFile(name: file.name, size: file.byteCount, reason: reason))
+                } else if reason != .count {
+                    report.limit(
+                        "the output file \(file.name) has \(file.byteCount) bytes; at most "
+                            + "\(limits.file) each and \(limits.allFiles) in all are kept")
+                }
                 continue
             }
+            let size = Int(file.byteCount)
             guard let bytes = try await get(file.name, size, into: &report, deadline) else {
                 continue
             }
             total += bytes.count
             let isSmall = bytes.count < GuestJob.smallByteCount
             let digest = isSmall ? SHA256.hex(of: bytes) : await offload { SHA256.hex(of: bytes) }
-            report.files.append(OutputFile(name: file.name, bytes: bytes, sha256: digest))
+            report.files.append(
+                OutputFile(
+                    name: file.name, bytes: bytes, sha256: digest, status: wanted.status))
         }
     }
 
@@ -100,27 +106,65 @@ extension AgentSession {
     }
 }
 
+extension OutputLimits {
+    /// Why a file is not kept, `nil` when it is.
+    ///
+    /// - Parameters:
+    ///   - index: its place among all that were listed.
+    ///   - total: bytes kept so far.
+    fileprivate func reason(against file: ListedFile, index: Int, total: Int) -> SkippedFile.Reason?
+    {
+        if index >= fileCount { return .count }
+        if file.byteCount > UInt64(self.file.bytes) { return .file }
+        return file.byteCount > UInt64(allFiles.bytes - total) ? .total : nil
+    }
+}
+
+extension GuestJob {
+    /// Where the harness leaves what a program shows.
+    private static let displays = "display-*"
+
+    /// What the agent is asked for.
+    fileprivate var listing: ListRequest {
+        ListRequest(
+            patterns: outputs + (collectsChanges ? ["**"] : reportsValues ? [Self.displays] : []),
+            maximumEntries: UInt16(Limits.listedFiles),
+            changesOnly: collectsChanges && outputs.isEmpty)
+    }
+}
+
+/// A listed file that shall come back.
+private struct WantedFile: Sendable {
+    let file: ListedFile
+    let status: OutputFile.Status
+    /// By a pattern of the job's; a limit that it does not fit fails the job.
+    let isAsked: Bool
+
+    var isShown: Bool { !isAsked && file.name.utf8.starts(with: "display-".utf8) }
+}
+
 /// What a guest says that it has, and what the job asked for.
 private struct Listing: Sendable {
     let files: [ListedFile]
     let job: GuestJob
 
     /// Whether it can be looked at within a fraction of a millisecond.
-    var isSmall: Bool { files.count * job.outputs.count <= 32 }
+    var isSmall: Bool { files.count * job.listing.patterns.count <= 32 }
 
-    /// The files that are outputs, in their order.
+    /// The files that are outputs, in their order; what the program showed comes first.
     ///
     /// - Throws: `protocolViolation` when a name is none of the patterns' or comes twice, or when
     ///   the search would have been more than an agent may do: no honest agent lists that.
-    func outputs() throws(MachineError) -> [ListedFile] {
+    func outputs() throws(MachineError) -> [WantedFile] {
         do throws(WireError) {
-            var patterns = try GuestPatterns(job.outputs)
+            var patterns = try GuestPatterns(job.listing.patterns)
+            var askedPatterns = try GuestPatterns(job.outputs)
             // What the host put there itself is no output, unless the job asked for it by name.
             let asked = Set(job.outputs.map(Bytes.init))
             var given = Set(job.files.map { Bytes($0.name) })
             if let source = job.sourceName { given.insert(Bytes(source)) }
             var seen: Set<Bytes> = []
-            var outputs: [ListedFile] = []
+            var outputs: [WantedFile] = []
             for file in files {
                 let name = Bytes(file.name)
                 guard try patterns.matches(file.name) else {
@@ -129,10 +173,23 @@ private struct Listing: Sendable {
                 guard seen.insert(name).inserted else {
                     throw WireError.unexpected("a name that is listed twice")
                 }
-                if !given.contains(name) || asked.contains(name) { outputs.append(file) }
+                let isGiven = given.contains(name)
+                if isGiven, !asked.contains(name), !job.collectsChanges || isSource(file) {
+                    continue
+                }
+                let isAsked = try askedPatterns.matches(file.name)
+                outputs.append(
+                    WantedFile(
+                        file: file,
+                        status: !isGiven ? .new : job.listing.changesOnly ? .changed : .given,
+                        isAsked: isAsked))
             }
-            return outputs
+            return outputs.filter(\.isShown) + outputs.filter { !$0.isShown }
         } catch { throw AgentSession.violation(error) }
+    }
+
+    private func isSource(_ file: ListedFile) -> Bool {
+        job.sourceName.map { Bytes($0) == Bytes(file.name) } ?? false
     }
 
     /// A name as Linux compares it; Swift's strings are equal when they only look alike.

@@ -29,15 +29,15 @@ struct CodeKind: Kind {
             code = try CodePayload(payload)
             try checkTimeout(timeout, atMost: timeoutMax, setting: "code.timeout.max")
         } catch { throw .invalidPayload(error) }
-        return Recipe(
-            image: image,
-            job: GuestJob(
-                program: code.language.program(source: code.source), arguments: code.arguments,
-                standardInput: Array(code.standardInput.utf8), environment: code.environment,
-                files: try await code.resolvedFiles(blobs), outputs: code.outputs,
-                timeout: timeout ?? standardTimeout, limits: limits,
-                usesParkedInterpreter: code.interpreter == .warm),
-            programName: code.language.rawValue)
+        var job = GuestJob(
+            program: code.language.program(source: code.source), arguments: code.arguments,
+            standardInput: Array(code.standardInput.utf8), environment: code.environment,
+            files: try await code.resolvedFiles(blobs), outputs: code.outputs ?? [],
+            timeout: timeout ?? standardTimeout, limits: limits,
+            usesParkedInterpreter: code.interpreter == .warm)
+        job.collectsChanges = code.outputs == nil
+        job.reportsValues = code.value == .last && code.language.hasValues
+        return Recipe(image: image, job: job, programName: code.language.rawValue)
     }
 
     func outcome(of run: MachineRun, recipe: Recipe, job: Job) -> Outcome {
@@ -68,6 +68,8 @@ struct CodePayload: Sendable {
             case .bash: "main.sh"
             }
         }
+        /// Whether its interpreter can say what the last expression was.
+        var hasValues: Bool { self != .bash }
         /// By a file name's ending.
         init?(fileName: String) {
             switch fileName.split(separator: ".").last {
@@ -82,6 +84,10 @@ struct CodePayload: Sendable {
     /// but shares its hash seed and address layout with every other job's, or in one of their own.
     enum Interpreter: String, CaseIterable, Sendable {
         case warm, fresh
+    }
+    /// What comes back of the last expression; with it come displays and the exception.
+    enum Value: String, CaseIterable, Sendable {
+        case last, none
     }
     struct File: Sendable {
         enum Content: Sendable {
@@ -112,11 +118,14 @@ struct CodePayload: Sendable {
     var standardInput = ""
     var environment: [(name: String, value: String)] = []
     var files: [File] = []
-    var outputs: [String] = []
+    /// `nil`: every file that is new or changed.
+    var outputs: [String]?
+    var value = Value.last
     var interpreter = Interpreter.warm
 
     static let keys = [
         "language", "source", "args", "stdin", "env", "files", "outputs", "network", "interpreter",
+        "value",
     ]
 
     init(_ payload: String) throws(InvalidPayload) {
@@ -149,18 +158,27 @@ struct CodePayload: Sendable {
         if let field = fields["outputs"] { try readOutputs(field) }
         if let field = fields["network"] { try Self.checkNetwork(field) }
         if let field = fields["interpreter"] {
-            let word = try field.text(atMost: .kibibytes(1))
-            guard let interpreter = Interpreter(rawValue: word) else {
-                throw field.refuse("\"\(JSON.shortened(word))\" is not known; use warm or fresh")
-            }
-            self.interpreter = interpreter
+            interpreter = try Self.word(field)
         }
+        if let field = fields["value"] { self.value = try Self.word(field) }
         var total = source.utf8.count + standardInput.utf8.count
         for case .bytes(let bytes) in files.map(\.content) { total += bytes.count }
         guard total <= Bounds.input.bytes else {
             throw root.refuse(
                 "source, stdin and files are \(total) bytes; at most \(Bounds.input) are allowed")
         }
+    }
+
+    /// One word of few.
+    private static func word<Word: RawRepresentable & CaseIterable>(
+        _ field: PayloadField
+    ) throws(InvalidPayload) -> Word where Word.RawValue == String {
+        let text = try field.text(atMost: .kibibytes(1))
+        guard let word = Word(rawValue: text) else {
+            let known = Word.allCases.map(\.rawValue).joined(separator: " or ")
+            throw field.refuse("\"\(JSON.shortened(text))\" is not known; use \(known)")
+        }
+        return word
     }
 
     private mutating func readCommandLine(
@@ -210,6 +228,7 @@ struct CodePayload: Sendable {
 
     private mutating func readOutputs(_ field: PayloadField) throws(InvalidPayload) {
         var total = 0
+        var outputs: [String] = []
         for entry in try field.list(atMost: Bounds.outputs) {
             let pattern = try entry.text(atMost: Bounds.outputBytes)
             do throws(WireError) { _ = try GuestGlob(pattern) } catch {
@@ -223,6 +242,7 @@ struct CodePayload: Sendable {
         guard total <= Bounds.outputBytes.bytes else {
             throw field.refuse("the patterns are longer than \(Bounds.outputBytes) together")
         }
+        self.outputs = outputs
     }
 }
 

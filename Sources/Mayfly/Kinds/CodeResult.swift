@@ -12,6 +12,15 @@ struct CodeResult: Sendable {
     let timeout: Duration
     /// How long the job waited in the queue; `nil` where there was none.
     let queueDelay: Duration?
+    let events: CodeEvents
+
+    init(run: MachineRun, programName: String, timeout: Duration, queueDelay: Duration?) {
+        self.run = run
+        self.programName = programName
+        self.timeout = timeout
+        self.queueDelay = queueDelay
+        events = CodeEvents(run.report.events, files: run.report.files.map(\.name))
+    }
 
     /// `nil` when the program did what it should.
     var failure: Failure? {
@@ -20,7 +29,7 @@ struct CodeResult: Sendable {
         case .exited(let code):
             Failure(
                 .exitNonzero,
-                "\(programName) ended with exit code \(code)\(lastWords)")
+                "\(programName) ended with exit code \(code)\(lastWords)\(missingModule)")
         case .signalled(let signal):
             Failure(
                 .signalled,
@@ -55,6 +64,22 @@ struct CodeResult: Sendable {
         return ": " + Self.printable(text, atMost: 300)
     }
 
+    /// What to do about a module that the image does not have.
+    private var missingModule: String {
+        let said = (events.exception["message"]?.string ?? lastWords).prefix(400)
+        for beginning in ["No module named '", "Cannot find module '", "Cannot find package '"] {
+            guard let range = said.firstRange(of: beginning) else { continue }
+            let name = Self.printable(
+                String(said[range.upperBound...].prefix { $0 != "'" }), atMost: 100)
+            // A path is a file of the job's own.
+            guard !name.isEmpty, !name.contains("/") || name.hasPrefix("@") else { return "" }
+            let image = run.identity.image
+            return "; the image \(image) has no module \(name): add its package to "
+                + "image.\(image).packages or image.\(image).pip in worker.conf and build the image"
+        }
+        return ""
+    }
+
     private static func printable(_ text: String, atMost limit: Int) -> String {
         var result = String.UnicodeScalarView()
         for scalar in text.unicodeScalars.prefix(limit) {
@@ -80,8 +105,19 @@ struct CodeResult: Sendable {
                     warnings.map {
                         .object(["code": .string($0.code), "message": .string($0.message)])
                     })),
-            .init(name: "value", value: .null),
+            .init(name: "value", value: events.value),
+            .init(name: "displays", value: .array(events.displays)),
+            .init(name: "exception", value: events.exception),
             .init(name: "files", value: .array(report.files.map(Self.file))),
+            .init(
+                name: "skipped_files",
+                value: .array(
+                    report.skippedFiles.map {
+                        [
+                            "name": .string($0.name), "size": .number("\($0.size)"),
+                            "reason": .string($0.reason.rawValue),
+                        ]
+                    })),
             .init(name: "usage", value: usage),
             .init(name: "timings", value: timings),
             .init(name: "machine", value: machine),
@@ -110,25 +146,27 @@ struct CodeResult: Sendable {
 
     /// What is not as it should be although the program did its part; the codes are a closed list.
     var warnings: [(code: String, message: String)] {
-        run.report.warnings.map { warning in
-            switch warning {
-            case .listingTruncated:
-                (
-                    "outputs_truncated",
-                    "more files match the patterns in \"outputs\" than were listed; "
-                        + "use narrower patterns, or leave one archive"
-                )
-            case .listingFailed(let words):
-                ("outputs_unreadable", "the output files could not be listed: \(words)")
-            case .fileUnreadable(let name, let words):
-                ("outputs_unreadable", "the output file \(name) could not be read: \(words)")
-            case .collectionUnfinished:
-                (
-                    "outputs_unfinished",
-                    "collecting the output files took too long; those that came in time are here"
-                )
+        events.warnings
+            + run.report.warnings.map { warning in
+                switch warning {
+                case .listingTruncated:
+                    (
+                        "outputs_truncated",
+                        "more files match the patterns in \"outputs\" than were listed; "
+                            + "use narrower patterns, or leave one archive"
+                    )
+                case .listingFailed(let words):
+                    ("outputs_unreadable", "the output files could not be listed: \(words)")
+                case .fileUnreadable(let name, let words):
+                    ("outputs_unreadable", "the output file \(name) could not be read: \(words)")
+                case .collectionUnfinished:
+                    (
+                        "outputs_unfinished",
+                        "collecting the output files took too long; "
+                            + "those that came in time are here"
+                    )
+                }
             }
-        }
     }
 
     /// As a shell would say it; null when the program was stopped by us.
@@ -143,7 +181,7 @@ struct CodeResult: Sendable {
     static func file(_ file: OutputFile) -> JSON {
         .object([
             "name": .string(file.name), "size": .number(file.bytes.count),
-            "sha256": .string(file.sha256),
+            "sha256": .string(file.sha256), "status": .string(file.status.rawValue),
         ])
     }
 

@@ -78,6 +78,7 @@ extension ExecRequest {
         hasStandardInput = try reader.flag("stdin")
         allowsParked = try reader.flag("parked")
         hasEvents = try reader.flag("events")
+        reportsValues = try reader.flag("values")
         try check()
     }
     func encode(into body: inout [UInt8]) throws(WireError) {
@@ -98,6 +99,7 @@ extension ExecRequest {
         body.append(flag: hasStandardInput)
         body.append(flag: allowsParked)
         body.append(flag: hasEvents)
+        body.append(flag: reportsValues)
     }
     private func check() throws(WireError) {
         if program == .command {
@@ -105,6 +107,7 @@ extension ExecRequest {
                 throw .invalidValue("arguments")
             }
             guard sourceName.isEmpty else { throw .invalidValue("source") }
+            guard !reportsValues else { throw .invalidValue("values") }
         } else {
             try GuestPath.validate(sourceName)
         }
@@ -114,6 +117,7 @@ extension ExecRequest {
             }
         }
         guard memoryMaximum <= UInt64(Int64.max) else { throw .invalidValue("memory") }
+        guard hasEvents || !reportsValues else { throw .invalidValue("values") }
     }
 }
 
@@ -125,6 +129,7 @@ extension ListRequest {
         }
         self.patterns = patterns
         maximumEntries = try reader.u16()
+        changesOnly = try reader.flag("changes only")
         try check()
     }
     func encode(into body: inout [UInt8]) throws(WireError) {
@@ -134,6 +139,7 @@ extension ListRequest {
             try body.append(text: pattern, "pattern", atMost: Limits.pathByteCount)
         }
         body.append(u16: maximumEntries)
+        body.append(flag: changesOnly)
     }
     private func check() throws(WireError) {
         for pattern in patterns { _ = try GuestGlob(pattern) }

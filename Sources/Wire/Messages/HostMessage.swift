@@ -66,11 +66,16 @@ package struct ExecRequest: Equatable, Sendable {
     /// The program gets a third way out, for what is neither text for people nor a file: the
     /// descriptor whose number is in `MAYFLY_EVENTS`.
     package var hasEvents: Bool
+    /// The interpreter itself writes there: the last value, what is shown, the exception.
+    ///
+    /// Python and Node only, with events only.
+    package var reportsValues: Bool
     package init(
         program: Program, arguments: [String], sourceName: String = "",
         environment: [EnvironmentVariable] = [], timeoutMilliseconds: UInt32 = 0,
         memoryMaximum: UInt64 = 0, processMaximum: UInt32 = 0, hasStandardInput: Bool = false,
-        allowsParked: Bool = true, hasEvents: Bool = false
+        allowsParked: Bool = true, hasEvents: Bool = false,
+        reportsValues: Bool = false
     ) {
         self.program = program
         self.arguments = arguments
@@ -82,6 +87,7 @@ package struct ExecRequest: Equatable, Sendable {
         self.hasStandardInput = hasStandardInput
         self.allowsParked = allowsParked
         self.hasEvents = hasEvents
+        self.reportsValues = reportsValues
     }
 }
 
@@ -98,9 +104,13 @@ package struct ListRequest: Equatable, Sendable {
     /// `GuestGlob` patterns; a file is listed when one matches.
     package var patterns: [String]
     package var maximumEntries: UInt16
-    package init(patterns: [String], maximumEntries: UInt16) {
+    /// Without files that are as PUT left them, and without directories of which
+    /// `GuestPath.isSetAside` is true.
+    package var changesOnly: Bool
+    package init(patterns: [String], maximumEntries: UInt16, changesOnly: Bool = false) {
         self.patterns = patterns
         self.maximumEntries = maximumEntries
+        self.changesOnly = changesOnly
     }
 }
 

@@ -49,6 +49,12 @@ package enum GuestPath {
             .map { String(Substring($0)) }
     }
 
+    /// Whether a directory holds what interpreters put aside for themselves.
+    package static func isSetAside(directory segment: String) -> Bool {
+        segment.utf8.first == UInt8(ascii: ".")
+            || ["__pycache__", "node_modules"].contains { $0.utf8.elementsEqual(segment.utf8) }
+    }
+
     package static func isValid(_ path: String) -> Bool {
         do throws(WireError) {
             try validate(path)
