@@ -1,94 +1,86 @@
-"""Runs document jobs in a chroot of the image's packages, as the guest would: forked from a warm Python.
+"""Runs document jobs in a chroot of the image's packages, forked from a warm Python as in the guest.
 
-`execute(request, inputs)` is all that the checks know; another module with the same function can run
-the same checks in machines. Needs root, and scripts of the image's warm-up run once."""
+`execute_many(items)` is all that the checks know; another class with the same method can run the same
+checks in machines: `batch.py` is the program for there. Needs root, and the image's warm-up done."""
 import json
 import os
-import select
 import shutil
 import subprocess
-import time
+import tempfile
 
-ROOT = os.environ.get("DOCUMENT_ROOT", "/work/docroot")
 
-_SERVER = r"""
-import json, os, sys
-from mayfly_document import job
-while True:
-    line = sys.stdin.readline()
-    if not line:
-        break
-    pid = os.fork()
-    if pid == 0:
-        request = os.memfd_create("request")
-        os.write(request, line.encode())
-        os.lseek(request, 0, 0)
-        os.dup2(request, 0)
-        sys.stdin = open(0)
-        events = os.open("/work/.events", os.O_WRONLY | os.O_CREAT, 0o600)
-        os.environ.clear()
-        os.environ["MAYFLY_EVENTS"] = str(events)
-        os.chdir("/work")
-        job.main()
-        os._exit(0)
-    status = os.waitpid(pid, 0)[1]
-    print(json.dumps(status), flush=True)
-"""
+class Ended:
+    """What became of one job: its events, its files, how long it took."""
+
+    def __init__(self, events, files, seconds, status, log):
+        self.events, self.files, self.seconds, self.status, self.log = events, files, seconds, status, log
+        self.value = next((e["value"] for e in reversed(events) if "value" in e), {})
+        self.failure = next((e["failure"] for e in reversed(events) if "failure" in e), None)
+        self.warnings = {e["warning"]["code"] for e in events if "warning" in e}
+
+    @property
+    def reason(self):
+        return self.failure["reason"] if self.failure else None
+
+    def text(self):
+        if self.value.get("text_file"):
+            return self.files[self.value["text_file"]].decode()
+        return self.value.get("text") or ""
 
 
 class Native:
-    def __init__(self, root=ROOT):
-        self.root, self.work = root, os.path.join(root, "work")
-        self.process = None
-
-    def start(self):
-        self.process = subprocess.Popen(
-            ["chroot", "--userspec=1000:1000", self.root, "python3", "-c", _SERVER],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
-        )
+    def __init__(self, root):
+        self.root = root
 
     def execute(self, request, inputs, timeout=120):
-        """Answers (events as objects, files by name, seconds); inputs are (name, bytes) pairs."""
-        if self.process is None:
-            self.start()
-        for name in os.listdir(self.work):
-            path = os.path.join(self.work, name)
-            shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)
-        os.makedirs(os.path.join(self.work, "input"))
-        described = []
-        for number, (name, data) in enumerate(inputs, 1):
-            described.append({"path": f"input/{number}", "name": name})
-            with open(os.path.join(self.work, "input", str(number)), "wb") as file:
-                file.write(data)
-        os.chown(self.work, 1000, 1000)
-        for folder, _, files in os.walk(self.work):
-            for name in [folder] + [os.path.join(folder, file) for file in files]:
-                os.chown(name, 1000, 1000)
-        started = time.monotonic()
-        self.process.stdin.write(json.dumps({**request, "inputs": described}).encode() + b"\n")
-        self.process.stdin.flush()
-        if not select.select([self.process.stdout], [], [], timeout)[0]:
-            os.killpg(self.process.pid, 9)
-            self.process = None
-            raise TimeoutError(f"no end after {timeout} s")
-        status = json.loads(self.process.stdout.readline())
-        seconds = time.monotonic() - started
-        if status != 0:
-            raise AssertionError(f"the job's process ended with {status}")
-        with open(os.path.join(self.work, ".events"), "rb") as file:
-            events = [json.loads(line) for line in file]
-        return events, self._files(), seconds
+        """One job; inputs are (name, bytes) pairs."""
+        return self.execute_many([(request, inputs, timeout)])[0]
 
-    def _files(self):
-        out, top = {}, os.path.join(self.work, "out")
-        for folder, _, files in os.walk(top):
-            for name in files:
-                path = os.path.join(folder, name)
+    def execute_many(self, items):
+        """Ended for each (request, inputs, timeout)."""
+        top = tempfile.mkdtemp(dir=os.path.join(self.root, "work"))
+        try:
+            return self._run(top, items)
+        finally:
+            shutil.rmtree(top)
+
+    def _run(self, top, items):
+        inside = top[len(self.root) :]
+        written = []
+        for number, (request, inputs, timeout) in enumerate(items):
+            folder = os.path.join(top, str(number), "input")
+            os.makedirs(folder)
+            described = []
+            for place, (name, data) in enumerate(inputs, 1):
+                described.append({"path": f"input/{place}", "name": name})
+                with open(os.path.join(folder, str(place)), "wb") as file:
+                    file.write(data)
+            written.append({"root": f"{inside}/{number}", "timeout": timeout,
+                            "request": {**request, "inputs": described}})
+        with open(os.path.join(top, "batch.json"), "w") as file:
+            json.dump({"items": written}, file)
+        shutil.copy(os.path.join(os.path.dirname(__file__), "batch.py"), top)
+        subprocess.run(["chown", "-R", "1000:1000", top], check=True)
+        subprocess.run(
+            ["chroot", "--userspec=1000:1000", self.root, "python3", f"{inside}/batch.py", f"{inside}/batch.json"],
+            check=True, env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"})
+        return [self._ended(os.path.join(top, str(number))) for number in range(len(items))]
+
+    @staticmethod
+    def _ended(folder):
+        def read(name):
+            path = os.path.join(folder, name)
+            if not os.path.exists(path):
+                return b""
+            with open(path, "rb") as file:
+                return file.read()
+
+        ended = json.loads(read("ended"))
+        events = [json.loads(line) for line in read("events").splitlines()]
+        files, out = {}, os.path.join(folder, "out")
+        for base, _, names in os.walk(out):
+            for name in names:
+                path = os.path.join(base, name)
                 with open(path, "rb") as file:
-                    out[os.path.relpath(path, top)] = file.read()
-        return out
-
-    def stop(self):
-        if self.process is not None:
-            self.process.stdin.close()
-            self.process.wait()
+                    files[os.path.relpath(path, out)] = file.read()
+        return Ended(events, files, ended["seconds"], ended["status"], read("stderr").decode("utf-8", "replace"))

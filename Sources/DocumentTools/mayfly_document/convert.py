@@ -103,8 +103,6 @@ def _refused(job, kind, path, problem):
         if kind in kinds.OFFICE_ZIPS:
             from .gate import Container
 
-            if open(path, "rb").read(2) != b"PK":
-                return ("wrong_password", "the `password` does not open the document")
             found.container = Container(path, job.limits)
         if kind in ("odt", "ods", "odp", "doc", "xls", "ppt") and facts.encryption(found, path):
             if job.password:
@@ -136,10 +134,6 @@ def pdf_of(job, settings=None):
     source, path = kind, job.path
     if kind in TEXTS - {"csv"}:
         path, source = docx_of(job), "docx"
-    elif isinstance(job.detected.container, kinds.EncryptedOffice):
-        facts.require_password(job.detected, job.path, job.password)
-        source = kinds.extension(job.name)
-        source = source if source in ("docx", "xlsx", "pptx") else "docx"
     else:
         facts.require_password(job.detected, job.path, job.password)
         fonts.warn(job.detected, job.events)
@@ -205,6 +199,9 @@ def _stable_pdf(source, target, keep):
                 del document.docinfo[name]
         if "/Metadata" in document.Root:
             del document.Root["/Metadata"]
+        for name in ("/ID", "/DocChecksum"):
+            if name in document.trailer:
+                del document.trailer[name]
         document.save(target, deterministic_id=True)
 
 
@@ -218,9 +215,6 @@ def _office(job, to):
         if to == "docx":
             os.replace(path, job.output("converted.docx"))
             return {"files": ["converted.docx"]}
-    elif isinstance(job.detected.container, kinds.EncryptedOffice):
-        facts.require_password(job.detected, job.path, job.password)
-        source = kinds.extension(job.name)
     elif kind in kinds.ARCHIVES:
         raise _impossible(kind, to)
     facts.require_password(job.detected, job.path, job.password)

@@ -5,7 +5,8 @@ import os
 WARNINGS = frozenset(
     """macros_present external_references embedded_files javascript_present launch_action xfa_present
     dtd_present active_content_removed hidden_text fonts_substituted no_text_layer low_confidence
-    repaired type_mismatch pages_skipped formula_values_missing columns_uncertain""".split()
+    repaired type_mismatch pages_skipped formula_values_missing columns_uncertain
+    screenshot_clipped""".split()
 )
 REASONS = frozenset(
     """unsupported_format format_mismatch document_damaged document_encrypted wrong_password page_range

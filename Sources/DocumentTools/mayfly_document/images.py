@@ -104,8 +104,6 @@ def scale_of(page_size, dpi, limits, number):
     """Pixels per point that fit the budget of a picture, and whether they are fewer than asked."""
     width, height = page_size
     scale = dpi / 72
-    if width <= 0 or height <= 0:
-        raise Failure("document_damaged", f"page {number} has no size")
     most = (limits.image_pixels / (width * height)) ** 0.5
     if scale <= most and max(width, height) * scale <= 32_000:
         return scale, False
@@ -184,6 +182,9 @@ def _pages(job, to):
     for number in wanted[: job.limits.output_files]:
         job.at(number)
         size = document.get_page_size(number - 1)
+        if size[0] <= 0 or size[1] <= 0:
+            job.events.warn("pages_skipped", f"page {number} cannot be loaded", number)
+            continue
         scale, less = scale_of(size, dpi, job.limits, number)
         if less:
             job.events.warn(

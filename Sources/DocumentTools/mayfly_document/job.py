@@ -4,7 +4,7 @@ import os
 import sys
 
 from . import (  # noqa: F401 – imported for the parked Python, so that a job imports nothing
-    archives, convert, docx, facts, gate, images, kinds, layout, mail, markup, metadata, ocr, odf,
+    archives, convert, decrypt, docx, facts, gate, images, kinds, layout, mail, markup, metadata, ocr, odf,
     office, pages, pdf, pptx, reading, result, ruled, sheets,
 )
 from .events import Events, Failure, encode, log
@@ -80,6 +80,8 @@ class Job:
             found.container.check_office(self.events, with_media)
             if found.format == "xlsx":
                 sheets.check_xlsx(found.container, self.limits, self.events)
+            elif found.format == "ods":
+                sheets.check_ods(found.container, self.limits)
         facts.warn(found, path or self.path, self.events)
         return found
 
@@ -92,6 +94,10 @@ def perform(request, descriptor, root, skipped):
         for page, why in sorted(skipped.items()):
             events.warn("pages_skipped", f"page {page} cannot be read: {why}", page)
         job.detected = job.detect(with_media=job.operation in ("render", "convert", "ocr"))
+        if isinstance(job.detected.container, kinds.EncryptedOffice) and job.operation != "metadata":
+            job.path = decrypt.package(job.path, job.password, job.scratch)
+            job.detected = job.detect(with_media=True)
+            job.password = None
         job.part("format", job.detected.format)
         job.part("detected", job.detected.mime)
         value = OPERATIONS[job.operation](job)
@@ -155,15 +161,22 @@ class Recorder:
         texts = [page["text"] for page in done if page.get("text")]
         if texts:
             out["text"] = "\n\n".join(texts)
-            out["text_file"] = None
         return out
 
-    def finish(self):
+    def finish(self, out):
+        """The last lines; `out` is where files stand, whole or as far as they got."""
         if self.value is not None:
             self.send("value", {**self.value, "warnings": self.warnings})
             return
         if self.parts or self.pages or self.warnings:
-            self.send("value", {**self.partial(), "warnings": self.warnings})
+            value = self.partial()
+            for name in ("text.txt", "text.md"):
+                path = os.path.join(out, name)
+                if os.path.exists(path) and not os.path.getsize(path):
+                    os.unlink(path)
+                elif os.path.exists(path):
+                    value["text_file"] = name
+            self.send("value", {**value, "warnings": self.warnings})
         self.send("failure", self.failure)
 
 
@@ -195,7 +208,7 @@ def run(request, descriptor, root="/work"):
             recorder.failure = {"reason": reason, "message": message}
             break
         skipped[page] = {"memory": "too much memory", "cpu": "too much time"}.get(end, "it is damaged")
-    recorder.finish()
+    recorder.finish(os.path.join(root, "out"))
 
 
 def main():

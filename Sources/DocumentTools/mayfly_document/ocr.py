@@ -195,7 +195,7 @@ def _searchable(job):
                 continue
             job.at(number)
             page = pdf.read_page(document, number - 1)
-            if not reader.wants(page):
+            if page is None or not reader.wants(page):
                 continue
             _overlay(job, document, page, target, language)
             done.append(number)

@@ -76,8 +76,11 @@ class _Frame:
 
 
 def read_page(document, index):
-    """Page `index` (from 0)."""
-    page = document[index]
+    """Page `index` (from 0); None for one that pdfium cannot load."""
+    try:
+        page = document[index]
+    except pypdfium2.PdfiumError:
+        return None
     frame = _Frame(page)
     result = Page(index + 1, frame.width, frame.height)
     text_page = None

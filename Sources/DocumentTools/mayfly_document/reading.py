@@ -70,12 +70,15 @@ def _pdf(job, text):
     for number in wanted[:SAMPLE]:
         job.at(number)
         early[number] = pdf.read_page(document, number - 1)
-    statistics = layout.Statistics(early.values())
+    statistics = layout.Statistics([page for page in early.values() if page is not None])
     reader = ocr.PageReader(job, document)
     tables, without = [], []
     for done, number in enumerate(wanted, 1):
         job.at(number)
-        page = early.pop(number, None) or pdf.read_page(document, number - 1)
+        page = early.pop(number) if number in early else pdf.read_page(document, number - 1)
+        if page is None:
+            job.events.warn("pages_skipped", f"page {number} cannot be loaded", number)
+            continue
         _report_hidden(job, page)
         source, confidence = "text", None
         if reader.wants(page):
@@ -94,6 +97,8 @@ def _pdf(job, text):
             job.events.progress(done, len(wanted))
     job.at(None)
     document.close()
+    if not text.per_page and not job.skipped:
+        raise Failure("document_damaged", "no page of the PDF can be loaded")
     if without:
         names = ", ".join(map(str, without[:20])) + (" …" if len(without) > 20 else "")
         job.events.warn("no_text_layer", f"no text on page {names}")
@@ -111,9 +116,6 @@ def _report_hidden(job, page):
 def blocks_of(job, path, detected, name):
     """The blocks of a document that is no PDF and no image, and how many pages it has or None."""
     kind, container = detected.format, detected.container
-    if isinstance(container, kinds.EncryptedOffice):
-        path, detected = _decrypted(job, path, name)
-        return blocks_of(job, path, detected, name)
     if kind == "docx":
         return docx.read(container, job.events), docx_pages(container)
     if kind in ("doc", "rtf", "fodt", "ppt"):
@@ -121,7 +123,10 @@ def blocks_of(job, path, detected, name):
         made = by_office(job, path, kind, to)
         return blocks_of(job, made, job.detect(made, f"converted.{to}"), name)
     if kind in ("xlsx", "xls", "ods"):
-        return _sheets(job, path)
+        if kind != "xlsx" and facts.encryption(detected, path):
+            facts.require_password(detected, path, job.password)
+            path, kind = by_office(job, path, kind, "xlsx"), "xlsx"
+        return _sheets(job, path, kind)
     if kind == "pptx":
         return pptx.read(container, job.events)
     if kind in ("odt", "odp"):
@@ -156,8 +161,13 @@ def docx_pages(container):
     return None
 
 
-def _sheets(job, path):
-    wanted = None
+def _sheets(job, path, kind):
+    # The parser takes the type from the name's ending.
+    link = os.path.join(job.scratch, f"book.{kind}")
+    if os.path.lexists(link):
+        os.unlink(link)
+    os.symlink(os.path.abspath(path), link)
+    path, wanted = link, None
     if job.request.get("pages"):
         _, count, _ = sheets.read(path, job.limits, wanted=())
         wanted = set(job.wanted(count))
@@ -165,22 +175,6 @@ def _sheets(job, path):
     if hidden:
         job.events.warn("hidden_text", f"hidden sheets, read all the same: {', '.join(hidden)[:300]}")
     return blocks, count
-
-
-def _decrypted(job, path, name):
-    """An encrypted office package, through LibreOffice, as what it is inside."""
-    if not job.password:
-        raise Failure("document_encrypted", "the document is encrypted; give its `password`")
-    hint = kinds.extension(name)
-    order = sorted(("docx", "xlsx", "pptx"), key=lambda kind: kind != hint)
-    for kind in order:
-        try:
-            made = by_office(job, path, kind, kind)
-        except Failure as failure:
-            if failure.reason in ("wrong_password", "document_damaged") and kind != order[-1]:
-                continue
-            raise Failure("wrong_password", "the `password` does not open the document")
-        return made, job.detect(made, f"decrypted.{kind}")
 
 
 def _document(job, text):

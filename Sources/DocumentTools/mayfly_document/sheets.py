@@ -44,6 +44,29 @@ def check_xlsx(container, limits, events):
         events.warn("formula_values_missing", f"{missing} formulas have no stored value; they are null")
 
 
+_REPEATED = re.compile(
+    rb"<table:table-row\b([^>]*)>|<table:table-cell\b([^>]*?)(/?)>")
+_TIMES = re.compile(rb'number-(?:rows|columns)-repeated="(\d{1,9})"')
+
+
+def check_ods(container, limits):
+    """Rows and cells with content that are repeated: a parser writes out each of them."""
+    data = container.read("content.xml") if "content.xml" in container.by_name else b""
+    if b"-repeated=" not in data:
+        return
+    total, times = 0, 1
+    for row, cell, closed in _REPEATED.findall(data):
+        if cell:
+            if b"office:value" in cell or b"calcext:value" in cell or not closed:
+                found = _TIMES.search(cell)
+                total += times * (int(found.group(1)) if found else 1)
+                if total > limits.cells:
+                    raise Failure("expansion_limit", f"more than {limits.cells} cells by repetition")
+        else:
+            found = _TIMES.search(row)
+            times = int(found.group(1)) if found else 1
+
+
 def read(path, limits, wanted=None):
     """A heading and a table for each sheet; `page` is the sheet's number."""
     import python_calamine
