@@ -53,13 +53,21 @@ struct RunCommand: AsyncParsableCommand {
         help: ArgumentHelp(
             "warm: the one that waits in the image; fresh: a new one.", valueName: "warm|fresh"))
     var interpreter: CodePayload.Interpreter?
-    @Option(help: "Wall clock, e.g. 30s. (default: code.timeout)") var timeout: String?
+    @Option(help: "Wall clock, e.g. 30s. (default: the kind's)") var timeout: String?
+    @Option(help: "The kind of job: code, or document with --payload.") var kind = "code"
     @OptionGroup var options: ConfigurationOptions
     @OptionGroup var output: OutputOptions
 
     func validate() throws {
         if payload != nil && !(what.isEmpty && language == nil && source == nil) {
             throw ValidationError("--payload already holds the language and the source")
+        }
+        if !Kinds.names.contains(kind) {
+            throw ValidationError(
+                "--kind \(kind): the kinds are \(Kinds.names.joined(separator: ", "))")
+        }
+        if kind != "code" && payload == nil {
+            throw ValidationError("--kind \(kind) takes what to do from --payload FILE")
         }
         if payload != nil && interpreter != nil {
             throw ValidationError("--payload already says which interpreter")
@@ -72,7 +80,7 @@ struct RunCommand: AsyncParsableCommand {
     func run() async throws {
         let configuration = try options.load()
         let (text, limit) = try request(configuration)
-        let kind = CodeKind(configuration)
+        let kind = try Kinds(configuration).named(kind)
         let recipe: Recipe
         do throws(AttemptError) {
             recipe = try await kind.recipe(payload: text, timeout: limit, blobs: NoBlobs())
@@ -95,10 +103,7 @@ struct RunCommand: AsyncParsableCommand {
                 }
             }
         }
-        try finish(
-            CodeResult(
-                run: run, programName: recipe.programName, timeout: recipe.job.timeout,
-                queueDelay: nil))
+        try finish(kind.result(of: run, recipe: recipe, queueDelay: nil), run.report.ending)
     }
 
     /// Writes what may be written; `false` when a file was left out, which has been said.
@@ -116,11 +121,13 @@ struct RunCommand: AsyncParsableCommand {
         return isWritten
     }
 
-    private func finish(_ result: CodeResult) throws {
+    private func finish(
+        _ result: any JobResult, _ ending: GuestReport.Ending
+    ) throws {
         var isWritten = true
         if let out {
-            isWritten = writeFiles(result.run.report.files, to: out)
-        } else if !result.run.report.files.isEmpty {
+            isWritten = writeFiles(result.files, to: out)
+        } else if !result.files.isEmpty {
             Console.say("the job left output files; use --out to write them somewhere")
         }
         if output.isJSON {
@@ -140,8 +147,8 @@ struct RunCommand: AsyncParsableCommand {
         if failure.reason != .exitNonzero {
             Console.say("mayfly: \(failure.reason.rawValue): \(Console.harmless(failure.message))")
         }
-        switch result.run.report.ending {
-        case .exited(let code): throw ExitCode(code)
+        switch ending {
+        case .exited(let code): throw ExitCode(code == 0 ? 1 : code)
         case .signalled(let signal): throw ExitCode(128 + signal)
         case .timedOut: throw ExitCode(124)
         case .outOfMemory: throw ExitCode(137)

@@ -40,11 +40,12 @@ struct CodeKind: Kind {
         return Recipe(image: image, job: job, programName: code.language.rawValue)
     }
 
-    func outcome(of run: MachineRun, recipe: Recipe, job: Job) -> Outcome {
-        Outcome(
-            CodeResult(
-                run: run, programName: recipe.programName, timeout: recipe.job.timeout,
-                queueDelay: job.queueDelay))
+    func result(
+        of run: MachineRun, recipe: Recipe, queueDelay: Duration?
+    ) -> any JobResult {
+        CodeResult(
+            run: run, programName: recipe.programName, timeout: recipe.job.timeout,
+            queueDelay: queueDelay)
     }
 }
 

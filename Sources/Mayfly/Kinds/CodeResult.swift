@@ -6,7 +6,7 @@ import Machines
 import StrictJSON
 
 /// A finished program, as it is stored.
-struct CodeResult: Sendable {
+struct CodeResult: JobResult {
     let run: MachineRun
     let programName: String
     let timeout: Duration
@@ -21,6 +21,9 @@ struct CodeResult: Sendable {
         self.queueDelay = queueDelay
         events = CodeEvents(run.report.events, files: run.report.files.map(\.name))
     }
+
+    var files: [OutputFile] { run.report.files }
+    var identity: MachineIdentity { run.identity }
 
     /// `nil` when the program did what it should.
     var failure: Failure? {
@@ -251,19 +254,5 @@ struct CodeResult: Sendable {
             "accelerator": .string(machine.accelerator.rawValue),
             "transport": .string(machine.transport.rawValue),
         ])
-    }
-}
-
-extension Outcome {
-    /// A program that ran to some end; what it printed and left is stored either way.
-    init(_ result: CodeResult) {
-        var report = Report(
-            result: result.json.text,
-            blobs: result.run.report.files.map { Blob(sha256: $0.sha256, bytes: $0.bytes) })
-        report.identify(result.run.identity)
-        report.timings = result.timings.text
-        report.usage = result.usage.text
-        report.logTail = result.logTail
-        self = result.failure.map { .failed($0, report) } ?? .succeeded(report)
     }
 }

@@ -52,11 +52,12 @@ struct DocumentKind: Kind {
             programName: document.operation.rawValue)
     }
 
-    func outcome(of run: MachineRun, recipe: Recipe, job: Job) -> Outcome {
+    func result(
+        of run: MachineRun, recipe: Recipe, queueDelay: Duration?
+    ) -> any JobResult {
         DocumentResult(
             run: run, operation: recipe.programName, timeout: recipe.job.timeout,
-            queueDelay: job.queueDelay
-        ).outcome
+            queueDelay: queueDelay)
     }
 }
 

@@ -6,7 +6,7 @@ import Machines
 import StrictJSON
 
 /// A document that the tools are done with, well or not.
-struct DocumentResult: Sendable {
+struct DocumentResult: JobResult {
     /// Where the tools leave files, below the job's directory.
     static let outputDirectory = "out"
 
@@ -51,13 +51,18 @@ struct DocumentResult: Sendable {
         }
     }
 
+    var logTail: String? { common.logTail }
+    var timings: JSON { common.timings }
+    var usage: JSON { common.usage }
+    var identity: MachineIdentity { run.identity }
+
     // MARK: JSON
 
     /// `result`, without the files' bytes; those are blobs.
     var json: JSON {
         var members: [JSON.Member] = [
             .init(name: "value", value: value),
-            .init(name: "warnings", value: .array(warnings.map(\.json))),
+            .init(name: "warnings", value: .array(allWarnings.map(\.json))),
             .init(name: "files", value: .array(files.map(CodeResult.file))),
             .init(name: "truncated", value: truncated),
         ]
@@ -87,28 +92,20 @@ struct DocumentResult: Sendable {
         return ["value": ["bytes": .number(run.report.events.total.bytes)]]
     }
 
-    private var warnings: [JobEvents.Warning] {
+    var warnings: [(code: String, message: String)] {
+        allWarnings.map { ($0.code, $0.message) }
+    }
+    private var allWarnings: [JobEvents.Warning] {
         events.warnings
             + common.warnings.map { JobEvents.Warning(code: $0.code, message: $0.message) }
     }
 
     /// The files by the names that `value` calls them.
-    private var files: [OutputFile] {
+    var files: [OutputFile] {
         run.report.files.map { file in
             var file = file
             file.name = String(file.name.dropFirst(Self.outputDirectory.count + 1))
             return file
         }
-    }
-
-    var outcome: Outcome {
-        var report = Report(
-            result: json.text,
-            blobs: run.report.files.map { Blob(sha256: $0.sha256, bytes: $0.bytes) })
-        report.identify(run.identity)
-        report.timings = common.timings.text
-        report.usage = common.usage.text
-        report.logTail = common.logTail
-        return failure.map { .failed($0, report) } ?? .succeeded(report)
     }
 }

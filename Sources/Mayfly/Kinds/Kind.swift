@@ -18,11 +18,47 @@ protocol Kind: Sendable {
     func recipe(
         payload: String, timeout: Duration?, blobs: any BlobSource
     ) async throws(AttemptError) -> Recipe
-    /// What is stored of a job whose machine ran to the job's own end, well or not.
-    func outcome(of run: MachineRun, recipe: Recipe, job: Job) -> Outcome
+    /// What is made of a machine's report when it ran to the job's own end, well or not.
+    ///
+    /// - Parameter queueDelay: how long the job waited in the queue; `nil` where there was none.
+    func result(of run: MachineRun, recipe: Recipe, queueDelay: Duration?) -> any JobResult
+}
+
+/// What a job leaves, in the words of its kind.
+protocol JobResult: Sendable {
+    /// `nil` when it did what it should.
+    var failure: Failure? { get }
+    /// `mayfly.job.result`, without the files' bytes.
+    var json: JSON { get }
+    /// What is not as it should be although it did its part.
+    var warnings: [(code: String, message: String)] { get }
+    var files: [OutputFile] { get }
+    /// The end of what it wrote to stderr, for `mayfly.attempt`.
+    var logTail: String? { get }
+    var timings: JSON { get }
+    var usage: JSON { get }
+    var identity: MachineIdentity { get }
+}
+
+extension Outcome {
+    /// What a job printed and left is stored whether it succeeded or not.
+    init(_ result: any JobResult) {
+        var report = Report(
+            result: result.json.text,
+            blobs: result.files.map { Blob(sha256: $0.sha256, bytes: $0.bytes) })
+        report.identify(result.identity)
+        report.timings = result.timings.text
+        report.usage = result.usage.text
+        report.logTail = result.logTail
+        self = result.failure.map { .failed($0, report) } ?? .succeeded(report)
+    }
 }
 
 extension Kind {
+    /// What is stored of a job whose machine ran to the job's own end, well or not.
+    func outcome(of run: MachineRun, recipe: Recipe, job: Job) -> Outcome {
+        Outcome(result(of: run, recipe: recipe, queueDelay: job.queueDelay))
+    }
     func checkTimeout(
         _ timeout: Duration?, atMost limit: Duration, setting: String
     ) throws(InvalidPayload) {
