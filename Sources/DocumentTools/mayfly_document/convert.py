@@ -64,7 +64,7 @@ def by_office(job, path, kind, to, settings=None):
     for attempt in (1, 2):
         if os.path.exists(target):
             os.unlink(target)
-        office.ensure(job.limits)
+        office.ensure(job.limits, job.events)
         problem, end = _office_once(job, kind, source, to, target, settings)
         if end is None and problem is None:
             break

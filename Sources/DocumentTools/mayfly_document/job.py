@@ -117,8 +117,8 @@ def perform(request, descriptor, root, skipped):
 class Recorder:
     """In the parent: passes the child's lines on, and keeps what a failed job still returns."""
 
-    def __init__(self, descriptor):
-        self.descriptor = descriptor
+    def __init__(self, descriptor, limits):
+        self.descriptor, self.limits = descriptor, limits
         self.warnings, self.parts, self.pages = [], {}, {}
         self.at, self.value, self.failure = None, None, None
         self._warned = set()
@@ -131,6 +131,8 @@ class Recorder:
             self.parts.update(content)
         elif member == "value":
             self.value = content
+        elif member == "office":
+            office.restart(self.limits)
         elif member == "failure":
             self.failure = content
         elif member == "warning":
@@ -190,7 +192,7 @@ _ENDS = {
 def run(request, descriptor, root="/work"):
     """The job in a child of its own, again without the page that killed it."""
     limits = Limits.of(request.get("limits"))
-    recorder = Recorder(descriptor)
+    recorder = Recorder(descriptor, limits)
     skipped = {}
     while True:
         recorder.at = None

@@ -79,7 +79,7 @@ def read(page, statistics_, tables, events):
     blocks = []
     for region in regions:
         blocks += _blocks(region, page, statistics_)
-    return blocks
+    return blocks + [Block("paragraph", text, page=page.number) for text in page.tilted]
 
 
 def _ordered(pieces, doubt, depth):

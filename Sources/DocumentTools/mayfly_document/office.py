@@ -147,16 +147,26 @@ def stop():
             pass
 
 
-def ensure(limits):
+def restart(limits):
+    """In the job's first process, which no limit confines: the dead one's place is taken."""
+    log("LibreOffice of the snapshot is gone; a cold one is started")
+    stop()
+    try:
+        write_profile()
+        start(limits.cpu(60))
+    except OSError as error:
+        log(str(error))
+
+
+def ensure(limits, events):
     """The process of the snapshot, or a cold one; it gets this job's share of CPU time."""
     if pid() is None or not is_listening():
-        log("LibreOffice of the snapshot is gone; a cold one is started")
-        stop()
-        try:
-            write_profile()
-            start(limits.cpu(60))
-        except OSError as error:
-            raise Failure("converter_crashed", str(error))
+        events.send("office", "restart")
+        end = time.monotonic() + limits.cpu(65)
+        while pid() is None or not is_listening():
+            if time.monotonic() > end:
+                raise Failure("converter_crashed", "LibreOffice does not start")
+            time.sleep(0.1)
     number = pid()
     with open(f"/proc/{number}/stat") as file:
         fields = file.read().rsplit(")", 1)[1].split()

@@ -1,7 +1,9 @@
 """PDF pages as pdfium sees them: pieces of lines with their boxes and fonts, rules, images."""
 import ctypes
+import math
 import re
 import unicodedata
+from collections import Counter
 
 import pypdfium2
 import pypdfium2.raw as raw
@@ -15,8 +17,11 @@ _MAX_CHARACTERS = 400_000
 _MAX_OBJECTS = 20_000
 _TINY = 1.5
 _RTL = re.compile("[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]")
+# What pdfium makes of a hyphen at a line's end.
+_SOFT = {2: "\u00ad", 0xFFFE: "\u00ad"}
+_SPACES = frozenset((0, 9, 10, 13, 32, 160))
 _FORMS = re.compile("[\ufb00-\ufb06\ufb50-\ufdff\ufe70-\ufefc]")
-_LETTER = re.compile(r"[^\W\d_]")
+_RTL_STOP = re.compile("^([.,:;!?\u060c\u061b\u061f\u2026]+)\\s*(?=[\u0590-\u08ff])(.*)$", re.S)
 _ITALIC, _MONO, _FORCE_BOLD = 1 << 6, 1, 1 << 18
 
 
@@ -37,11 +42,13 @@ class Page:
     def __init__(self, number, width, height):
         self.number, self.width, self.height = number, width, height
         self.pieces, self.horizontal, self.vertical, self.fills = [], [], [], []
+        # What stands aslant, such as a watermark or the label of an axis.
+        self.tilted = []
         self.image_area, self.hidden, self.hidden_why = 0.0, 0, set()
 
     @property
     def has_text(self):
-        return any(piece.text.strip() for piece in self.pieces)
+        return bool(self.tilted) or any(piece.text.strip() for piece in self.pieces)
 
 
 def open_document(path, password):
@@ -58,9 +65,13 @@ def open_document(path, password):
 class _Frame:
     """From the PDF's space to the page as it is seen."""
 
-    def __init__(self, page):
+    def __init__(self, page, text_page):
         left, bottom, right, top = page.get_bbox()
         self.box, self.rotation = (left, bottom, right, top), page.get_rotation()
+        # Text that is not upright on its page is read as if it were turned.
+        self.angle = _usual_angle(text_page)
+        if self.angle is not None:
+            self.rotation = self.angle
         wide, high = right - left, top - bottom
         self.width, self.height = (high, wide) if self.rotation in (90, 270) else (wide, high)
 
@@ -75,18 +86,28 @@ class _Frame:
         return left - x0, y1 - top, right - x0, y1 - bottom
 
 
+def _usual_angle(text_page):
+    """The direction of most of the text, in degrees, from some of its letters; None without text."""
+    count = raw.FPDFText_CountChars(text_page) if text_page else 0
+    seen = Counter()
+    for index in range(0, count, max(1, count // 64)):
+        if raw.FPDFText_GetUnicode(text_page, index) > 32:
+            angle = math.degrees(raw.FPDFText_GetCharAngle(text_page, index)) % 360
+            seen[round(angle / 90) % 4 * 90] += 1
+    return max(seen.items(), key=lambda item: (item[1], -item[0]))[0] if seen else None
+
+
 def read_page(document, index):
     """Page `index` (from 0); None for one that pdfium cannot load."""
     try:
         page = document[index]
     except pypdfium2.PdfiumError:
         return None
-    frame = _Frame(page)
-    result = Page(index + 1, frame.width, frame.height)
-    text_page = None
+    text_page = raw.FPDFText_LoadPage(page.raw)
     try:
+        frame = _Frame(page, text_page)
+        result = Page(index + 1, frame.width, frame.height)
         _objects(page.raw, frame, result)
-        text_page = raw.FPDFText_LoadPage(page.raw)
         if text_page:
             _pieces(text_page, frame, result)
     finally:
@@ -140,10 +161,10 @@ def _images_only(form, frame, result):
 
 
 class _Style:
-    __slots__ = ("size", "bold", "italic", "mono", "hidden", "white", "angle")
+    __slots__ = ("size", "bold", "italic", "mono", "hidden", "white", "tilted", "plain", "near", "wide", "far")
 
 
-def _style(text_page, index, item, styles):
+def _style(text_page, index, item, styles, usual):
     style = _Style()
     matrix = raw.FS_MATRIX()
     size = raw.FPDFText_GetFontSize(text_page, index)
@@ -168,36 +189,52 @@ def _style(text_page, index, item, styles):
         if raw.FPDFPageObj_GetFillColor(pointer, *colors):
             red, green, blue, alpha = (color.value for color in colors)
             style.white = alpha == 0 or min(red, green, blue) >= 250
-    style.angle = raw.FPDFText_GetCharAngle(text_page, index)
+    angle = math.degrees(raw.FPDFText_GetCharAngle(text_page, index)) - (usual or 0)
+    style.tilted = 3 < angle % 360 < 357
+    style.plain = not (style.hidden or style.white or style.tilted) and style.size >= _TINY
+    style.near, style.wide, style.far = 0.1 * style.size, 0.25 * style.size, 0.9 * style.size
     styles[item] = style
     return style
 
 
 def _pieces(text_page, frame, result):
     count = min(raw.FPDFText_CountChars(text_page), _MAX_CHARACTERS)
-    unicode_of, object_of = raw.FPDFText_GetUnicode, raw.FPDFText_GetTextObject
+    codes, object_of = _codes(text_page, count), raw.FPDFText_GetTextObject
     loose, rect = raw.FPDFText_GetLooseCharBox, raw.FS_RECTF()
-    pointer = ctypes.byref(rect)
-    styles, scanned = {}, result.image_area > 0.5 * result.width * result.height
-    piece, letters, space, high = None, [], False, 0
-    for index in range(count):
-        code = unicode_of(text_page, index)
-        if code in (13, 10, 32, 160, 9) or code == 0:
+    pointer, upright = ctypes.byref(rect), frame.rotation == 0
+    left, top, width, height = frame.box[0], frame.box[3], result.width, result.height
+    styles, tilted, last_item = {}, {}, None
+    scanned = result.image_area > 0.5 * result.width * result.height
+    piece, letters, space, ruled = None, [], False, bool(result.vertical)
+    for index, code in enumerate(codes):
+        if code in _SPACES:
             if code in (13, 10):
                 piece = None
             space = True
             continue
-        if 0xD800 <= code < 0xDC00:
-            high = code
-            continue
-        if 0xDC00 <= code < 0xE000 and high:
-            code, high = 0x10000 + ((high - 0xD800) << 10) + code - 0xDC00, 0
         item = object_of(text_page, index)
-        style = styles.get(item) or _style(text_page, index, item, styles)
-        if not loose(text_page, index, pointer):
+        style = styles.get(item) or _style(text_page, index, item, styles, frame.angle)
+        if code > 0x10FFFF or not loose(text_page, index, pointer):
             continue
-        x0, y0, x1, y1 = frame.rect(rect.left, rect.bottom, rect.right, rect.top)
+        if upright:
+            x0, y0, x1, y1 = rect.left - left, top - rect.top, rect.right - left, top - rect.bottom
+        else:
+            x0, y0, x1, y1 = frame.rect(rect.left, rect.bottom, rect.right, rect.top)
+        if item == last_item and piece is not None and style.plain and 0 <= x0 and x1 <= width:
+            # The next letter of the same word, as most are.
+            gap = x0 - piece.rtl[1]
+            if -1 < gap < (style.near if ruled else style.far) and abs(y0 - piece.y0) < 0.5 and 0 <= y0 and y1 <= height:
+                if space or gap > style.wide:
+                    letters.append(" ")
+                letters.append(_SOFT.get(code) or chr(code))
+                piece.x1, piece.rtl, space = max(piece.x1, x1), (x0, x1), False
+                continue
+        last_item = item
         if _unseen(style, x0, y0, x1, y1, scanned, result):
+            continue
+        if style.tilted:
+            tilted.setdefault(item, []).append((" " if space else "") + chr(code))
+            piece, space = None, False
             continue
         if piece is None or not _follows(piece, style, x0, y0, x1, y1, result):
             piece = Piece(x0, y0, x1, y1, style.size, style.bold, style.italic, style.mono)
@@ -212,13 +249,29 @@ def _pieces(text_page, frame, result):
             piece.bold = piece.bold and style.bold
             piece.mono = piece.mono and style.mono
             piece.size = max(piece.size, style.size)
-        # What pdfium makes of a hyphen at a line's end.
-        letters.append("\u00ad" if code in (2, 0xFFFE) else chr(code))
+        letters.append(_SOFT.get(code) or chr(code))
         piece.rtl = (x0, x1)
         space = False
+    result.tilted = [text for text in (_clean("".join(part)).strip() for part in tilted.values()) if text]
     for piece in result.pieces:
         piece.text, piece.block = _clean("".join(piece.block)), None
         piece.rtl = bool(_RTL.search(piece.text))
+
+
+def _codes(text_page, count):
+    """The page's characters, one for each of pdfium's indices."""
+    units = (ctypes.c_ushort * (count + 1))()
+    if raw.FPDFText_GetText(text_page, 0, count, units) == count + 1:
+        codes = units[:count]
+        if not any(0xD800 <= code < 0xE000 for code in codes):
+            return codes
+    # pdfium leaves out what it has no character for, or a character is two units.
+    codes = [raw.FPDFText_GetUnicode(text_page, index) for index in range(count)]
+    for index, code in enumerate(codes):
+        if 0xD800 <= code < 0xDC00 and index + 1 < count and 0xDC00 <= codes[index + 1] < 0xE000:
+            codes[index + 1] = 0x10000 + ((code - 0xD800) << 10) + codes[index + 1] - 0xDC00
+            codes[index] = 0
+    return codes
 
 
 def _gap(piece, x0, x1):
@@ -269,4 +322,6 @@ def _clean(text):
     if _FORMS.search(text):
         text = _FORMS.sub(lambda match: unicodedata.normalize("NFKC", match.group()), text)
     text = text.replace("\uf0b7", "•").replace("\ue00c", "•")
+    # pdfium takes every line as one from the left: the stop at a right-to-left line's end comes first.
+    text = _RTL_STOP.sub(r"\2\1", text)
     return "".join(c for c in text if c >= " " or c in "\t\n")
