@@ -18,6 +18,9 @@ enum JobText {
         }
         output("stdout", result["stdout"]?.string)
         output("stderr", result["stderr"]?.string)
+        if let value = result["value"], value != .null {
+            output("value", value["text"]?.string ?? String(value.text.prefix(2000)))
+        }
         for file in result["files"]?.texts ?? [] {
             let size = Format.bytes(file["size"]?.int ?? 0)
             line("file", "\(file["name"]?.string ?? "") \(size) \(file["sha256"]?.string ?? "")")

@@ -21,7 +21,7 @@ struct Demo: Sendable {
 
     /// - Throws: when a job ended otherwise than it must, or something is left running.
     func run() async throws {
-        say("code image: building it, unless it is there")
+        say("images: building them, unless they are there")
         try await buildImage()
         say("PostgreSQL: a private one, by Unix socket only")
         let postgres = try await PrivatePostgres.start(
@@ -142,8 +142,16 @@ extension Demo {
         let replay = DemoJob.replay(of: id)
         wrong += try await finish(replay, await enqueue(replay, postgres), base)
 
+        var ids: [String: Int64] = [:]
+        for var job in DemoJob.documents {
+            for (name, id) in ids { job.sql = job.sql.replacing(":\(name)", with: "\(id)") }
+            let id = try await enqueue(job, postgres)
+            ids[job.name] = id
+            wrong += try await finish(job, id, base)
+        }
+
         Console.data("\n== mayfly jobs")
-        let count = DemoJob.all.count + 2
+        let count = DemoJob.all.count + 2 + DemoJob.documents.count
         let jobs = try await base.with { ledger throws(JobsError) in
             var filter = Filter()
             filter.limit = count
@@ -200,6 +208,10 @@ extension Demo {
         expect("the state", row.state, job.state)
         expect("the reason", row.errorReason, job.reason)
         expect("stdout", result["stdout"]?.string, job.stdout)
+        let value = result["value"]?.text ?? ""
+        for text in job.text where !value.contains(text) {
+            wrong.append("\(job.title): \"\(text)\" is not in its value")
+        }
         if let name = job.file { wrong += try await fetch(name, of: row, base) }
         return wrong
     }
@@ -209,9 +221,14 @@ extension Demo {
         let out = "\(stateDirectory)/demo-results"
         try await ShowCommand.writeFiles(
             of: row, to: out, from: base, overwriting: true)
-        guard let bytes = try? Files.read("\(out)/\(name)", atMost: .mebibytes(64)),
-            let size = Self.pngSize(bytes)
-        else { return ["\(name) did not come back as a PNG picture"] }
+        guard let bytes = try? Files.read("\(out)/\(name)", atMost: .mebibytes(64)) else {
+            return ["\(name) did not come back"]
+        }
+        guard name.hasSuffix(".png") else {
+            Console.data("blob        \(out)/\(name): \(bytes.count) bytes")
+            return []
+        }
+        guard let size = Self.pngSize(bytes) else { return ["\(name) is no PNG picture"] }
         Console.data("blob        \(out)/\(name): \(size.width) × \(size.height) pixels")
         return []
     }

@@ -4,6 +4,8 @@
 /// One job of the demo.
 struct DemoJob: Sendable {
     var title: String
+    /// What another job's SQL calls it.
+    var name = ""
     /// Answers one row with the job's id.
     var sql: String
     var state = "succeeded"
@@ -11,6 +13,8 @@ struct DemoJob: Sendable {
     var reason: String?
     /// What stdout must be, or `nil` when it may be anything.
     var stdout: String?
+    /// What must be in `result.value`, as JSON text.
+    var text: [String] = []
     /// A file that must come back.
     var file: String?
 }
