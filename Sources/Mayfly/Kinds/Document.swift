@@ -270,7 +270,8 @@ struct DocumentPayload: Sendable {
         let fields = try field.members(["pdfa", "landscape", "single_page_sheets"])
         var members: [JSON.Member] = []
         if let pdfa = fields["pdfa"] {
-            members.append(.init(name: "pdfa", value: .string(try pdfa.word(of: ["1b", "2b", "3b"]))))
+            members.append(
+                .init(name: "pdfa", value: .string(try pdfa.word(of: ["1b", "2b", "3b"]))))
         }
         for name in ["landscape", "single_page_sheets"] {
             guard let flag = fields[name] else { continue }
