@@ -138,7 +138,9 @@ func fuzzPayload(_ bytes: [UInt8]) throws(BrokenPromise) {
         let names = code.files.map { Array($0.name.utf8) }
         try promise(Set(names).count == names.count, "two files with one name")
         try promise(code.files.allSatisfy { GuestPath.isValid($0.name) }, "a file outside")
-        try promise(!code.source.utf8.contains(0), "a zero byte in the source")
+        try promise(
+            code.steps.allSatisfy { !$0.source.utf8.contains(0) }, "a zero byte in a source")
+        try promise(!code.steps.isEmpty, "no program")
     } catch let error as InvalidPayload {
         try promiseOneLine(error.description)
     } catch let error as BrokenPromise {

@@ -53,7 +53,7 @@ struct PayloadTests {
         (#"{"language":"python"}"#, "$: \"source\" is missing"),
         (
             #"{"language":"ruby","source":""}"#,
-            "$.language: \"ruby\" is not a supported language; use python, node or bash"
+            "$.language: \"ruby\" is not a supported language; use python, node, typescript or bash"
         ),
         (#"{"language":null,"source":""}"#, "$.language: expected a string, found null"),
         (#"{"language":"python","source":1}"#, "$.source: expected a string, found a number"),
@@ -61,6 +61,25 @@ struct PayloadTests {
         (with(#""interpreter":"cold""#), "$.interpreter: \"cold\" is not known; use warm or fresh"),
         (with(#""interpreter":1"#), "$.interpreter: expected a string, found a number"),
         (named("/\u{301}x"), "$.files[0].name: "),
+        (with(#""value":"all""#), "$.value: \"all\" is not known; use last or none"),
+        (with(#""continue":true"#), "$: unknown key \"continue\""),
+        (with(#""steps":[]"#), "$.language: belongs into one of the steps"),
+        (#"{"steps":[]}"#, "$.steps: has no step"),
+        (#"{"steps":{}}"#, "$.steps: expected an array, found an object"),
+        (#"{"steps":[{"language":"bash"}]}"#, "$.steps[0]: \"source\" is missing"),
+        (
+            #"{"steps":[{"language":"bash","source":"","continue":1}]}"#,
+            "$.steps[0].continue: expected a boolean, found a number"
+        ),
+        (
+            #"{"steps":[{"language":"bash","source":"","files":[]}]}"#,
+            "$.steps[0]: unknown key \"files\""
+        ),
+        (with(#""setup":{"language":"bash"}"#), "$.setup: \"source\" is missing"),
+        (
+            #"{"setup":{"language":"bash","source":"","continue":true},"steps":[]}"#,
+            "$.setup: unknown key \"continue\""
+        ),
         (with(#""sauce":1"#), "$: unknown key \"sauce\"; the keys are language, source"),
         (with(#""source":"""#), "$: is not valid JSON: the name \"source\" stands twice"),
         (with(#""args":"a""#), "$.args: expected an array, found a string"),
@@ -201,6 +220,22 @@ struct PayloadTests {
             ).job
             #expect(job.collectsChanges == collects && job.reportsValues == reports, "\(member)")
         }
+    }
+
+    @Test func `of several programs becomes steps in one machine, setup first`() async throws {
+        let payload = """
+            {"setup":{"language":"bash","source":"mkdir out"},
+             "steps":[{"language":"python","source":"1","args":["a"],"continue":true},
+                      {"language":"typescript","source":"2","stdin":"in","value":"none"}]}
+            """
+        let recipe = try await kind().recipe(payload: payload, timeout: nil, blobs: Blobs())
+        #expect(recipe.programName == "bash, python, typescript")
+        let programs = recipe.job.programs
+        #expect(programs.map(\.sourceName) == ["main.sh", "main.py", "main.ts"])
+        #expect(programs.map(\.arguments) == [[], ["a"], []])
+        #expect(programs.map(\.standardInput) == [[], [], Array("in".utf8)])
+        #expect(programs.map(\.allowsFailure) == [false, true, false])
+        #expect(programs.map(\.reportsValues) == [false, true, false])
     }
 
     @Test func `a blob that is missing is the job's failure, a database that is away is ours`()

@@ -8,14 +8,16 @@ import sys
 import _mayfly_program as program
 from _mayfly_program import DATA, INLINE, SIMPLE, TEXT, Unfit, cut, quote
 
-# A chart is drawn with fewer dots an inch when it would have more pixels or a longer side.
+# A chart with more pixels, or a longer side, is drawn with fewer dots an inch: with so many pixels.
 PIXELS = 16_000_000
 SIDE = 16_384
+SCALED = 4_000_000
 SHOWS = 100
 FILES = 50
 ROWS = 1000
 CELLS = 100_000
 SECONDS = 10
+DRAWING_SECONDS = 30
 # MIME types that objects know, by the method that answers them; files by their ending.
 METHODS = (
     ("image/png", "_repr_png_"), ("image/jpeg", "_repr_jpeg_"), ("image/svg+xml", "_repr_svg_"),
@@ -45,8 +47,8 @@ class Guard:
 
     depth = 0
 
-    def __init__(self, memory):
-        self.memory = memory
+    def __init__(self, memory, seconds):
+        self.memory, self.seconds = memory, seconds
 
     def __enter__(self):
         Guard.depth += 1
@@ -80,7 +82,7 @@ class Guard:
             return
         self.signal = signal
         self.handler = signal.signal(signal.SIGALRM, self.ring)
-        self.timer = signal.setitimer(signal.ITIMER_REAL, SECONDS, 1)
+        self.timer = signal.setitimer(signal.ITIMER_REAL, self.seconds, 1)
 
     def ring(self, number, frame):
         self.alarms += 1
@@ -101,15 +103,15 @@ class Guard:
                 resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
-def attempt(function, *arguments, memory=256 << 20):
+def attempt(function, *arguments, memory=256 << 20, seconds=SECONDS):
     """What it answers; `Unfit` with a reason for people when it raises, loops or wants too much."""
     try:
-        with Guard(memory):
+        with Guard(memory, seconds):
             return function(*arguments)
     except Unfit:
         raise
     except TooLong:
-        raise Unfit(f"did not end within {SECONDS} s") from None
+        raise Unfit(f"did not end within {seconds} s") from None
     except MemoryError:
         raise Unfit("wants too much memory") from None
     except KeyboardInterrupt:
@@ -311,7 +313,7 @@ def forms(value):
     figures = sys.modules.get("matplotlib.figure")
     if figures is not None and isinstance(value, figures.Figure):
         try:
-            found["image/png"] = attempt(draw, value, memory=512 << 20)
+            found["image/png"] = attempt(draw, value, memory=512 << 20, seconds=DRAWING_SECONDS)
         except Unfit as reason:
             program.events.warn("figures_dropped", f"a figure's drawing {reason}")
     return found
@@ -335,8 +337,8 @@ def draw(figure):
 
     width, height = figure.get_size_inches()
     dots = given = figure.get_dpi()
-    dots = min(dots, (PIXELS / max(width * height, 1e-9)) ** 0.5, SIDE / max(width, height, 1e-9))
-    if dots < given:
+    if width * height * dots**2 > PIXELS or max(width, height) * dots > SIDE:
+        dots = min(dots, (SCALED / (width * height)) ** 0.5, SIDE / max(width, height))
         program.events.warn(
             "figure_scaled",
             f"a figure of {int(width * given)} × {int(height * given)} pixels was drawn with "
@@ -532,7 +534,8 @@ def show_figure(figure):
         if not figure.axes and not figure.texts and not figure.images:
             return
         size = figure.get_size_inches() * figure.get_dpi()
-        found = {"image/png": attempt(draw, figure, memory=512 << 20)}
+        picture = attempt(draw, figure, memory=512 << 20, seconds=DRAWING_SECONDS)
+        found = {"image/png": picture}
         found["text/plain"] = f"<Figure size {int(size[0])}x{int(size[1])} with {len(figure.axes)} Axes>"
         emit("show", found)
     except Unfit as reason:

@@ -1,14 +1,14 @@
 // The parked node: one process that waits inside the snapshot and then becomes the program. Started
 // by the guest agent as root, under its system call filter, with the program's pipes as 0, 1 and 2,
-// a packet socket as 3 and the events' pipe as 4. What a program sees is what `node main.js` would show it, except that
-// Math.random is a generator of our own: V8's would repeat itself in every clone. (OpenSSL's inside
+// a packet socket as 3 and the events' pipe as 4. What a program sees is what `node main.js` would
+// show it, except that Math.random is a generator of our own: V8's would repeat itself in every clone. (OpenSSL's inside
 // node reseeds itself: the agent starts this process under a clock that is far ahead.)
 //
 // Out, once: W. In, once: NUL-separated seed (hexadecimal), source, count, arguments, environment.
 'use strict';
 const fs = require('fs');
 const path = require('path');
-const Module = require('module');
+const values = require('./_mayfly_values.js');
 
 const WARM = ['assert', 'buffer', 'child_process', 'crypto', 'events', 'fs/promises', 'http',
   'https', 'net', 'os', 'perf_hooks', 'querystring', 'readline', 'stream', 'stream/promises',
@@ -23,6 +23,8 @@ async function warm() {
   require(once).f(6);
   delete require.cache[once];
   fs.unlinkSync(once);
+  values.rewrite('const a = 1;\na * 2', false);
+  values.rewrite('import "fs";\nawait 1', false);
   require('util').inspect({ a: [1, 'b', new Map([[1, 2]])] });
   JSON.parse(JSON.stringify({ a: 1.5, b: [null, true] }));
   require('crypto').createHash('sha256').update('x').digest('hex');
@@ -73,9 +75,8 @@ function become(packet) {
   Object.defineProperty(performance, 'timeOrigin', {
     value: origin, configurable: true, enumerable: true,
   });
-  delete require.cache[__filename];
-  // From the loop, so that no frame of this file is in a program's stack traces.
-  setImmediate(Module.runMain, main);
+  for (const name of Object.keys(require.cache)) delete require.cache[name];
+  values.run(main);
 }
 
 warm().then(() => {

@@ -142,7 +142,10 @@ struct Python: ~Copyable {
 
 /// The parked process: see Interpreters/node.js for its side.
 struct Node: ~Copyable {
-    static let path = "/usr/bin/node"
+    /// One that an image was given beside Debian's stands first in PATH, too.
+    static let path =
+        unsafe access("/usr/local/bin/node", X_OK) == 0
+        ? "/usr/local/bin/node" : "/usr/bin/node"
     /// The number of its events' descriptor: it was there before the program was known.
     static let events = 4
 
@@ -156,6 +159,7 @@ struct Node: ~Copyable {
     mutating func start(hasFixedLayout: Bool) throws(SystemError) {
         let script = Boot.run + "/node.js"
         try writeFile(script, String(decoding: PackageResources.node_js, as: UTF8.self))
+        _ = try Self.installHarness()
         var pipes = try Pipes(hasInput: true, hasEvents: true)
         var ends: [CInt] = [-1, -1]
         try check("make a socket pair", unsafe mayfly_guest_packet_pair(&ends))
@@ -203,6 +207,19 @@ struct Node: ~Copyable {
         (control, isReady) = (-1, false)
     }
     mutating func takePipes() -> Pipes? { pipes.take() }
+
+    /// Writes what reports values, and answers the script that runs a program with it.
+    static func installHarness() throws(SystemError) -> String {
+        let fresh = Boot.run + "/fresh.js"
+        if unsafe access(fresh, F_OK) == 0 { return fresh }
+        for (name, bytes) in [
+            ("_mayfly_values.js", PackageResources._mayfly_values_js),
+            ("fresh.js", PackageResources.fresh_js),
+        ] {
+            try writeFile("\(Boot.run)/\(name)", String(decoding: bytes, as: UTF8.self))
+        }
+        return fresh
+    }
 }
 
 private func hexadecimal(_ bytes: [UInt8]) -> String {

@@ -188,8 +188,10 @@ extension Agent {
                 path: Python.path, arguments: arguments + [request.sourceName] + request.arguments,
                 environment: environment)
         case .node:
+            var arguments = [Node.path]
+            if request.reportsValues { arguments.append(try Node.installHarness()) }
             command = Command(
-                path: Node.path, arguments: [Node.path, request.sourceName] + request.arguments,
+                path: Node.path, arguments: arguments + [request.sourceName] + request.arguments,
                 environment: environment)
         case .command:
             command = Command(

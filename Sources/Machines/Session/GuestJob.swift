@@ -7,12 +7,30 @@ package struct GuestJob: Sendable {
     package enum Program: Sendable {
         case python(source: String)
         case node(source: String)
+        case typescript(source: String)
         case bash(source: String)
         /// An absolute path and its arguments, found in the image.
         case command([String])
     }
 
+    /// A further program in the same machine, after the one before.
+    package struct Step: Sendable {
+        package var program: Program
+        package var arguments: [String] = []
+        package var standardInput: [UInt8] = []
+        package var environment: [(name: String, value: String)] = []
+        package var usesParkedInterpreter = true
+        package var reportsValues = false
+        /// What follows it runs although it fails.
+        package var allowsFailure = false
+        package init(program: Program) { self.program = program }
+    }
+
     package var program: Program
+    /// The first program may fail, and those that follow run all the same.
+    package var allowsFailure = false
+    /// What runs after it; the timeout is for all of them together.
+    package var nextSteps: [Step] = []
     package var arguments: [String]
     package var standardInput: [UInt8]
     package var environment: [(name: String, value: String)]

@@ -44,6 +44,22 @@ package struct GuestReport: Sendable {
     /// Whether a parked interpreter ran it.
     package var isWarm: Bool
     package var timings = JobTimings()
+    /// Of a job of several programs: each that ran, the last one included; else empty.
+    package var steps: [GuestReport] = []
+}
+
+extension GuestReport {
+    /// Of all programs of a job, of which there is at least one: the last one's, with what they used
+    /// together.
+    init(steps: [GuestReport]) {
+        self = steps[steps.count - 1]
+        guard steps.count > 1 else { return }
+        cpu = steps.reduce(.zero) { $0 + $1.cpu }
+        wall = steps.reduce(.zero) { $0 + $1.wall }
+        peakMemory = steps.map(\.peakMemory).max() ?? peakMemory
+        firstByte = steps.lazy.compactMap(\.firstByte).first
+        self.steps = steps
+    }
 }
 
 /// One output stream: whole, or its head and tail.

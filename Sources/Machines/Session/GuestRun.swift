@@ -26,24 +26,62 @@ extension AgentSession {
         _ job: GuestJob, onOutput: (@Sendable (OutputStream, [UInt8]) -> Void)? = nil
     ) async throws(MachineError) -> GuestReport {
         let begin = ContinuousClock.now
-        let deadline = begin + transferTimeout
-        if let source = await job.sourceFile() { try await put(source, deadline) }
-        for file in job.files { try await put(file, deadline) }
-        var run = ProgramRun(job: job, begin: .now, onOutput: onOutput)
-        var report = try await runProgram(&run)
+        for file in job.files {
+            if let words = try await put(file, begin + transferTimeout) {
+                throw MachineError(
+                    .machineLost, "the guest could not store \(file.name): \(words)")
+            }
+        }
+        var (report, isAbandoned) = try await runPrograms(job, onOutput)
         report.timings.run = .now - begin
-        if run.isAbandoned { return report }
+        if isAbandoned { return report }
         let collecting = ContinuousClock.now
         try await collect(job, into: &report)
         report.timings.collect = .now - collecting
         return report
     }
 
+    /// Runs one program after the other, until one fails that may not.
+    private func runPrograms(
+        _ job: GuestJob, _ onOutput: (@Sendable (OutputStream, [UInt8]) -> Void)?
+    ) async throws(MachineError) -> (GuestReport, isAbandoned: Bool) {
+        let end = ContinuousClock.now + job.timeout
+        var reports: [GuestReport] = []
+        for one in job.programs {
+            var one = one
+            one.timeout = max(.milliseconds(1), end - .now)
+            var run = ProgramRun(job: one, begin: .now, onOutput: onOutput)
+            var report: GuestReport?
+            if let source = await one.sourceFile(),
+                let words = try await put(source, .now + transferTimeout)
+            {
+                // The program before left something in its place.
+                guard !reports.isEmpty else {
+                    throw MachineError(
+                        .machineLost, "the guest could not store \(source.name): \(words)")
+                }
+                run.take(Array("\(source.name) cannot be written: \(words)\n".utf8), .stderr)
+                report = await run.report(.exited(code: 126), nil)
+            }
+            if report == nil {
+                run.restart()
+                report = try await runProgram(&run)
+            }
+            guard let report else { break }
+            reports.append(report)
+            if run.isAbandoned || !report.ending.allowsNext(one.allowsFailure) {
+                return (GuestReport(steps: reports), run.isAbandoned)
+            }
+        }
+        return (GuestReport(steps: reports), false)
+    }
+
     // MARK: Files in
 
+    /// Answers the guest's words when it could not store the file.
     private func put(
         _ file: GuestFile, _ deadline: ContinuousClock.Instant
-    ) async throws(MachineError) {
+    ) async throws(MachineError) -> String? {
         let stream = try open(
             .put(PutRequest(name: file.name, byteCount: UInt64(file.bytes.count))))
         var sent = 0
@@ -62,11 +100,7 @@ extension AgentSession {
             guard case .ack(let status, let words) = message else {
                 throw MachineError(.protocolViolation, "a file was not answered with ACK")
             }
-            guard status == .ok else {
-                throw MachineError(
-                    .machineLost, "the guest could not store \(file.name): \(words)")
-            }
-            return
+            return status == .ok ? nil : words
         }
     }
 
@@ -137,11 +171,37 @@ extension GuestJob {
     /// Bytes from which on copying and hashing is no longer the loop's business.
     static let smallByteCount = 256 << 10
 
+    /// Each program with what belongs to it, in the order in which they run.
+    package var programs: [GuestJob] {
+        let share = ByteCount(bytes: limits.kept.bytes / (1 + nextSteps.count))
+        return [self]
+            + nextSteps.map { step in
+                var job = self
+                job.program = step.program
+                job.arguments = step.arguments
+                job.standardInput = step.standardInput
+                job.environment = step.environment
+                job.usesParkedInterpreter = step.usesParkedInterpreter
+                job.reportsValues = step.reportsValues
+                job.allowsFailure = step.allowsFailure
+                job.limits.kept = share
+                return job
+            }
+    }
+    /// What the harness calls its own: a source, or what became of it.
+    var sourceNames: [String] {
+        var names = programs.compactMap(\.sourceName)
+        if names.contains(where: { $0 == "main.js" || $0 == "main.ts" }) {
+            names.append("main.mjs")
+        }
+        return names
+    }
     /// What the source's file is called.
-    var sourceName: String? {
+    package var sourceName: String? {
         switch program {
         case .python: "main.py"
         case .node: "main.js"
+        case .typescript: "main.ts"
         case .bash: "main.sh"
         case .command: nil
         }
@@ -150,7 +210,8 @@ extension GuestJob {
     func sourceFile() async -> GuestFile? {
         guard let name = sourceName else { return nil }
         switch program {
-        case .python(let source), .node(let source), .bash(let source):
+        case .python(let source), .node(let source), .typescript(let source),
+            .bash(let source):
             let isSmall = source.utf8.count < Self.smallByteCount
             let bytes = isSmall ? Array(source.utf8) : await offload { Array(source.utf8) }
             return GuestFile(name: name, bytes: bytes)
@@ -164,6 +225,8 @@ extension GuestJob {
             request = ExecRequest(program: .python, arguments: arguments, sourceName: "main.py")
         case .node:
             request = ExecRequest(program: .node, arguments: arguments, sourceName: "main.js")
+        case .typescript:
+            request = ExecRequest(program: .node, arguments: arguments, sourceName: "main.ts")
         case .bash:
             request = ExecRequest(
                 program: .command, arguments: ["/bin/bash", "main.sh"] + arguments)
@@ -188,10 +251,21 @@ extension GuestReport {
     }
 }
 
+extension GuestReport.Ending {
+    /// Whether a program may follow one that ended so.
+    fileprivate func allowsNext(_ allowsFailure: Bool) -> Bool {
+        switch self {
+        case .exited(code: 0): true
+        case .exited, .signalled, .outOfMemory: allowsFailure
+        case .timedOut, .outputLimit: false
+        }
+    }
+}
+
 /// The bookkeeping of one running program.
 private struct ProgramRun {
     let job: GuestJob
-    let begin: ContinuousClock.Instant
+    private(set) var begin: ContinuousClock.Instant
     let onOutput: (@Sendable (OutputStream, [UInt8]) -> Void)?
     var stdout: OutputCapture
     var stderr: OutputCapture
@@ -215,6 +289,12 @@ private struct ProgramRun {
         stdout = OutputCapture(kept: job.limits.kept)
         stderr = OutputCapture(kept: job.limits.kept)
         events = OutputCapture(kept: job.limits.keptEvents)
+    }
+
+    /// The program starts now, and not when its files were sent.
+    mutating func restart() {
+        begin = .now
+        deadline = begin + job.timeout + AgentSession.grace
     }
 
     /// Which stream printed more than is allowed.

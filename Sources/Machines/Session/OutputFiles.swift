@@ -162,7 +162,8 @@ private struct Listing: Sendable {
             // What the host put there itself is no output, unless the job asked for it by name.
             let asked = Set(job.outputs.map(Bytes.init))
             var given = Set(job.files.map { Bytes($0.name) })
-            if let source = job.sourceName { given.insert(Bytes(source)) }
+            let sources = Set(job.sourceNames.map(Bytes.init))
+            given.formUnion(sources)
             var seen: Set<Bytes> = []
             var outputs: [WantedFile] = []
             for file in files {
@@ -174,7 +175,7 @@ private struct Listing: Sendable {
                     throw WireError.unexpected("a name that is listed twice")
                 }
                 let isGiven = given.contains(name)
-                if isGiven, !asked.contains(name), !job.collectsChanges || isSource(file) {
+                if isGiven, !asked.contains(name), !job.collectsChanges || sources.contains(name) {
                     continue
                 }
                 let isAsked = try askedPatterns.matches(file.name)
@@ -186,10 +187,6 @@ private struct Listing: Sendable {
             }
             return outputs.filter(\.isShown) + outputs.filter { !$0.isShown }
         } catch { throw AgentSession.violation(error) }
-    }
-
-    private func isSource(_ file: ListedFile) -> Bool {
-        job.sourceName.map { Bytes($0) == Bytes(file.name) } ?? false
     }
 
     /// A name as Linux compares it; Swift's strings are equal when they only look alike.

@@ -22,7 +22,7 @@ struct EnqueueCommand: AsyncParsableCommand {
     @Option(help: "The kind of job.") var kind = "code"
     @Option(help: ArgumentHelp("The payload as JSON; - reads standard input.", valueName: "file"))
     var payload: String?
-    @Option(help: "python, node or bash.") var language: String?
+    @Option(help: "python, node, typescript or bash.") var language: String?
     @Option(help: "The program's source; - reads standard input.") var source: String?
     @Option(help: "The queue. (default: default)") var queue: String?
     @Option(help: "The tenant.") var tenant: String?

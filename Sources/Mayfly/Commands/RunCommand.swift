@@ -29,7 +29,7 @@ struct RunCommand: AsyncParsableCommand {
 
     @Argument(help: "A language and a script, or a script whose extension names it.")
     var what: [String] = []
-    @Option(help: "python, node or bash.") var language: String?
+    @Option(help: "python, node, typescript or bash.") var language: String?
     @Option(help: "The program's source; - reads standard input.") var source: String?
     @Option(
         help: ArgumentHelp("A whole payload as JSON; - reads standard input.", valueName: "file"))
@@ -139,6 +139,9 @@ struct RunCommand: AsyncParsableCommand {
         }
         for warning in result.warnings {
             Console.say("mayfly: \(warning.code): \(Console.harmless(warning.message))")
+        }
+        if !output.isJSON, let text = result.events.value["text"]?.string {
+            Console.say("value: \(Console.harmless(text))")
         }
         guard let failure = result.failure else {
             if !isWritten { throw ExitCode(1) }

@@ -130,7 +130,7 @@ extension Setting {
         "a job that asks for more is refused")
     static let outputKept = Setting(
         "code.output.kept", .size(.kibibytes(1) ... .mebibytes(16)), "1MiB",
-        "of stdout and of stderr: half from the start, half from the end")
+        "of stdout and of stderr: two fifths from the start, the rest from the end")
     static let outputPrinted = Setting(
         "code.output.printed", .size(.kibibytes(1) ... .gibibytes(1)), "16MiB",
         "printed to one stream before the job is stopped with output_limit")

@@ -29,15 +29,20 @@ struct CodeKind: Kind {
             code = try CodePayload(payload)
             try checkTimeout(timeout, atMost: timeoutMax, setting: "code.timeout.max")
         } catch { throw .invalidPayload(error) }
+        let first = code.steps[0]
         var job = GuestJob(
-            program: code.language.program(source: code.source), arguments: code.arguments,
-            standardInput: Array(code.standardInput.utf8), environment: code.environment,
+            program: first.language.program(source: first.source), arguments: first.arguments,
+            standardInput: Array(first.standardInput.utf8), environment: first.environment,
             files: try await code.resolvedFiles(blobs), outputs: code.outputs ?? [],
             timeout: timeout ?? standardTimeout, limits: limits,
-            usesParkedInterpreter: code.interpreter == .warm)
+            usesParkedInterpreter: first.interpreter == .warm)
         job.collectsChanges = code.outputs == nil
-        job.reportsValues = code.value == .last && code.language.hasValues
-        return Recipe(image: image, job: job, programName: code.language.rawValue)
+        job.reportsValues = first.reportsValues
+        job.allowsFailure = first.allowsFailure
+        job.nextSteps = code.steps.dropFirst().map(\.guestStep)
+        return Recipe(
+            image: image, job: job,
+            programName: code.steps.map(\.language.rawValue).joined(separator: ", "))
     }
 
     func result(
@@ -52,12 +57,13 @@ struct CodeKind: Kind {
 /// A payload of the kind `code`, checked.
 struct CodePayload: Sendable {
     enum Language: String, CaseIterable, Sendable {
-        case python, node, bash
+        case python, node, typescript, bash
 
         func program(source: String) -> GuestJob.Program {
             switch self {
             case .python: .python(source: source)
             case .node: .node(source: source)
+            case .typescript: .typescript(source: source)
             case .bash: .bash(source: source)
             }
         }
@@ -66,6 +72,7 @@ struct CodePayload: Sendable {
             switch self {
             case .python: "main.py"
             case .node: "main.js"
+            case .typescript: "main.ts"
             case .bash: "main.sh"
             }
         }
@@ -76,6 +83,7 @@ struct CodePayload: Sendable {
             switch fileName.split(separator: ".").last {
             case "py": self = .python
             case "js", "mjs", "cjs": self = .node
+            case "ts", "mts", "cts": self = .typescript
             case "sh", "bash": self = .bash
             default: return nil
             }
@@ -106,6 +114,7 @@ struct CodePayload: Sendable {
         static let source = ByteCount.mebibytes(8)  // a program, not data: data comes as files
         static let input = ByteCount.mebibytes(64)  // source, stdin and files together
         static let files = 256
+        static let steps = 16
         static let arguments = 256
         static let variables = 128
         static let commandLine = ByteCount.kibibytes(48)  // one 64 KiB frame carries it all
@@ -113,21 +122,13 @@ struct CodePayload: Sendable {
         static let outputBytes = ByteCount.kibibytes(16)  // one frame, too
     }
 
-    var language: Language
-    var source: String
-    var arguments: [String] = []
-    var standardInput = ""
-    var environment: [(name: String, value: String)] = []
+    /// In the order in which they run; at least one.
+    var steps: [Step]
     var files: [File] = []
     /// `nil`: every file that is new or changed.
     var outputs: [String]?
-    var value = Value.last
-    var interpreter = Interpreter.warm
 
-    static let keys = [
-        "language", "source", "args", "stdin", "env", "files", "outputs", "network", "interpreter",
-        "value",
-    ]
+    static let keys = Step.keys + ["files", "outputs", "network", "setup", "steps"]
 
     init(_ payload: String) throws(InvalidPayload) {
         let value: JSON
@@ -140,29 +141,11 @@ struct CodePayload: Sendable {
     init(_ value: JSON) throws(InvalidPayload) {
         let root = PayloadField(path: "$", value: value)
         let fields = try root.members(Self.keys)
-        guard let languageField = fields["language"] else {
-            throw root.refuse("\"language\" is missing; use python, node or bash")
-        }
-        let word = try languageField.text(atMost: .kibibytes(1))
-        guard let language = Language(rawValue: word) else {
-            throw languageField.refuse(
-                "\"\(JSON.shortened(word))\" is not a supported language; use python, node or bash")
-        }
-        guard let sourceField = fields["source"] else {
-            throw root.refuse("\"source\" is missing; it holds the program's text")
-        }
-        self.language = language
-        source = try sourceField.text(atMost: Bounds.source)
-        if let field = fields["stdin"] { standardInput = try field.text(atMost: Bounds.input) }
-        try readCommandLine(args: fields["args"], env: fields["env"])
+        steps = try Self.readSteps(root, fields)
         if let field = fields["files"] { try readFiles(field) }
         if let field = fields["outputs"] { try readOutputs(field) }
         if let field = fields["network"] { try Self.checkNetwork(field) }
-        if let field = fields["interpreter"] {
-            interpreter = try Self.word(field)
-        }
-        if let field = fields["value"] { self.value = try Self.word(field) }
-        var total = source.utf8.count + standardInput.utf8.count
+        var total = inlineByteCount
         for case .bytes(let bytes) in files.map(\.content) { total += bytes.count }
         guard total <= Bounds.input.bytes else {
             throw root.refuse(
@@ -170,51 +153,9 @@ struct CodePayload: Sendable {
         }
     }
 
-    /// One word of few.
-    private static func word<Word: RawRepresentable & CaseIterable>(
-        _ field: PayloadField
-    ) throws(InvalidPayload) -> Word where Word.RawValue == String {
-        let text = try field.text(atMost: .kibibytes(1))
-        guard let word = Word(rawValue: text) else {
-            let known = Word.allCases.map(\.rawValue).joined(separator: " or ")
-            throw field.refuse("\"\(JSON.shortened(text))\" is not known; use \(known)")
-        }
-        return word
-    }
-
-    private mutating func readCommandLine(
-        args: PayloadField?, env: PayloadField?
-    ) throws(InvalidPayload) {
-        var total = 0
-        for field in try args?.list(atMost: Bounds.arguments) ?? [] {
-            let text = try field.text(atMost: Bounds.commandLine)
-            total += text.utf8.count + 4
-            arguments.append(text)
-        }
-        for (name, field) in try env?.dictionary(atMost: Bounds.variables) ?? [] {
-            guard Self.isVariableName(name) else {
-                throw field.refuse("is not a valid variable name; use letters, digits and _")
-            }
-            let text = try field.text(atMost: Bounds.commandLine)
-            total += name.utf8.count + text.utf8.count + 8
-            environment.append((name, text))
-        }
-        guard total <= Bounds.commandLine.bytes else {
-            let place = (env ?? args)?.path ?? "$"
-            throw InvalidPayload(
-                path: place,
-                sentence: "args and env are \(total) bytes together; at most "
-                    + "\(Bounds.commandLine) are allowed, put larger data into files")
-        }
-    }
-
-    private static func isVariableName(_ name: String) -> Bool {
-        guard let first = name.utf8.first, name.utf8.count <= 128,
-            !(48...57).contains(first)
-        else { return false }
-        return name.utf8.allSatisfy {
-            (48...57).contains($0) || (65...90).contains($0) || (97...122).contains($0) || $0 == 95
-        }
+    /// Sources and standard inputs together.
+    var inlineByteCount: Int {
+        steps.reduce(0) { $0 + $1.source.utf8.count + $1.standardInput.utf8.count }
     }
 
     /// Egress comes with its proxy; until then asking for it is an error, not a silent no.

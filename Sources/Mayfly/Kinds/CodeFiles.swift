@@ -9,7 +9,8 @@ import Wire
 extension CodePayload {
     mutating func readFiles(_ field: PayloadField) throws(InvalidPayload) {
         // By bytes: Swift's String calls names equal that are two files to Linux.
-        var places: [[UInt8]: String] = [Array(language.sourceName.utf8): "the program itself"]
+        var places: [[UInt8]: String] = [:]
+        for step in steps { places[Array(step.language.sourceName.utf8)] = "the program itself" }
         for entry in try field.list(atMost: Bounds.files) {
             let file = try Self.readFile(entry)
             let name = Array(file.name.utf8)
@@ -92,7 +93,7 @@ extension CodePayload {
 
     /// The files with their bytes; every blob is fetched once.
     func resolvedFiles(_ blobs: any BlobSource) async throws(AttemptError) -> [GuestFile] {
-        var total = source.utf8.count + standardInput.utf8.count
+        var total = inlineByteCount
         var fetched: [String: [UInt8]] = [:]
         var result: [GuestFile] = []
         for file in files {

@@ -8,7 +8,10 @@ import StrictJSON
 /// A finished program, as it is stored.
 struct CodeResult: JobResult {
     let run: MachineRun
+    /// Of the program that ended the job.
     let programName: String
+    /// Which of several programs that was.
+    private let place: String
     let timeout: Duration
     /// How long the job waited in the queue; `nil` where there was none.
     let queueDelay: Duration?
@@ -16,7 +19,10 @@ struct CodeResult: JobResult {
 
     init(run: MachineRun, programName: String, timeout: Duration, queueDelay: Duration?) {
         self.run = run
-        self.programName = programName
+        let names = programName.split(separator: ", ").map(String.init)
+        let count = run.report.steps.count
+        self.programName = names[max(0, min(count, names.count) - 1)]
+        place = names.count > 1 ? "step \(max(1, count)) of \(names.count): " : ""
         self.timeout = timeout
         self.queueDelay = queueDelay
         events = CodeEvents(run.report.events, files: run.report.files.map(\.name))
@@ -32,23 +38,23 @@ struct CodeResult: JobResult {
         case .exited(let code):
             Failure(
                 .exitNonzero,
-                "\(programName) ended with exit code \(code)\(lastWords)\(missingModule)")
+                "\(place)\(programName) ended with exit code \(code)\(lastWords)\(missingModule)")
         case .signalled(let signal):
             Failure(
                 .signalled,
-                "\(programName) was ended by signal \(signal)"
+                "\(place)\(programName) was ended by signal \(signal)"
                     + "\(Self.signalNames[signal].map { " (\($0))" } ?? "")\(lastWords)")
         case .timedOut:
             Failure(
                 .timeout,
-                "\(programName) still ran after \(timeout.settingText) and was stopped")
+                "\(place)\(programName) still ran after \(timeout.settingText) and was stopped")
         case .outOfMemory:
             Failure(
                 .outOfMemory,
-                "\(programName) used more memory than its machine has "
+                "\(place)\(programName) used more memory than its machine has "
                     + "(files in the job's directory count, too)")
         case .outputLimit(let sentence):
-            Failure(.outputLimit, sentence)
+            Failure(.outputLimit, place + sentence)
         }
     }
 
@@ -97,9 +103,7 @@ struct CodeResult: JobResult {
     /// `result`, without the files' bytes; those are blobs.
     var json: JSON {
         let report = run.report
-        var members: [JSON.Member] = [.init(name: "exit_code", value: exitCode)]
-        members += Self.output("stdout", report.stdout)
-        members += Self.output("stderr", report.stderr)
+        var members = Self.ending(report)
         members += [
             .init(name: "truncated", value: truncated),
             .init(
@@ -125,18 +129,41 @@ struct CodeResult: JobResult {
             .init(name: "timings", value: timings),
             .init(name: "machine", value: machine),
         ]
+        if !report.steps.isEmpty {
+            members.append(.init(name: "steps", value: .array(report.steps.map(step))))
+        }
         return .object(members)
+    }
+
+    /// One of several programs.
+    private func step(_ report: GuestReport) -> JSON {
+        let events = CodeEvents(report.events, files: run.report.files.map(\.name))
+        return .object(
+            Self.ending(report) + [
+                .init(name: "truncated", value: .object(Self.cuts(report))),
+                .init(name: "value", value: events.value),
+                .init(name: "displays", value: .array(events.displays)),
+                .init(name: "exception", value: events.exception),
+                .init(name: "usage", value: Self.usage(report)),
+            ])
+    }
+
+    /// How a program ended and what it printed.
+    private static func ending(_ report: GuestReport) -> [JSON.Member] {
+        [.init(name: "exit_code", value: exitCode(report.ending))]
+            + output("stdout", report.stdout) + output("stderr", report.stderr)
+    }
+
+    /// What was cut of what a program printed, with how much there had been.
+    private static func cuts(_ report: GuestReport) -> [JSON.Member] {
+        [("stdout", report.stdout), ("stderr", report.stderr)].filter { $1.isTruncated }
+            .map { .init(name: $0, value: ["bytes": .number($1.total.bytes)]) }
     }
 
     /// What was cut, each with how much there had been; empty when all of it is here.
     private var truncated: JSON {
         let report = run.report
-        var members: [JSON.Member] = []
-        for (name, output) in [("stdout", report.stdout), ("stderr", report.stderr)]
-        where output.isTruncated {
-            let size = JSON.object(["bytes": .number(output.total.bytes)])
-            members.append(.init(name: name, value: size))
-        }
+        var members = Self.cuts(report)
         let isListingCut = report.warnings.contains {
             $0 == .listingTruncated || $0 == .collectionUnfinished
         }
@@ -173,8 +200,8 @@ struct CodeResult: JobResult {
     }
 
     /// As a shell would say it; null when the program was stopped by us.
-    private var exitCode: JSON {
-        switch run.report.ending {
+    private static func exitCode(_ ending: GuestReport.Ending) -> JSON {
+        switch ending {
         case .exited(let code): .number(Int(code))
         case .signalled(let signal): .number(128 + Int(signal))
         case .timedOut, .outOfMemory, .outputLimit: .null
@@ -216,9 +243,9 @@ struct CodeResult: JobResult {
         return (String(scalars), false)
     }
 
-    var usage: JSON {
-        let report = run.report
-        return .object([
+    var usage: JSON { Self.usage(run.report) }
+    private static func usage(_ report: GuestReport) -> JSON {
+        .object([
             "cpu_ms": .number(report.cpu.milliseconds),
             "wall_ms": .number(report.wall.milliseconds),
             "peak_memory_bytes": .number(report.peakMemory.bytes),
