@@ -90,8 +90,8 @@ let package = Package(
         .testTarget(
             name: "MayflyTests",
             dependencies: [
-                "Mayfly", "Jobs", "Machines", "Processes", "Postgres", "StrictJSON",
-                "TestSupport", "CTestSupport", "CLinux",
+                "Mayfly", "DocumentTools", "Jobs", "Machines", "Processes", "Postgres",
+                "StrictJSON", "TestSupport", "CTestSupport", "CLinux",
             ],
             swiftSettings: strict),
         // What is fuzzed, and the inputs that were found: a test of every run, see scripts/fuzz.

@@ -1,7 +1,10 @@
 // The kind `document` on the host's side: what a payload may say, and what is made of the tools' words.
 
+import DocumentTools
+import Foundation
 import Jobs
 import StrictJSON
+import TestSupport
 import Testing
 
 @testable import Machines
@@ -11,6 +14,15 @@ import Testing
 struct DocumentTests {
     private struct NoBlobs: BlobSource {
         func bytes(of digest: String) async throws -> [UInt8]? { nil }
+    }
+
+    @Test func `has every module of its tools in the image`() throws {
+        let folder = repository.appendingPathComponent("Sources/DocumentTools/mayfly_document")
+        let there = try FileManager.default.contentsOfDirectory(atPath: folder.path)
+            .filter { $0.hasSuffix(".py") }
+        let packed = DocumentTools.files.map(\.path).filter { $0.hasSuffix(".py") }
+            .map { String($0.split(separator: "/").last ?? "") }
+        #expect(packed.sorted() == there.sorted())
     }
 
     @Test func `hands the tools what they may know, and the documents as files with names of ours`()

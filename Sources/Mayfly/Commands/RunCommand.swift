@@ -140,7 +140,7 @@ struct RunCommand: AsyncParsableCommand {
         for warning in result.warnings {
             Console.say("mayfly: \(warning.code): \(Console.harmless(warning.message))")
         }
-        if !output.isJSON, let text = result.events.value["text"]?.string {
+        if !output.isJSON, let text = result.json["value"]?["text"]?.string {
             Console.say("value: \(Console.harmless(text))")
         }
         guard let failure = result.failure else {
