@@ -90,7 +90,7 @@ let package = Package(
         .testTarget(
             name: "MayflyTests",
             dependencies: [
-                "Mayfly", "DocumentTools", "Jobs", "Machines", "Processes", "Postgres",
+                "Mayfly", "DocumentTools", "Events", "Jobs", "Machines", "Processes", "Postgres",
                 "StrictJSON", "TestSupport", "CTestSupport", "CLinux",
             ],
             swiftSettings: strict),

@@ -1,4 +1,5 @@
-// The document jobs that `mayfly demo` enqueues: each takes what the one before it has made. Data only.
+// The document jobs that `mayfly demo` enqueues: each takes what the one before it has made. Data
+// only.
 
 extension DemoJob {
     /// `:name` in the SQL of one is the id of the job of that name.
