@@ -8,10 +8,12 @@ import sys
 import _mayfly_program as program
 from _mayfly_program import DATA, INLINE, SIMPLE, TEXT, Unfit, cut, quote
 
-# A chart with more pixels, or a longer side, is drawn with fewer dots an inch: with so many pixels.
+# A chart with more pixels, or a longer side, is drawn with so many pixels: with fewer dots an inch, as
+# long as those draw letters, and on less paper beyond that.
 PIXELS = 16_000_000
 SIDE = 16_384
 SCALED = 4_000_000
+DOTS = 20
 SHOWS = 100
 FILES = 50
 ROWS = 1000
@@ -333,27 +335,38 @@ def add(found, mime, item):
 
 def draw(figure):
     """The figure as PNG, cut to what is on it, in a bounded number of pixels."""
+    width, height = (float(side) for side in figure.get_size_inches())
+    dots = figure.get_dpi()
+    if width * height * dots**2 <= PIXELS and max(width, height) * dots <= SIDE:
+        return png(figure, dots, content_box(figure, width, height))
+    program.events.warn(
+        "figure_scaled",
+        f"a figure of {int(width * dots)} × {int(height * dots)} pixels was drawn with fewer",
+    )
+    fewer = min((SCALED / (width * height)) ** 0.5, SIDE / max(width, height))
+    if fewer >= DOTS:
+        return png(figure, min(dots, fewer), None)
+    figure.set_size_inches(width * fewer / DOTS, height * fewer / DOTS)
+    try:
+        return png(figure, DOTS, None)
+    finally:
+        figure.set_size_inches(width, height)
+
+
+def content_box(figure, width, height):
+    """What is on the figure, in inches; `None` for all of it."""
+    if figure.get_layout_engine() is not None:
+        figure.draw_without_rendering()
+    box = figure.get_tightbbox(figure.canvas.get_renderer())
+    # What stands far outside must not make a picture of the way there.
+    if 0 < box.width <= 2 * width and 0 < box.height <= 2 * height:
+        return box.padded(0.1)
+    return None
+
+
+def png(figure, dots, box):
     import io
 
-    width, height = figure.get_size_inches()
-    dots = given = figure.get_dpi()
-    if width * height * dots**2 > PIXELS or max(width, height) * dots > SIDE:
-        dots = min(dots, (SCALED / (width * height)) ** 0.5, SIDE / max(width, height))
-        program.events.warn(
-            "figure_scaled",
-            f"a figure of {int(width * given)} × {int(height * given)} pixels was drawn with "
-            f"{dots:.1f} dots an inch",
-        )
-    box = None
-    if dots == given:
-        if figure.get_layout_engine() is not None:
-            figure.draw_without_rendering()
-        box = figure.get_tightbbox(figure.canvas.get_renderer())
-        # What stands far outside must not make a picture of the way there.
-        if not (0 < box.width <= 2 * width and 0 < box.height <= 2 * height):
-            box = None
-        else:
-            box = box.padded(0.1)
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=dots, bbox_inches=box)
     return file.getvalue()
