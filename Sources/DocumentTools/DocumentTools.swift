@@ -8,6 +8,7 @@ package enum DocumentTools {
             module("archives", PackageResources.archives_py),
             module("blocks", PackageResources.blocks_py),
             module("convert", PackageResources.convert_py),
+            module("decrypt", PackageResources.decrypt_py),
             module("docx", PackageResources.docx_py),
             module("docxwriter", PackageResources.docxwriter_py),
             module("events", PackageResources.events_py),

@@ -93,6 +93,15 @@ struct ArchitectureTests {
         #expect(crowded.map { "\($0.key): \($0.value.count)" }.sorted() == [])
     }
 
+    @Test func `every module of the document tools is among the files of their image`() throws {
+        let modules = Repository.files(in: "Sources/DocumentTools", ending: ".py").map {
+            (($0.path as NSString).lastPathComponent as NSString).deletingPathExtension
+        }
+        #expect(modules.count > 20)
+        let list = try Repository.file("Sources/DocumentTools/DocumentTools.swift").text
+        #expect(modules.filter { !list.contains("module(\"\($0)\", ") } == [])
+    }
+
     @Test func `what runs in the guest, and what reads its bytes, needs no Foundation`() {
         let wrong = Repository.sources.filter { file in
             ["Wire", "GuestAgent", "Events"].contains(file.module)

@@ -1,10 +1,11 @@
 """The operation convert, and the ways by which other operations get a type they can read."""
+
 import json
 import os
 import re
 import shutil
 
-from . import docxwriter, facts, fonts, kinds, office, pdf, sheets
+from . import docxwriter, facts, fonts, kinds, office, pdf
 from .events import Failure, log
 from .limits import isolated
 
@@ -17,7 +18,9 @@ def decode_text(path, kind):
     with open(path, "rb") as file:
         data = file.read()
     for mark, name in (
-        (b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"),
+        (b"\xef\xbb\xbf", "utf-8-sig"),
+        (b"\xff\xfe", "utf-16"),
+        (b"\xfe\xff", "utf-16"),
     ):
         if data.startswith(mark):
             return data.decode(name, "replace")
@@ -174,7 +177,9 @@ def _pdf(job):
     if job.detected.format == "pdf":
         raise Failure("invalid_payload", "the document is a PDF already; use the operation pages")
     settings = {
-        key: job.options[key] for key in ("pdfa", "landscape", "single_page_sheets") if job.options.get(key)
+        key: job.options[key]
+        for key in ("pdfa", "landscape", "single_page_sheets")
+        if job.options.get(key)
     }
     if job.request.get("pages"):
         settings["pages"] = str(job.request["pages"])
@@ -292,6 +297,8 @@ def _csv(job):
     names = []
     for number, table in enumerate(tables[: job.limits.output_files], 1):
         names.append("converted.csv" if len(tables) == 1 else f"converted-{number:04}.csv")
-        with open(job.output(names[-1]), "w", newline="", encoding="utf-8", errors="replace") as file:
+        with open(
+            job.output(names[-1]), "w", newline="", encoding="utf-8", errors="replace"
+        ) as file:
             csv.writer(file, lineterminator="\n").writerows(table.rows)
     return {"files": names, "sheets": [table.sheet for table in tables if table.sheet]}
