@@ -195,7 +195,9 @@ def check_stable(runner, report):
             if first.value == second.value and first.failure == second.failure
             else ["another value"]
         )
-        if first.files != second.files:
+        # LibreOffice encrypts Type 1 fonts, as those of CJK become, beginning with random bytes.
+        drawn = any(b"/Length3" in data for data in first.files.values())
+        if first.files != second.files and not drawn:
             problems.append("other bytes in its files")
         report.check(f"twice {job[0]} of {job[1][0][0]}", problems)
 
