@@ -8,8 +8,8 @@ import hashlib
 import hmac
 import os
 
-from .docx import parse
 from .events import Failure
+from .readers.docx import parse
 
 _MAX_SPINS = 1_000_000
 _SEGMENT = 4096

@@ -14,34 +14,38 @@ import python_calamine  # noqa: F401
 import uno  # noqa: F401
 
 from . import (  # noqa: F401
-    archives,
-    convert,
     decrypt,
-    docx,
-    docxwriter,
     facts,
-    fonts,
     gate,
-    images,
     kinds,
-    layout,
-    mail,
-    markup,
-    metadata,
-    ocr,
-    odf,
-    office,
-    pages,
-    pdf,
-    pptx,
-    reading,
     result,
-    ruled,
-    sheets,
 )
 from .events import Events, Failure, encode, log
 from .limits import Limits, isolated
+from .operations import (  # noqa: F401
+    convert,
+    docxwriter,
+    fonts,
+    images,
+    metadata,
+    ocr,
+    office,
+    pages,
+    reading,
+)
 from .ranges import page_numbers
+from .readers import (  # noqa: F401
+    archives,
+    docx,
+    layout,
+    mail,
+    markup,
+    odf,
+    pdf,
+    pptx,
+    ruled,
+    sheets,
+)
 
 # How often a document is read again without the page that killed the reader.
 MAX_RESUMES = 5

@@ -8,7 +8,9 @@ import subprocess
 import sys
 import tempfile
 
-from . import images, office, pdf, samples
+from . import samples
+from .operations import images, office
+from .readers import pdf
 
 USER = 1000
 
@@ -54,7 +56,8 @@ def rehearse():
     """For the parked Python, before it forks: what is compiled or loaded only when first used."""
     from PIL import Image
 
-    from . import blocks, docx, gate, job, markup, pptx
+    from . import blocks, gate, job
+    from .readers import docx, markup, pptx
 
     Image.init()
     events, limits = job.Events(os.open(os.devnull, os.O_WRONLY)), job.Limits()

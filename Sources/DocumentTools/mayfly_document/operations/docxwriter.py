@@ -3,8 +3,8 @@
 import re
 from xml.sax.saxutils import escape, quoteattr
 
-from .blocks import cell_text
-from .samples import container, rels, types
+from ..blocks import cell_text
+from ..samples import container, rels, types
 
 _W = "http://schemas.openxmlformats.org/wordprocessingml/2006/main"
 _R = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
@@ -56,7 +56,7 @@ class Writer:
 
     def runs(self, block):
         """The inline Markdown as runs with their marks."""
-        from .markup import inline_runs
+        from ..readers.markup import inline_runs
 
         out = []
         for text, bold, italic, struck, link, code in inline_runs(block.inline):

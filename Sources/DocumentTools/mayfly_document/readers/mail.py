@@ -6,9 +6,9 @@ import email.policy
 import email.utils
 import re
 
+from ..blocks import Block
+from ..events import Failure
 from . import markup
-from .blocks import Block
-from .events import Failure
 
 _HEADERS = ("From", "To", "Cc", "Date")
 _HEADER_BYTES = 4096

@@ -9,7 +9,7 @@ from collections import Counter
 import pypdfium2
 import pypdfium2.raw as raw
 
-from .events import Failure
+from ..events import Failure
 
 # As addresses, so that a text object is a key.
 raw.FPDFText_GetTextObject.restype = ctypes.c_void_p

@@ -9,8 +9,8 @@ import socket
 import subprocess
 import time
 
-from .events import Failure, log
-from .limits import MIB, confine, kill_group
+from ..events import Failure, log
+from ..limits import MIB, confine, kill_group
 
 HOME = "/var/lib/mayfly-office"
 PORT = 2002

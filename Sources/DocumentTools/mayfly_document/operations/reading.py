@@ -3,25 +3,23 @@
 import csv
 import os
 
-from . import (
+from .. import facts, kinds
+from ..events import Failure
+from ..readers import (
     archives,
     docx,
-    facts,
-    kinds,
     layout,
     mail,
     markup,
-    metadata,
-    ocr,
     odf,
     pdf,
     pptx,
     ruled,
     sheets,
 )
+from ..result import TABLES_BYTES, Text, bounded
+from . import metadata, ocr
 from .convert import by_office, decode_text, repaired
-from .events import Failure
-from .result import TABLES_BYTES, Text, bounded
 
 # Pages that are read before the first is written: what the sizes of the text are.
 SAMPLE = 8

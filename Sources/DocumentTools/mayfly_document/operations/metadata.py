@@ -4,10 +4,11 @@ import json
 import os
 import re
 
-from . import kinds, mail, markup, pptx
-from .blocks import cell_value
-from .docx import parse
-from .limits import isolated
+from .. import kinds
+from ..blocks import cell_value
+from ..limits import isolated
+from ..readers import mail, markup, pptx
+from ..readers.docx import parse
 
 _MAX_OBJECTS = 60_000
 _FACTS_SECONDS = 15
@@ -233,7 +234,7 @@ def pdf_facts(job, attachments=False):
     finally:
         limits.tool_cpu = cpu
     if end is not None:
-        from .events import log
+        from ..events import log
 
         log(f"the PDF's structure was not read: {end}")
     warnings = (

@@ -5,9 +5,9 @@ from urllib.parse import unquote
 
 from lxml import etree, html
 
-from .blocks import Block, escape, joined_runs
+from ..blocks import Block, escape, joined_runs
+from ..events import Failure
 from .docx import parse
-from .events import Failure
 
 _SKIPPED = frozenset(
     "script style noscript template head iframe object embed svg math select".split()

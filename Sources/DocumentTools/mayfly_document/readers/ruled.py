@@ -4,7 +4,7 @@ import ctypes
 
 import pypdfium2.raw as raw
 
-from .blocks import Block
+from ..blocks import Block
 
 _MAX_RULES = 4000
 _THIN = 2.5

@@ -4,8 +4,9 @@ import os
 
 from PIL import Image
 
-from . import kinds, pdf
-from .events import Failure
+from .. import kinds
+from ..events import Failure
+from ..readers import pdf
 
 Image.MAX_IMAGE_PIXELS = None
 FORMATS = ["PNG", "JPEG", "GIF", "TIFF", "BMP", "WEBP"]

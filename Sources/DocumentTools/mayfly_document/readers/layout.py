@@ -4,7 +4,7 @@ import re
 import statistics
 from collections import Counter
 
-from .blocks import Block, escape
+from ..blocks import Block, escape
 from .pdf import Piece
 
 _BULLET = re.compile(

@@ -5,10 +5,11 @@ import glob
 import io
 import os
 
-from . import images, layout, pdf
-from .blocks import Block
-from .events import Failure
-from .limits import run_tool
+from ..blocks import Block
+from ..events import Failure
+from ..limits import run_tool
+from ..readers import layout, pdf
+from . import images
 
 DPI = 300
 _LEAST_CONFIDENCE = 0.6

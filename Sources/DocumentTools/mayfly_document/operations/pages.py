@@ -1,7 +1,7 @@
 """The operation pages: merge, split, rotate, decrypt, by qpdf's library."""
 
-from .events import Failure
-from .ranges import page_numbers
+from ..events import Failure
+from ..ranges import page_numbers
 
 ACTIONS = ("merge", "split", "rotate", "decrypt")
 

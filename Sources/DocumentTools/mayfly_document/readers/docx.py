@@ -4,8 +4,8 @@ import re
 
 from lxml import etree
 
-from .blocks import Block, escape, joined_runs
-from .events import Failure
+from ..blocks import Block, escape, joined_runs
+from ..events import Failure
 
 W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 R = "{http://schemas.openxmlformats.org/officeDocument/2006/relationships}"

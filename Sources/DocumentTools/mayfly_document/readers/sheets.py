@@ -4,8 +4,8 @@ import csv
 import io
 import re
 
-from .blocks import Block, cell_value
-from .events import Failure
+from ..blocks import Block, cell_value
+from ..events import Failure
 
 _REF = re.compile(rb'<(?:\w+:)?c\b[^>]*?\br="([A-Z]{1,3})(\d{1,7})"')
 _EMPTY_FORMULA = re.compile(

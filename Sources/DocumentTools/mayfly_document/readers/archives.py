@@ -4,8 +4,8 @@ import gzip
 import tarfile
 import zlib
 
-from .blocks import Block
-from .events import Failure
+from ..blocks import Block
+from ..events import Failure
 
 
 def read(job, path, kind, container):

@@ -1,6 +1,6 @@
 """PPTX: slides in order, each one a page: title, text by its level, tables, notes."""
 
-from .blocks import Block, joined_runs
+from ..blocks import Block, joined_runs
 from .docx import R, main_part, parse, relations
 
 P = "{http://schemas.openxmlformats.org/presentationml/2006/main}"

@@ -5,9 +5,11 @@ import os
 import re
 import shutil
 
-from . import docxwriter, facts, fonts, kinds, office, pdf
-from .events import Failure, log
-from .limits import isolated
+from .. import facts, kinds
+from ..events import Failure, log
+from ..limits import isolated
+from ..readers import pdf
+from . import docxwriter, fonts, office
 
 TEXTS = frozenset("md html epub eml msg txt csv".split())
 TARGETS = frozenset("pdf docx odt rtf html md txt csv json xlsx ods pptx odp png jpeg".split())
@@ -104,7 +106,7 @@ def _refused(job, kind, path, problem):
     if problem.startswith("load"):
         found = kinds.Detected(kind)
         if kind in kinds.OFFICE_ZIPS:
-            from .gate import Container
+            from ..gate import Container
 
             found.container = Container(path, job.limits)
         if kind in ("odt", "ods", "odp", "doc", "xls", "ppt") and facts.encryption(found, path):
@@ -243,7 +245,8 @@ def _read_docx(job):
 
 
 def _read_all(job):
-    from . import reading, result
+    from .. import result
+    from . import reading
 
     collected = []
 
@@ -267,8 +270,8 @@ def _read_all(job):
 
 
 def _written(job, to):
-    from . import blocks as writing
-    from . import markup
+    from .. import blocks as writing
+    from ..readers import markup
 
     blocks = _read_all(job)
     if to == "md":

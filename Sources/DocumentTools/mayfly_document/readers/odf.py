@@ -1,8 +1,8 @@
 """ODT and ODP: headings, lists, tables, notes; slides are pages, and soft breaks where they are noted."""
 
-from .blocks import Block, joined_runs
+from ..blocks import Block, joined_runs
+from ..events import Failure
 from .docx import parse
-from .events import Failure
 
 T = "{urn:oasis:names:tc:opendocument:xmlns:text:1.0}"
 O = "{urn:oasis:names:tc:opendocument:xmlns:office:1.0}"
