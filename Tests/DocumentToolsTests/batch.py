@@ -3,6 +3,7 @@
 Reads {"items": [{"root": DIR, "request": {…}, "timeout": SECONDS}]} from the file named by the first
 argument; each item's inputs stand below its root. Writes DIR/events, and DIR/ended with the exit
 status and the seconds it took."""
+
 import json
 import os
 import signal

@@ -2,6 +2,7 @@
 
 Counted are sentences (in their order), headings (as Markdown headings), cells (in their row, in their
 order) and items of lists. The peer is markitdown, in a Python of its own, outside of any image."""
+
 import os
 import re
 import subprocess
@@ -11,8 +12,10 @@ import makers as m
 
 # The share that must be right, of work.md's acceptance.
 LEAST = {"sentences": 0.99, "headings": 0.90, "cells": 0.95, "items": 0.90}
-WORDS = ("The committee met on Monday. It approved the budget for the coming year. Nobody objected to the plan. "
-         "A second reading is due in March. The minutes were taken by the clerk.")
+WORDS = (
+    "The committee met on Monday. It approved the budget for the coming year. Nobody objected to the plan. "
+    "A second reading is due in March. The minutes were taken by the clerk."
+)
 
 
 class Golden:
@@ -53,18 +56,27 @@ def _sentences():
 
 
 def _pdfs():
-    rows = [["Name", "Amount", "Note"], ["Apples", "12", "fresh"], ["Pears", "7", "ripe | soft"], ["Plums", "104", "late"]]
+    rows = [
+        ["Name", "Amount", "Note"],
+        ["Apples", "12", "fresh"],
+        ["Pears", "7", "ripe | soft"],
+        ["Plums", "104", "late"],
+    ]
     pdf = m.Pdf()
     pdf.text(72, 720, 22, "Annual Report", "F2")
     _prose(pdf, 72, 690, 11)
     pdf.text(72, 580, 16, "Results", "F2")
     pdf.grid(72, 560, [120, 80, 120], 20, rows)
     _prose(pdf, 72, 450, 11)
-    yield Golden("report.pdf", pdf.data(), _sentences() + _sentences(), ["Annual Report", "Results"], rows)
+    yield Golden(
+        "report.pdf", pdf.data(), _sentences() + _sentences(), ["Annual Report", "Results"], rows
+    )
 
     data, lines = _two_columns("Two Columns")
     yield Golden("columns.pdf", data, lines, ["Two Columns"])
-    data, lines = _two_columns(None, "A footer that runs over the whole width of the page, for all to see and read.")
+    data, lines = _two_columns(
+        None, "A footer that runs over the whole width of the page, for all to see and read."
+    )
     yield Golden("columns-footer.pdf", data, lines)
 
     pdf = m.Pdf()
@@ -73,16 +85,39 @@ def _pdfs():
         pdf.text(90, 690 - 18 * number, 11, "\u2022 " + item)
     for number, item in enumerate(["open the lid", "pour the water"], 1):
         pdf.text(90, 600 - 18 * number, 11, f"{number}. {item}")
-    yield Golden("list.pdf", pdf.data(), headings=["List"],
-                 items=["first thing to do", "second thing to do", "third thing to do", "open the lid", "pour the water"])
+    yield Golden(
+        "list.pdf",
+        pdf.data(),
+        headings=["List"],
+        items=[
+            "first thing to do",
+            "second thing to do",
+            "third thing to do",
+            "open the lid",
+            "pour the water",
+        ],
+    )
 
     pdf = m.Pdf()
     _prose(pdf, 72, 720, 11)
     yield Golden("rotated.pdf", pdf.data(rotate=90), _sentences())
 
     pdf = m.Pdf()
-    pdf.lines(72, 720, 11, ["The word is hyphen-", "ated at the end of its line, as in every newspa-", "per of the town."])
-    yield Golden("hyphen.pdf", pdf.data(), ["The word is hyphenated at the end of its line, as in every newspaper of the town."])
+    pdf.lines(
+        72,
+        720,
+        11,
+        [
+            "The word is hyphen-",
+            "ated at the end of its line, as in every newspa-",
+            "per of the town.",
+        ],
+    )
+    yield Golden(
+        "hyphen.pdf",
+        pdf.data(),
+        ["The word is hyphenated at the end of its line, as in every newspaper of the town."],
+    )
 
     pdf = m.Pdf()
     for number in range(3):
@@ -90,9 +125,16 @@ def _pdfs():
             pdf.page()
         pdf.text(72, 720, 18, f"Chapter {number + 1}", "F2")
         _prose(pdf, 72, 690, 11)
-    yield Golden("chapters.pdf", pdf.data(), _sentences() * 3, ["Chapter 1", "Chapter 2", "Chapter 3"])
+    yield Golden(
+        "chapters.pdf", pdf.data(), _sentences() * 3, ["Chapter 1", "Chapter 2", "Chapter 3"]
+    )
 
-    plain = [["City", "2019", "2020"], ["Rome", "12.5", "13.1"], ["Oslo", "8.4", "9.0"], ["Bonn", "3.2", "2.9"]]
+    plain = [
+        ["City", "2019", "2020"],
+        ["Rome", "12.5", "13.1"],
+        ["Oslo", "8.4", "9.0"],
+        ["Bonn", "3.2", "2.9"],
+    ]
     pdf = m.Pdf()
     _prose(pdf, 72, 720, 11)
     for r, row in enumerate(plain):
@@ -101,7 +143,9 @@ def _pdfs():
     _prose(pdf, 72, 480, 11)
     yield Golden("aligned.pdf", pdf.data(), _sentences() * 2, rows=plain)
 
-    wide = [["Region", "Q1", "Q2", "Q3", "Q4"]] + [[f"Region {n}", *(str(n * 10 + q) for q in range(4))] for n in range(12)]
+    wide = [["Region", "Q1", "Q2", "Q3", "Q4"]] + [
+        [f"Region {n}", *(str(n * 10 + q) for q in range(4))] for n in range(12)
+    ]
     pdf = m.Pdf()
     pdf.grid(60, 740, [120, 80, 80, 80, 80], 18, wide)
     yield Golden("grid.pdf", pdf.data(), rows=wide)
@@ -119,53 +163,142 @@ def _pdfs():
         pdf.text(60, 620 - 13 * number, 10, f"West side row {number} tells about the ships that")
         pdf.text(320, 620 - 13 * number, 10, f"East side row {number} tells about the carts that")
     pdf.grid(72, 470, [100, 100], 18, [["K", "V"], ["a", "1"], ["b", "2"]])
-    yield Golden("mixed.pdf", pdf.data(), _sentences() + [f"West side row {n} tells about the ships that" for n in range(10)]
-                 + [f"East side row {n} tells about the carts that" for n in range(10)], ["Mixed"], [["K", "V"], ["a", "1"], ["b", "2"]])
+    yield Golden(
+        "mixed.pdf",
+        pdf.data(),
+        _sentences()
+        + [f"West side row {n} tells about the ships that" for n in range(10)]
+        + [f"East side row {n} tells about the carts that" for n in range(10)],
+        ["Mixed"],
+        [["K", "V"], ["a", "1"], ["b", "2"]],
+    )
 
 
 def _offices():
     rows = [["Name", "Amount"], ["Käse | Brot", "12"], ["Wein\u00a0rot", "7"]]
-    body = (m.paragraph("Title One", "Heading1") + "".join(m.paragraph(s) for s in _sentences())
-            + m.paragraph("Part Two", "Heading2") + m.table(rows)
-            + "".join(m.paragraph(t, number=(1, 0)) for t in ("alpha item", "beta item"))
-            + m.paragraph("nested item", number=(1, 1)) + "".join(m.paragraph(t, number=(2, 0)) for t in ("step one", "step two")))
+    body = (
+        m.paragraph("Title One", "Heading1")
+        + "".join(m.paragraph(s) for s in _sentences())
+        + m.paragraph("Part Two", "Heading2")
+        + m.table(rows)
+        + "".join(m.paragraph(t, number=(1, 0)) for t in ("alpha item", "beta item"))
+        + m.paragraph("nested item", number=(1, 1))
+        + "".join(m.paragraph(t, number=(2, 0)) for t in ("step one", "step two"))
+    )
     items = ["alpha item", "beta item", "nested item", "step one", "step two"]
     data = m.docx(body)
     flat = [[cell.replace("\u00a0", " ") for cell in row] for row in rows]
     yield Golden("full.docx", data, _sentences(), ["Title One", "Part Two"], flat, items)
-    yield Golden("full-docx.pdf", data, _sentences(), ["Title One", "Part Two"], flat, items, via=("full.docx", "pdf"))
-    yield Golden("full-docx.odt", data, _sentences(), ["Title One", "Part Two"], flat, items, via=("full.docx", "odt"))
+    yield Golden(
+        "full-docx.pdf",
+        data,
+        _sentences(),
+        ["Title One", "Part Two"],
+        flat,
+        items,
+        via=("full.docx", "pdf"),
+    )
+    yield Golden(
+        "full-docx.odt",
+        data,
+        _sentences(),
+        ["Title One", "Part Two"],
+        flat,
+        items,
+        via=("full.docx", "odt"),
+    )
     yield Golden("full-docx.rtf", data, _sentences(), [], flat, items, via=("full.docx", "rtf"))
-    note = ('<w:p><w:r><w:t>Text with a note</w:t></w:r><w:r><w:footnoteReference w:id="2"/></w:r></w:p>')
-    notes = ('<?xml version="1.0"?><w:footnotes xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main">'
-             f'<w:footnote w:id="2">{m.paragraph("The note itself is here.")}</w:footnote></w:footnotes>')
-    yield Golden("notes.docx", m.docx(note, extra=[("word/footnotes.xml", notes)], links=[("footnotes", "footnotes.xml")]),
-                 ["Text with a note", "The note itself is here."])
+    note = '<w:p><w:r><w:t>Text with a note</w:t></w:r><w:r><w:footnoteReference w:id="2"/></w:r></w:p>'
+    notes = (
+        '<?xml version="1.0"?><w:footnotes xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main">'
+        f'<w:footnote w:id="2">{m.paragraph("The note itself is here.")}</w:footnote></w:footnotes>'
+    )
+    yield Golden(
+        "notes.docx",
+        m.docx(note, extra=[("word/footnotes.xml", notes)], links=[("footnotes", "footnotes.xml")]),
+        ["Text with a note", "The note itself is here."],
+    )
     russian = ["Первое предложение здесь.", "Второе предложение тоже."]
-    cyrillic = m.docx(m.paragraph("Отчёт", "Heading1") + "".join(map(m.paragraph, russian)) + m.table([["Имя", "Сумма"], ["Яблоки", "12"]]))
+    cyrillic = m.docx(
+        m.paragraph("Отчёт", "Heading1")
+        + "".join(map(m.paragraph, russian))
+        + m.table([["Имя", "Сумма"], ["Яблоки", "12"]])
+    )
     yield Golden("russian.docx", cyrillic, russian, ["Отчёт"], [["Имя", "Сумма"], ["Яблоки", "12"]])
-    yield Golden("russian-docx.pdf", cyrillic, russian, ["Отчёт"], [["Имя", "Сумма"], ["Яблоки", "12"]], via=("russian.docx", "pdf"))
-    chinese = m.docx(m.paragraph("报告", "Heading1") + m.paragraph("这份合同有效期为一年。") + m.table([["名称", "金额"], ["苹果", "12"]]))
-    yield Golden("chinese-docx.pdf", chinese, ["这份合同有效期为一年。"], ["报告"], [["名称", "金额"], ["苹果", "12"]], via=("chinese.docx", "pdf"))
+    yield Golden(
+        "russian-docx.pdf",
+        cyrillic,
+        russian,
+        ["Отчёт"],
+        [["Имя", "Сумма"], ["Яблоки", "12"]],
+        via=("russian.docx", "pdf"),
+    )
+    chinese = m.docx(
+        m.paragraph("报告", "Heading1")
+        + m.paragraph("这份合同有效期为一年。")
+        + m.table([["名称", "金额"], ["苹果", "12"]])
+    )
+    yield Golden(
+        "chinese-docx.pdf",
+        chinese,
+        ["这份合同有效期为一年。"],
+        ["报告"],
+        [["名称", "金额"], ["苹果", "12"]],
+        via=("chinese.docx", "pdf"),
+    )
     sheet = [["Item", "Count", "Good"], ["bolt", 12, True], ["nut", 2.5, False]]
     text = [["Item", "Count", "Good"], ["bolt", "12", "TRUE"], ["nut", "2.5", "FALSE"]]
     yield Golden("sheet.xlsx", m.xlsx(sheet, "Stock"), headings=["Sheet1"], rows=text)
-    yield Golden("sheet.ods", m.ods([["Item", "Count"], ["bolt", 12]]), headings=["Sheet1"], rows=[["Item", "Count"], ["bolt", "12"]])
-    yield Golden("sheet.csv", b"Item;Count\nbolt;12\n\"a;b\";3\n", rows=[["Item", "Count"], ["bolt", "12"], ["a;b", "3"]])
-    yield Golden("slides.pptx", m.pptx("The Plan", ["first goal", "second goal"]), headings=["The Plan"], items=["first goal", "second goal"])
+    yield Golden(
+        "sheet.ods",
+        m.ods([["Item", "Count"], ["bolt", 12]]),
+        headings=["Sheet1"],
+        rows=[["Item", "Count"], ["bolt", "12"]],
+    )
+    yield Golden(
+        "sheet.csv",
+        b'Item;Count\nbolt;12\n"a;b";3\n',
+        rows=[["Item", "Count"], ["bolt", "12"], ["a;b", "3"]],
+    )
+    yield Golden(
+        "slides.pptx",
+        m.pptx("The Plan", ["first goal", "second goal"]),
+        headings=["The Plan"],
+        items=["first goal", "second goal"],
+    )
 
 
 def _markup():
-    page = ("<html><head><title>t</title><style>p{}</style></head><body><h1>Main</h1><p>" + WORDS.replace(". ", ".</p><p>", 2)
-            + "</p><h2>Sub</h2><ul><li>one thing</li><li>two things<ul><li>deep thing</li></ul></li></ul><ol><li>go</li></ol><table><tr><th>A</th>"
-            "<th>B</th></tr><tr><td>x|y</td><td>1</td></tr></table><script>var x</script></body></html>").encode()
-    yield Golden("page.html", page, _sentences(), ["Main", "Sub"], [["A", "B"], ["x|y", "1"]], ["one thing", "two things", "deep thing", "go"])
+    page = (
+        "<html><head><title>t</title><style>p{}</style></head><body><h1>Main</h1><p>"
+        + WORDS.replace(". ", ".</p><p>", 2)
+        + "</p><h2>Sub</h2><ul><li>one thing</li><li>two things<ul><li>deep thing</li></ul></li></ul><ol><li>go</li></ol><table><tr><th>A</th>"
+        "<th>B</th></tr><tr><td>x|y</td><td>1</td></tr></table><script>var x</script></body></html>"
+    ).encode()
+    yield Golden(
+        "page.html",
+        page,
+        _sentences(),
+        ["Main", "Sub"],
+        [["A", "B"], ["x|y", "1"]],
+        ["one thing", "two things", "deep thing", "go"],
+    )
     yield Golden("book.epub", m.epub("The Book", _sentences()), _sentences(), ["The Book"])
-    mail = m.eml("The Subject", "plain", html=f"<h2>Offer</h2><p>{WORDS}</p><table><tr><td>k</td><td>v</td></tr></table>")
+    mail = m.eml(
+        "The Subject",
+        "plain",
+        html=f"<h2>Offer</h2><p>{WORDS}</p><table><tr><td>k</td><td>v</td></tr></table>",
+    )
     yield Golden("mail.eml", mail, _sentences(), ["The Subject", "Offer"], [["k", "v"]])
     yield Golden("mail.msg", m.msg("The Subject", WORDS), _sentences(), ["The Subject"])
-    yield Golden("notes.md", f"# Top\n\n{WORDS}\n\n- point a\n- point b\n\n| a | b |\n|---|---|\n| 1 | x\\|y |\n".encode(),
-                 _sentences(), ["Top"], [["a", "b"], ["1", "x|y"]], ["point a", "point b"])
+    yield Golden(
+        "notes.md",
+        f"# Top\n\n{WORDS}\n\n- point a\n- point b\n\n| a | b |\n|---|---|\n| 1 | x\\|y |\n".encode(),
+        _sentences(),
+        ["Top"],
+        [["a", "b"], ["1", "x|y"]],
+        ["point a", "point b"],
+    )
 
 
 def documents():
@@ -183,7 +316,12 @@ def _rows(markdown):
     out = []
     for line in markdown.splitlines():
         if line.strip().startswith("|"):
-                out.append([" ".join(_plain(cell).split()) for cell in re.split(r"(?<!\\)\|", line.strip())[1:-1]])
+            out.append(
+                [
+                    " ".join(_plain(cell).split())
+                    for cell in re.split(r"(?<!\\)\|", line.strip())[1:-1]
+                ]
+            )
     return out
 
 
@@ -197,7 +335,11 @@ def score(golden, markdown):
             sentences, at = sentences + 1, found + len(sentence)
     lines = markdown.splitlines()
     headings = [_plain(line.lstrip("#")) for line in lines if line.startswith("#")]
-    items = [_plain(re.sub(r"^\s*([-*+•]|\d+[.)])\s+", "", line)) for line in lines if re.match(r"\s*([-*+•]|\d+[.)])\s", line)]
+    items = [
+        _plain(re.sub(r"^\s*([-*+•]|\d+[.)])\s+", "", line))
+        for line in lines
+        if re.match(r"\s*([-*+•]|\d+[.)])\s", line)
+    ]
     cells, rows = 0, _rows(markdown)
     for row in golden.rows:
         best = max((sum(a == b for a, b in zip(row, other)) for other in rows), default=0)
@@ -240,10 +382,19 @@ def peer_texts(python, items):
 def check(runner, report, peer=None):
     """Reads all of it, prints the scores, and checks the shares of LEAST."""
     goldens = list(documents())
-    made = iter(runner.execute_many([
-        ({"operation": "convert", "to": g.via[1]}, [(g.via[0], g.data)], 120) for g in goldens if g.via]))
+    made = iter(
+        runner.execute_many(
+            [
+                ({"operation": "convert", "to": g.via[1]}, [(g.via[0], g.data)], 120)
+                for g in goldens
+                if g.via
+            ]
+        )
+    )
     items = [(g, next(made).files[f"converted.{g.via[1]}"] if g.via else g.data) for g in goldens]
-    ends = runner.execute_many([({"operation": "markdown"}, [(g.name, data)], 120) for g, data in items])
+    ends = runner.execute_many(
+        [({"operation": "markdown"}, [(g.name, data)], 120) for g, data in items]
+    )
     texts = [ended.text() for ended in ends]
     ours = [score(g, text) for g, text in zip(goldens, texts)]
     theirs = [score(g, text) for g, text in zip(goldens, peer_texts(peer, items))] if peer else None
@@ -259,6 +410,11 @@ def check(runner, report, peer=None):
         if theirs:
             line += f"   markitdown {sum(one[name][0] for one in theirs) / wanted:6.1%}"
         print(line)
-        report.check(f"golden {name}", [f"{right / wanted:.1%}, at least {least:.0%}"] if right / wanted < least else [])
+        report.check(
+            f"golden {name}",
+            [f"{right / wanted:.1%}, at least {least:.0%}"] if right / wanted < least else [],
+        )
     times = sorted((ended.seconds, g.name) for g, ended in zip(goldens, ends))
-    print(f"{len(goldens)} documents; median {times[len(times) // 2][0] * 1000:.0f} ms, slowest {times[-1][1]} {times[-1][0] * 1000:.0f} ms")
+    print(
+        f"{len(goldens)} documents; median {times[len(times) // 2][0] * 1000:.0f} ms, slowest {times[-1][1]} {times[-1][0] * 1000:.0f} ms"
+    )

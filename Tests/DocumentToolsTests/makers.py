@@ -1,11 +1,12 @@
 """Writers of small documents of every type, from the standard library only."""
+
 import os
 import struct
 import sys
-import zlib
 from xml.sax.saxutils import escape
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "../../Sources/DocumentTools"))
+from drawings import Pdf, pdf_file, png  # noqa: E402, F401
 from mayfly_document import samples  # noqa: E402
 
 container, rels, types = samples.container, samples.rels, samples.types
@@ -14,6 +15,7 @@ _HEAD = '<?xml version="1.0" encoding="UTF-8"?>'
 
 # --- DOCX: a body of paragraphs, lists and tables ---
 
+
 def run(text, marks=""):
     return f'<w:r><w:rPr>{marks}</w:rPr><w:t xml:space="preserve">{escape(text)}</w:t></w:r>'
 
@@ -21,21 +23,31 @@ def run(text, marks=""):
 def paragraph(text, style=None, marks="", number=None, before=""):
     properties = f'<w:pStyle w:val="{style}"/>' if style else ""
     if number:
-        properties += f'<w:numPr><w:ilvl w:val="{number[1]}"/><w:numId w:val="{number[0]}"/></w:numPr>'
+        properties += (
+            f'<w:numPr><w:ilvl w:val="{number[1]}"/><w:numId w:val="{number[0]}"/></w:numPr>'
+        )
     return f"<w:p><w:pPr>{properties}</w:pPr>{before}{run(text, marks)}</w:p>"
 
 
 def table(rows):
     side = '<w:{} w:val="single" w:sz="4" w:space="0" w:color="000000"/>'
-    borders = "".join(side.format(name) for name in ("top", "left", "bottom", "right", "insideH", "insideV"))
+    borders = "".join(
+        side.format(name) for name in ("top", "left", "bottom", "right", "insideH", "insideV")
+    )
     body = "".join(
-        "<w:tr>" + "".join(
+        "<w:tr>"
+        + "".join(
             f'<w:tc><w:tcPr><w:tcW w:w="{9000 // len(row)}" w:type="dxa"/></w:tcPr>{paragraph(cell)}</w:tc>'
-            for cell in row) + "</w:tr>"
-        for row in rows)
+            for cell in row
+        )
+        + "</w:tr>"
+        for row in rows
+    )
     grid = f'<w:gridCol w:w="{9000 // len(rows[0])}"/>' * len(rows[0])
-    return (f'<w:tbl><w:tblPr><w:tblW w:w="9000" w:type="dxa"/><w:tblBorders>{borders}</w:tblBorders>'
-            f"</w:tblPr><w:tblGrid>{grid}</w:tblGrid>{body}</w:tbl>")
+    return (
+        f'<w:tbl><w:tblPr><w:tblW w:w="9000" w:type="dxa"/><w:tblBorders>{borders}</w:tblBorders>'
+        f"</w:tblPr><w:tblGrid>{grid}</w:tblGrid>{body}</w:tbl>"
+    )
 
 
 def docx(body, extra=(), links=()):
@@ -44,26 +56,44 @@ def docx(body, extra=(), links=()):
     styles = "".join(
         f'<w:style w:type="paragraph" w:styleId="Heading{n}"><w:name w:val="heading {n}"/><w:pPr>'
         f'<w:outlineLvl w:val="{n - 1}"/></w:pPr><w:rPr><w:b/><w:sz w:val="{40 - 6 * n}"/></w:rPr></w:style>'
-        for n in (1, 2, 3))
+        for n in (1, 2, 3)
+    )
     levels = "".join(
-        f'<w:abstractNum w:abstractNumId="{i}">' + "".join(
+        f'<w:abstractNum w:abstractNumId="{i}">'
+        + "".join(
             f'<w:lvl w:ilvl="{n}"><w:start w:val="1"/><w:numFmt w:val="{kind}"/><w:lvlText w:val="{sign % (n + 1) if "%" in sign else sign}"/>'
-            f'<w:pPr><w:ind w:left="{720 * (n + 1)}" w:hanging="360"/></w:pPr></w:lvl>' for n in (0, 1, 2))
-        + "</w:abstractNum>" for i, kind, sign in ((0, "bullet", "•"), (1, "decimal", "%%%d.")))
+            f'<w:pPr><w:ind w:left="{720 * (n + 1)}" w:hanging="360"/></w:pPr></w:lvl>'
+            for n in (0, 1, 2)
+        )
+        + "</w:abstractNum>"
+        for i, kind, sign in ((0, "bullet", "•"), (1, "decimal", "%%%d."))
+    )
     base = samples.docx(body)
     parts = [
         ("word/styles.xml", f"{_HEAD}<w:styles {word}>{styles}</w:styles>"),
-        ("word/numbering.xml", f'{_HEAD}<w:numbering {word}>{levels}<w:num w:numId="1"><w:abstractNumId '
-         'w:val="0"/></w:num><w:num w:numId="2"><w:abstractNumId w:val="1"/></w:num></w:numbering>'),
-        ("word/_rels/document.xml.rels", rels(("styles", "styles.xml"), ("numbering", "numbering.xml"), *links)),
+        (
+            "word/numbering.xml",
+            f'{_HEAD}<w:numbering {word}>{levels}<w:num w:numId="1"><w:abstractNumId '
+            'w:val="0"/></w:num><w:num w:numId="2"><w:abstractNumId w:val="1"/></w:num></w:numbering>',
+        ),
+        (
+            "word/_rels/document.xml.rels",
+            rels(("styles", "styles.xml"), ("numbering", "numbering.xml"), *links),
+        ),
         *extra,
     ]
-    return repacked(base, parts, {
-        "[Content_Types].xml": types(
-            ("/word/document.xml", "wordprocessingml.document.main"),
-            ("/word/styles.xml", "wordprocessingml.styles"),
-            ("/word/numbering.xml", "wordprocessingml.numbering"),
-            ("/word/footnotes.xml", "wordprocessingml.footnotes"))})
+    return repacked(
+        base,
+        parts,
+        {
+            "[Content_Types].xml": types(
+                ("/word/document.xml", "wordprocessingml.document.main"),
+                ("/word/styles.xml", "wordprocessingml.styles"),
+                ("/word/numbering.xml", "wordprocessingml.numbering"),
+                ("/word/footnotes.xml", "wordprocessingml.footnotes"),
+            )
+        },
+    )
 
 
 def repacked(data, parts=(), replaced=None):
@@ -78,6 +108,7 @@ def repacked(data, parts=(), replaced=None):
 
 # --- The other Office containers ---
 
+
 def xlsx(rows, name="Sheet1"):
     def cell(r, c, value):
         at = f"{chr(65 + c)}{r}"
@@ -89,7 +120,8 @@ def xlsx(rows, name="Sheet1"):
 
     body = "".join(
         f'<row r="{r}">' + "".join(cell(r, c, value) for c, value in enumerate(row)) + "</row>"
-        for r, row in enumerate(rows, 1))
+        for r, row in enumerate(rows, 1)
+    )
     return samples.xlsx(body)
 
 
@@ -101,91 +133,154 @@ def pptx(title, lines):
     with zipfile.ZipFile(io.BytesIO(data)) as file:
         slide = file.read("ppt/slides/slide1.xml").decode()
     body = "".join(f"<a:p><a:r><a:t>{escape(line)}</a:t></a:r></a:p>" for line in lines)
-    shape = ('<p:sp><p:nvSpPr><p:cNvPr id="3" name="b"/><p:cNvSpPr/><p:nvPr><p:ph idx="1"/></p:nvPr></p:nvSpPr>'
-             '<p:spPr><a:xfrm><a:off x="900000" y="2000000"/><a:ext cx="6000000" cy="3000000"/></a:xfrm></p:spPr>'
-             f"<p:txBody><a:bodyPr/>{body}</p:txBody></p:sp>")
+    shape = (
+        '<p:sp><p:nvSpPr><p:cNvPr id="3" name="b"/><p:cNvSpPr/><p:nvPr><p:ph idx="1"/></p:nvPr></p:nvSpPr>'
+        '<p:spPr><a:xfrm><a:off x="900000" y="2000000"/><a:ext cx="6000000" cy="3000000"/></a:xfrm></p:spPr>'
+        f"<p:txBody><a:bodyPr/>{body}</p:txBody></p:sp>"
+    )
     slide = slide.replace("Warm", escape(title)).replace("</p:spTree>", shape + "</p:spTree>")
     return repacked(data, replaced={"ppt/slides/slide1.xml": slide})
 
 
-_ODF = " ".join(
-    f'xmlns:{short}="urn:oasis:names:tc:opendocument:xmlns:{long}:1.0"'
-    for short, long in (("office", "office"), ("text", "text"), ("table", "table"), ("draw", "drawing"),
-                        ("style", "style"), ("fo", "xsl-fo-compatible"), ("presentation", "presentation"),
-                        ("svg", "svg-compatible"), ("script", "script"))) + ' xmlns:xlink="http://www.w3.org/1999/xlink"'
+_ODF = (
+    " ".join(
+        f'xmlns:{short}="urn:oasis:names:tc:opendocument:xmlns:{long}:1.0"'
+        for short, long in (
+            ("office", "office"),
+            ("text", "text"),
+            ("table", "table"),
+            ("draw", "drawing"),
+            ("style", "style"),
+            ("fo", "xsl-fo-compatible"),
+            ("presentation", "presentation"),
+            ("svg", "svg-compatible"),
+            ("script", "script"),
+        )
+    )
+    + ' xmlns:xlink="http://www.w3.org/1999/xlink"'
+)
 
 
 def odf(kind, body, automatic="", extra=()):
     mime = f"application/vnd.oasis.opendocument.{kind}"
-    content = (f'{_HEAD}<office:document-content {_ODF} office:version="1.2"><office:automatic-styles>{automatic}'
-               f"</office:automatic-styles><office:body>{body}</office:body></office:document-content>")
-    manifest = (f'{_HEAD}<manifest:manifest xmlns:manifest="urn:oasis:names:tc:opendocument:xmlns:manifest:1.0">'
-                f'<manifest:file-entry manifest:full-path="/" manifest:media-type="{mime}"/><manifest:file-entry '
-                'manifest:full-path="content.xml" manifest:media-type="text/xml"/></manifest:manifest>')
-    return container([("mimetype", mime), ("content.xml", content), ("META-INF/manifest.xml", manifest), *extra])
+    content = (
+        f'{_HEAD}<office:document-content {_ODF} office:version="1.2"><office:automatic-styles>{automatic}'
+        f"</office:automatic-styles><office:body>{body}</office:body></office:document-content>"
+    )
+    manifest = (
+        f'{_HEAD}<manifest:manifest xmlns:manifest="urn:oasis:names:tc:opendocument:xmlns:manifest:1.0">'
+        f'<manifest:file-entry manifest:full-path="/" manifest:media-type="{mime}"/><manifest:file-entry '
+        'manifest:full-path="content.xml" manifest:media-type="text/xml"/></manifest:manifest>'
+    )
+    return container(
+        [("mimetype", mime), ("content.xml", content), ("META-INF/manifest.xml", manifest), *extra]
+    )
 
 
 def odt(heading, lines, inner=""):
-    body = f'<text:h text:outline-level="1">{escape(heading)}</text:h>' + "".join(
-        f"<text:p>{escape(line)}</text:p>" for line in lines) + inner
+    body = (
+        f'<text:h text:outline-level="1">{escape(heading)}</text:h>'
+        + "".join(f"<text:p>{escape(line)}</text:p>" for line in lines)
+        + inner
+    )
     return odf("text", f"<office:text>{body}</office:text>")
 
 
 def fodt(body, scripts=""):
-    return (f'{_HEAD}<office:document {_ODF} office:version="1.2" office:mimetype="application/vnd.oasis.'
-            f'opendocument.text">{scripts}<office:body><office:text>{body}</office:text></office:body>'
-            "</office:document>").encode()
+    return (
+        f'{_HEAD}<office:document {_ODF} office:version="1.2" office:mimetype="application/vnd.oasis.'
+        f'opendocument.text">{scripts}<office:body><office:text>{body}</office:text></office:body>'
+        "</office:document>"
+    ).encode()
 
 
 def ods(rows):
     def cell(value):
         if isinstance(value, (int, float)):
-            return (f'<table:table-cell office:value-type="float" office:value="{value}"><text:p>{value}</text:p>'
-                    "</table:table-cell>")
-        return (f'<table:table-cell office:value-type="string"><text:p>{escape(value)}</text:p></table:table-cell>')
+            return (
+                f'<table:table-cell office:value-type="float" office:value="{value}"><text:p>{value}</text:p>'
+                "</table:table-cell>"
+            )
+        return f'<table:table-cell office:value-type="string"><text:p>{escape(value)}</text:p></table:table-cell>'
 
-    body = "".join("<table:table-row>" + "".join(map(cell, row)) + "</table:table-row>" for row in rows)
-    return odf("spreadsheet", f'<office:spreadsheet><table:table table:name="Sheet1">{body}</table:table></office:spreadsheet>')
+    body = "".join(
+        "<table:table-row>" + "".join(map(cell, row)) + "</table:table-row>" for row in rows
+    )
+    return odf(
+        "spreadsheet",
+        f'<office:spreadsheet><table:table table:name="Sheet1">{body}</table:table></office:spreadsheet>',
+    )
 
 
 def odp(title, lines):
-    frame = ('<draw:frame presentation:class="{}" svg:x="2cm" svg:y="{}cm" svg:width="20cm" svg:height="4cm"><draw:text-box>'
-             "{}</draw:text-box></draw:frame>")
+    frame = (
+        '<draw:frame presentation:class="{}" svg:x="2cm" svg:y="{}cm" svg:width="20cm" svg:height="4cm"><draw:text-box>'
+        "{}</draw:text-box></draw:frame>"
+    )
     body = "".join(f"<text:p>{escape(line)}</text:p>" for line in lines)
-    page = frame.format("title", 1, f"<text:p>{escape(title)}</text:p>") + frame.format("outline", 6, body)
-    return odf("presentation", f'<office:presentation><draw:page draw:name="p1">{page}</draw:page></office:presentation>')
+    page = frame.format("title", 1, f"<text:p>{escape(title)}</text:p>") + frame.format(
+        "outline", 6, body
+    )
+    return odf(
+        "presentation",
+        f'<office:presentation><draw:page draw:name="p1">{page}</draw:page></office:presentation>',
+    )
 
 
 def epub(title, lines):
-    page = (f'{_HEAD}<html xmlns="http://www.w3.org/1999/xhtml"><head><title>{escape(title)}</title></head><body>'
-            f"<h1>{escape(title)}</h1>" + "".join(f"<p>{escape(line)}</p>" for line in lines) + "</body></html>")
-    package = (f'{_HEAD}<package xmlns="http://www.idpf.org/2007/opf" version="3.0"><metadata xmlns:dc="http://purl.org'
-               f'/dc/elements/1.1/"><dc:title>{escape(title)}</dc:title></metadata><manifest><item id="a" href="a.xhtml" '
-               'media-type="application/xhtml+xml"/></manifest><spine><itemref idref="a"/></spine></package>')
-    root = (f'{_HEAD}<container xmlns="urn:oasis:names:tc:opendocument:xmlns:container" version="1.0"><rootfiles>'
-            '<rootfile full-path="OEBPS/a.opf" media-type="application/oebps-package+xml"/></rootfiles></container>')
-    return container([("mimetype", "application/epub+zip"), ("META-INF/container.xml", root),
-                      ("OEBPS/a.opf", package), ("OEBPS/a.xhtml", page)])
+    page = (
+        f'{_HEAD}<html xmlns="http://www.w3.org/1999/xhtml"><head><title>{escape(title)}</title></head><body>'
+        f"<h1>{escape(title)}</h1>"
+        + "".join(f"<p>{escape(line)}</p>" for line in lines)
+        + "</body></html>"
+    )
+    package = (
+        f'{_HEAD}<package xmlns="http://www.idpf.org/2007/opf" version="3.0"><metadata xmlns:dc="http://purl.org'
+        f'/dc/elements/1.1/"><dc:title>{escape(title)}</dc:title></metadata><manifest><item id="a" href="a.xhtml" '
+        'media-type="application/xhtml+xml"/></manifest><spine><itemref idref="a"/></spine></package>'
+    )
+    root = (
+        f'{_HEAD}<container xmlns="urn:oasis:names:tc:opendocument:xmlns:container" version="1.0"><rootfiles>'
+        '<rootfile full-path="OEBPS/a.opf" media-type="application/oebps-package+xml"/></rootfiles></container>'
+    )
+    return container(
+        [
+            ("mimetype", "application/epub+zip"),
+            ("META-INF/container.xml", root),
+            ("OEBPS/a.opf", package),
+            ("OEBPS/a.xhtml", page),
+        ]
+    )
 
 
 def rtf(lines):
     def encoded(text):
         out = []
-        for unit in struct.unpack(f"<{len(text.encode('utf-16-le')) // 2}H", text.encode("utf-16-le")):
+        for unit in struct.unpack(
+            f"<{len(text.encode('utf-16-le')) // 2}H", text.encode("utf-16-le")
+        ):
             if unit < 128:
                 out.append(("\\" if chr(unit) in "\\{}" else "") + chr(unit))
             else:
                 out.append(f"\\u{unit if unit < 32768 else unit - 65536}?")
         return "".join(out)
 
-    return ("{\\rtf1\\ansi\\deff0{\\fonttbl{\\f0 Arial;}}\n" + "".join(f"{encoded(line)}\\par\n" for line in lines) + "}").encode()
+    return (
+        "{\\rtf1\\ansi\\deff0{\\fonttbl{\\f0 Arial;}}\n"
+        + "".join(f"{encoded(line)}\\par\n" for line in lines)
+        + "}"
+    ).encode()
 
 
 def eml(subject, body, attachments=(), html=None):
     from email.message import EmailMessage
 
     message = EmailMessage()
-    message["Subject"], message["From"], message["To"] = subject, "Ann <ann@example.com>", "bob@example.com"
+    message["Subject"], message["From"], message["To"] = (
+        subject,
+        "Ann <ann@example.com>",
+        "bob@example.com",
+    )
     message["Date"] = "Thu, 01 Jan 2026 10:00:00 +0000"
     message.set_content(body)
     if html:
@@ -199,6 +294,7 @@ def eml(subject, body, attachments=(), html=None):
 
 
 # --- MSG: an OLE file, all of its streams in full sectors ---
+
 
 def ole(tree):
     """`tree`: name → bytes or another such dict."""
@@ -247,16 +343,26 @@ def ole(tree):
         table[fat_start + number] = 0xFFFFFFFD
     body = b"".join(sectors) + struct.pack(f"<{len(table)}I", *table)
     numbers = [fat_start + n for n in range(count)] + [0xFFFFFFFF] * (109 - count)
-    head = (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(16) + struct.pack("<5H", 0x3E, 3, 0xFFFE, 9, 6) + bytes(6)
-            + struct.pack("<9I", 0, count, start, 0, 4096, 0xFFFFFFFE, 0, 0xFFFFFFFE, 0) + struct.pack("<109I", *numbers))
+    head = (
+        b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
+        + bytes(16)
+        + struct.pack("<5H", 0x3E, 3, 0xFFFE, 9, 6)
+        + bytes(6)
+        + struct.pack("<9I", 0, count, start, 0, 4096, 0xFFFFFFFE, 0, 0xFFFFFFFE, 0)
+        + struct.pack("<109I", *numbers)
+    )
     return head + body
 
 
 def _ole_entry(entry):
     name, kind, right, child, start, size = entry
     text = name.encode("utf-16-le") + b"\0\0"
-    return (text.ljust(64, b"\0") + struct.pack("<HBB3I", len(text), kind, 1, 0xFFFFFFFF, right, child)
-            + bytes(16 + 4 + 16) + struct.pack("<IQ", start, size))
+    return (
+        text.ljust(64, b"\0")
+        + struct.pack("<HBB3I", len(text), kind, 1, 0xFFFFFFFF, right, child)
+        + bytes(16 + 4 + 16)
+        + struct.pack("<IQ", start, size)
+    )
 
 
 def msg(subject, body, attachments=()):
@@ -265,117 +371,21 @@ def msg(subject, body, attachments=()):
         return value.encode("utf-16-le")
 
     tree = {
-        "__properties_version1.0": bytes(32) + struct.pack("<IIQ", 0x00390040, 6, 134_116_452_000_000_000),
-        "__substg1.0_0037001F": text(subject), "__substg1.0_1000001F": text(body),
-        "__substg1.0_0C1A001F": text("Ann"), "__substg1.0_5D01001F": text("ann@example.com"),
+        "__properties_version1.0": bytes(32)
+        + struct.pack("<IIQ", 0x00390040, 6, 134_116_452_000_000_000),
+        "__substg1.0_0037001F": text(subject),
+        "__substg1.0_1000001F": text(body),
+        "__substg1.0_0C1A001F": text("Ann"),
+        "__substg1.0_5D01001F": text("ann@example.com"),
         "__substg1.0_0E04001F": text("bob@example.com"),
     }
     for number, (name, data) in enumerate(attachments):
         tree[f"__attach_version1.0_#{number:08X}"] = {
-            "__properties_version1.0": bytes(24), "__substg1.0_3707001F": text(name),
+            "__properties_version1.0": bytes(24),
+            "__substg1.0_3707001F": text(name),
             "__substg1.0_37010102": data.ljust(4096, b"\0"),
         }
     return ole(tree)
-
-
-# --- PDF and pictures ---
-
-class Pdf:
-    """Pages of Helvetica text and rules; y counts from the bottom, as in PDF."""
-
-    def __init__(self, width=612, height=792):
-        self.width, self.height, self.pages = width, height, []
-        self.objects, self.root_extra, self.page_extra, self.info = {}, "", "", ""
-        self.page()
-
-    def page(self):
-        self.pages.append([])
-        return self
-
-    def text(self, x, y, size, text, font="F1", mode=0, color=None):
-        shown = text.encode("cp1252", "replace").decode("latin-1").replace("\\", "\\\\").replace("(", "\\(").replace(")", "\\)")
-        paint = f"{color} rg " if color else ""
-        self.pages[-1].append(f"q {paint}BT /{font} {size} Tf {mode} Tr {x} {y} Td ({shown}) Tj ET Q")
-        return self
-
-    def lines(self, x, y, size, lines, font="F1", leading=None):
-        for line in lines:
-            self.text(x, y, size, line, font)
-            y -= leading or size * 1.2
-        return y
-
-    def rule(self, x0, y0, x1, y1):
-        self.pages[-1].append(f"0.7 w {x0} {y0} m {x1} {y1} l S")
-
-    def grid(self, x, y, widths, height, rows, size=10, bold_first=True):
-        """A ruled table whose top left corner is at x, y."""
-        total = sum(widths)
-        for number in range(len(rows) + 1):
-            self.rule(x, y - number * height, x + total, y - number * height)
-        at = x
-        for width in [0] + widths:
-            at += width
-            self.rule(at, y, at, y - len(rows) * height)
-        for r, row in enumerate(rows):
-            at = x
-            for width, cell in zip(widths, row):
-                self.text(at + 4, y - (r + 1) * height + (height - size) / 2 + 2, size, cell,
-                          "F2" if bold_first and r == 0 else "F1")
-                at += width
-        return y - len(rows) * height
-
-    def raw(self, content):
-        self.pages[-1].append(content)
-        return self
-
-    def data(self, rotate=0, contents=None):
-        fonts = " ".join(
-            f"/F{n} << /Type /Font /Subtype /Type1 /BaseFont /{name} /Encoding /WinAnsiEncoding >>"
-            for n, name in ((1, "Helvetica"), (2, "Helvetica-Bold"), (3, "Courier"), (4, "Helvetica-Oblique")))
-        objects = {1: f"<< /Type /Catalog /Pages 2 0 R {self.root_extra} >>".encode("latin-1")}
-        kids = " ".join(f"{10 + 2 * n} 0 R" for n in range(len(self.pages)))
-        objects[2] = f"<< /Type /Pages /Kids [{kids}] /Count {len(self.pages)} >>".encode()
-        objects[3] = f"<< /Producer (tests) {self.info} >>".encode("latin-1")
-        for n, page in enumerate(self.pages):
-            objects[10 + 2 * n] = (
-                f"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 {self.width} {self.height}] /Rotate {rotate} "
-                f"/Resources << /Font << {fonts} >> {self.page_extra} >> /Contents {11 + 2 * n} 0 R >>").encode("latin-1")
-            body = contents or zlib.compress("\n".join(page).encode("latin-1"))
-            objects[11 + 2 * n] = b"<< /Length %d /Filter /FlateDecode >>\nstream\n%s\nendstream" % (len(body), body)
-        objects.update(self.objects)
-        return pdf_file(objects)
-
-
-def pdf_file(objects):
-    out = bytearray(b"%PDF-1.5\n%\xe2\xe3\xcf\xd3\n")
-    places = {}
-    for number in sorted(objects):
-        places[number] = len(out)
-        out += b"%d 0 obj\n%s\nendobj\n" % (number, objects[number])
-    start, last = len(out), max(objects)
-    out += b"xref\n0 %d\n0000000000 65535 f \n" % (last + 1)
-    for number in range(1, last + 1):
-        out += b"%010d 00000 n \n" % places[number] if number in places else b"0000000000 00000 f \n"
-    out += b"trailer\n<< /Size %d /Root 1 0 R /Info 3 0 R >>\nstartxref\n%d\n%%%%EOF\n" % (last + 1, start)
-    return bytes(out)
-
-
-def png(width, height, rows=None):
-    """A grey picture; without rows it is white and as small as its size allows."""
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    if rows is None:
-        packer, body = zlib.compressobj(9), b""
-        line = b"\0" + b"\xff" * ((width + 7) // 8)
-        for _ in range(height):
-            body += packer.compress(line)
-        body += packer.flush()
-        depth = 1
-    else:
-        body, depth = zlib.compress(b"".join(b"\0" + bytes(row) for row in rows), 6), 8
-    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, 0, 0, 0, 0))
-            + chunk(b"IDAT", body) + chunk(b"IEND", b""))
 
 
 def fixture(name):

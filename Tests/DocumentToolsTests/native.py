@@ -2,6 +2,7 @@
 
 `execute_many(items)` is all that the checks know; another class with the same method can run the same
 checks in machines: `batch.py` is the program for there. Needs root, and the image's warm-up done."""
+
 import json
 import os
 import shutil
@@ -13,7 +14,13 @@ class Ended:
     """What became of one job: its events, its files, how long it took."""
 
     def __init__(self, events, files, seconds, status, log):
-        self.events, self.files, self.seconds, self.status, self.log = events, files, seconds, status, log
+        self.events, self.files, self.seconds, self.status, self.log = (
+            events,
+            files,
+            seconds,
+            status,
+            log,
+        )
         self.value = next((e["value"] for e in reversed(events) if "value" in e), {})
         self.failure = next((e["failure"] for e in reversed(events) if "failure" in e), None)
         self.warnings = {e["warning"]["code"] for e in events if "warning" in e}
@@ -55,15 +62,29 @@ class Native:
                 described.append({"path": f"input/{place}", "name": name})
                 with open(os.path.join(folder, str(place)), "wb") as file:
                     file.write(data)
-            written.append({"root": f"{inside}/{number}", "timeout": timeout,
-                            "request": {**request, "inputs": described}})
+            written.append(
+                {
+                    "root": f"{inside}/{number}",
+                    "timeout": timeout,
+                    "request": {**request, "inputs": described},
+                }
+            )
         with open(os.path.join(top, "batch.json"), "w") as file:
             json.dump({"items": written}, file)
         shutil.copy(os.path.join(os.path.dirname(__file__), "batch.py"), top)
         subprocess.run(["chown", "-R", "1000:1000", top], check=True)
         subprocess.run(
-            ["chroot", "--userspec=1000:1000", self.root, "python3", f"{inside}/batch.py", f"{inside}/batch.json"],
-            check=True, env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"})
+            [
+                "chroot",
+                "--userspec=1000:1000",
+                self.root,
+                "python3",
+                f"{inside}/batch.py",
+                f"{inside}/batch.json",
+            ],
+            check=True,
+            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"},
+        )
         return [self._ended(os.path.join(top, str(number))) for number in range(len(items))]
 
     @staticmethod
@@ -83,4 +104,10 @@ class Native:
                 path = os.path.join(base, name)
                 with open(path, "rb") as file:
                     files[os.path.relpath(path, out)] = file.read()
-        return Ended(events, files, ended["seconds"], ended["status"], read("stderr").decode("utf-8", "replace"))
+        return Ended(
+            events,
+            files,
+            ended["seconds"],
+            ended["status"],
+            read("stderr").decode("utf-8", "replace"),
+        )

@@ -2,6 +2,7 @@
 """The checks of what a document job runs. Usage: run.py [--root DIR] [--peer PYTHON] [part…]
 
 Parts: corpus, trips, hostile, links, golden, stable. The last line counts: N passed, N failed."""
+
 import argparse
 import http.server
 import os
@@ -12,6 +13,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import corpus  # noqa: E402
 import golden  # noqa: E402
 import hostile  # noqa: E402
+import links  # noqa: E402
 from native import Native  # noqa: E402
 
 
@@ -61,9 +63,18 @@ def check_corpus(runner, report):
 
 def check_trips(runner, report):
     by_name = {name: (data, wanted) for name, data, wanted in corpus.documents()}
-    trips = [(script, a, b) for a, b in corpus.ROUND_TRIPS for script in corpus.SENTENCES if (script, b) != ("emoji", "pdf")]
-    made = runner.execute_many([
-        ({"operation": "convert", "to": b}, [(f"a.{a}", by_name[f"{script}.{a}"][0])], 120) for script, a, b in trips])
+    trips = [
+        (script, a, b)
+        for a, b in corpus.ROUND_TRIPS
+        for script in corpus.SENTENCES
+        if (script, b) != ("emoji", "pdf")
+    ]
+    made = runner.execute_many(
+        [
+            ({"operation": "convert", "to": b}, [(f"a.{a}", by_name[f"{script}.{a}"][0])], 120)
+            for script, a, b in trips
+        ]
+    )
     second = []
     for (script, a, b), ended in zip(trips, made):
         names = ended.value.get("files") or []
@@ -71,7 +82,9 @@ def check_trips(runner, report):
             report.check(f"{script}: {a} to {b}", [f"{ended.failure} {ended.log[-200:]}"])
         else:
             second.append((script, a, b, names[0], ended.files[names[0]]))
-    ends = runner.execute_many([({"operation": "text", "ocr": "never"}, [(name, data)], 120) for *_, name, data in second])
+    ends = runner.execute_many(
+        [({"operation": "text", "ocr": "never"}, [(name, data)], 120) for *_, name, data in second]
+    )
     for (script, a, b, _, _), ended in zip(second, ends):
         wanted = by_name[f"{script}.{a}"][1]
         # In a PDF lines break where the page ends, and an emoji is a picture to some fonts.
@@ -96,13 +109,21 @@ def check_hostile(runner, report):
             problems.append(f"failed: {ended.failure}")
         problems += [f"no warning {code}" for code in sorted(case.warnings - ended.warnings)]
         problems += [p for p in in_order(ended.text(), case.has)]
-        everything = str(ended.events) + "".join(f.decode("utf-8", "replace") for f in ended.files.values())
+        everything = str(ended.events) + "".join(
+            f.decode("utf-8", "replace") for f in ended.files.values()
+        )
         problems += [f"{word!r} is in it" for word in case.lacks if word in everything]
-        if case.request.get("password") and case.request["password"] in str(ended.events).replace("`password`", "").replace("secret.", ""):
+        if case.request.get("password") and case.request["password"] in str(ended.events).replace(
+            "`password`", ""
+        ).replace("secret.", ""):
             problems.append("the password is in the result")
-        report.check(f"hostile {case.name} ({reason or 'success'}, {ended.seconds * 1000:.0f} ms)", problems)
+        report.check(
+            f"hostile {case.name} ({reason or 'success'}, {ended.seconds * 1000:.0f} ms)", problems
+        )
     slow = sorted(((e.seconds, c.name) for c, e in zip(cases, ends) if c.gate), reverse=True)
-    print("gate, slowest:", ", ".join(f"{name} {seconds * 1000:.0f} ms" for seconds, name in slow[:4]))
+    print(
+        "gate, slowest:", ", ".join(f"{name} {seconds * 1000:.0f} ms" for seconds, name in slow[:4])
+    )
 
 
 def check_links(runner, report):
@@ -126,16 +147,24 @@ def check_links(runner, report):
         file.write("LOCALSECRET")
     try:
         address = f"http://127.0.0.1:{server.server_address[1]}"
-        items = list(hostile.linked(address, local))
+        items = list(links.linked(address, local))
         wanted = [{"operation": "convert", "to": "pdf"}, {"operation": "markdown"}]
         jobs = [(request, [(name, data)], 120) for name, data in items for request in wanted]
-        jobs += [({"operation": "convert", "to": "odt"}, [(n, d)], 120) for n, d in items if n.endswith((".docx", ".html", ".md"))]
+        jobs += [
+            ({"operation": "convert", "to": "odt"}, [(n, d)], 120)
+            for n, d in items
+            if n.endswith((".docx", ".html", ".md"))
+        ]
         ends = runner.execute_many(jobs)
         for (request, [(name, _)], _), ended in zip(jobs, ends):
             problems = faults(ended) + ([str(ended.failure)] if ended.failure else [])
-            if any(b"LOCALSECRET" in data for data in ended.files.values()) or "LOCALSECRET" in str(ended.events):
+            if any(b"LOCALSECRET" in data for data in ended.files.values()) or "LOCALSECRET" in str(
+                ended.events
+            ):
                 problems.append("a local file is in the result")
-            if not ended.warnings & {"external_references", "macros_present"} and not name.endswith(".md"):
+            if not ended.warnings & {"external_references", "macros_present"} and not name.endswith(
+                ".md"
+            ):
                 problems.append(f"not warned of: {sorted(ended.warnings)}")
             report.check(f"links of {name}, {request}", problems)
         report.check("connections", [f"{len(seen)} came: {seen[:5]}"] if seen else [])
@@ -148,13 +177,27 @@ def check_links(runner, report):
 def check_stable(runner, report):
     """The same document gives the same value and the same files."""
     items = [(n, d) for n, d, _ in corpus.documents() if n.startswith(("latin", "plain"))]
-    requests = [{"operation": "text"}, {"operation": "markdown", "layout": True}, {"operation": "metadata"},
-                {"operation": "tables"}]
+    requests = [
+        {"operation": "text"},
+        {"operation": "markdown", "layout": True},
+        {"operation": "metadata"},
+        {"operation": "tables"},
+    ]
     jobs = [(request, [item], 120) for item in items for request in requests]
-    jobs += [({"operation": "convert", "to": "pdf"}, [item], 120) for item in items if not item[0].endswith(".pdf")]
+    jobs += [
+        ({"operation": "convert", "to": "pdf"}, [item], 120)
+        for item in items
+        if not item[0].endswith(".pdf")
+    ]
     for job, first, second in zip(jobs, runner.execute_many(jobs), runner.execute_many(jobs)):
-        problems = [] if first.value == second.value and first.failure == second.failure else ["another value"]
-        if first.files != second.files:
+        problems = (
+            []
+            if first.value == second.value and first.failure == second.failure
+            else ["another value"]
+        )
+        # LibreOffice encrypts Type 1 fonts, as those of CJK become, beginning with random bytes.
+        drawn = any(b"/Length3" in data for data in first.files.values())
+        if first.files != second.files and not drawn:
             problems.append("other bytes in its files")
         report.check(f"twice {job[0]} of {job[1][0][0]}", problems)
 
@@ -163,13 +206,25 @@ def check_golden(runner, report, peer=None):
     golden.check(runner, report, peer)
 
 
-PARTS = {"corpus": check_corpus, "trips": check_trips, "hostile": check_hostile, "links": check_links,
-         "stable": check_stable, "golden": check_golden}
+PARTS = {
+    "corpus": check_corpus,
+    "trips": check_trips,
+    "hostile": check_hostile,
+    "links": check_links,
+    "stable": check_stable,
+    "golden": check_golden,
+}
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", default=os.environ.get("DOCUMENT_ROOT"), required="DOCUMENT_ROOT" not in os.environ)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--root",
+        default=os.environ.get("DOCUMENT_ROOT"),
+        required="DOCUMENT_ROOT" not in os.environ,
+    )
     parser.add_argument("--peer", help="a Python that has markitdown, for its score beside ours")
     parser.add_argument("parts", nargs="*", choices=[[], *PARTS], metavar="part")
     options = parser.parse_args()
@@ -180,7 +235,10 @@ def main():
             check_golden(runner, report, options.peer)
         else:
             PARTS[name](runner, report)
-        print(f"{name}: {report.passed - before[0]} passed, {report.failed - before[1]} failed", flush=True)
+        print(
+            f"{name}: {report.passed - before[0]} passed, {report.failed - before[1]} failed",
+            flush=True,
+        )
     print(f"{report.passed} passed, {report.failed} failed")
     return 1 if report.failed else 0
 

@@ -18,10 +18,10 @@ struct DocumentTests {
 
     @Test func `has every module of its tools in the image`() throws {
         let folder = repository.appendingPathComponent("Sources/DocumentTools/mayfly_document")
-        let there = try FileManager.default.contentsOfDirectory(atPath: folder.path)
+        let there = try FileManager.default.subpathsOfDirectory(atPath: folder.path)
             .filter { $0.hasSuffix(".py") }
         let packed = DocumentTools.files.map(\.path).filter { $0.hasSuffix(".py") }
-            .map { String($0.split(separator: "/").last ?? "") }
+            .map { $0.replacing("/usr/local/lib/mayfly/mayfly_document/", with: "") }
         #expect(packed.sorted() == there.sorted())
     }
 

@@ -93,6 +93,16 @@ struct ArchitectureTests {
         #expect(crowded.map { "\($0.key): \($0.value.count)" }.sorted() == [])
     }
 
+    @Test func `every module of the document tools is among the files of their image`() throws {
+        let folder = "Sources/DocumentTools/mayfly_document"
+        let modules = Repository.files(in: folder, ending: ".py").map {
+            (String($0.path.dropFirst(folder.count + 1)) as NSString).deletingPathExtension
+        }
+        #expect(modules.count > 20)
+        let list = try Repository.file("Sources/DocumentTools/DocumentTools.swift").text
+        #expect(modules.filter { !list.contains("module(\"\($0)\", ") } == [])
+    }
+
     @Test func `what runs in the guest, and what reads its bytes, needs no Foundation`() {
         let wrong = Repository.sources.filter { file in
             ["Wire", "GuestAgent", "Events"].contains(file.module)

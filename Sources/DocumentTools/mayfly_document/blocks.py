@@ -1,4 +1,5 @@
 """What every reader makes and every operation writes: blocks in reading order."""
+
 import datetime
 import math
 import re
@@ -10,11 +11,31 @@ class Block:
     `text` is plain; `inline` is the same as Markdown. Rows of a table are lists of values."""
 
     __slots__ = (
-        "type", "text", "inline", "level", "page", "bbox", "rows", "header", "marker", "sheet",
+        "type",
+        "text",
+        "inline",
+        "level",
+        "page",
+        "bbox",
+        "rows",
+        "header",
+        "marker",
+        "sheet",
     )
 
-    def __init__(self, type, text="", inline=None, level=None, page=None, bbox=None, rows=None,
-                 header=False, marker=None, sheet=None):
+    def __init__(
+        self,
+        type,
+        text="",
+        inline=None,
+        level=None,
+        page=None,
+        bbox=None,
+        rows=None,
+        header=False,
+        marker=None,
+        sheet=None,
+    ):
         self.type, self.text, self.level = type, text, level
         self.inline = escape(text) if inline is None else inline
         self.page, self.bbox, self.rows = page, bbox, rows
@@ -56,8 +77,8 @@ def _protected(inline):
         return inline
     lead = match.group(2)
     if lead[0].isdigit():
-        return f"{match.group(1)}{lead}\\{inline[match.end():]}"
-    return f"{match.group(1)}\\{inline[match.start(2):]}"
+        return f"{match.group(1)}{lead}\\{inline[match.end() :]}"
+    return f"{match.group(1)}\\{inline[match.start(2) :]}"
 
 
 def cell_value(value):
@@ -196,7 +217,8 @@ def joined_runs(runs):
             merged.append(run)
     plain = "".join(run[0] for run in merged)
     inline = "".join(
-        run[0] if run[0].startswith("[^") and run[4] == "footnote"
+        run[0]
+        if run[0].startswith("[^") and run[4] == "footnote"
         else emphasized(run[0], *run[1:4], link=run[4], code=len(run) > 5 and run[5])
         for run in merged
     )

@@ -1,22 +1,30 @@
 """Encrypted packages of Office: agile (2010 and later) and standard (2007), with OpenSSL's AES.
 
 Decrypted here and not by LibreOffice, so that the gate sees what is inside before any parser does."""
+
 import base64
 import ctypes
 import hashlib
 import hmac
 import os
 
-from .docx import parse
 from .events import Failure
+from .readers.docx import parse
 
 _MAX_SPINS = 1_000_000
 _SEGMENT = 4096
 _KEYS = {
-    "input": bytes.fromhex("fea7d2763b4b9e79"), "hash": bytes.fromhex("d7aa0f6d3061344e"),
+    "input": bytes.fromhex("fea7d2763b4b9e79"),
+    "hash": bytes.fromhex("d7aa0f6d3061344e"),
     "key": bytes.fromhex("146e0be7abacd0d6"),
 }
-_HASHES = {"SHA1": "sha1", "SHA-1": "sha1", "SHA256": "sha256", "SHA384": "sha384", "SHA512": "sha512"}
+_HASHES = {
+    "SHA1": "sha1",
+    "SHA-1": "sha1",
+    "SHA256": "sha256",
+    "SHA384": "sha384",
+    "SHA512": "sha512",
+}
 
 
 def package(path, password, directory):
@@ -30,7 +38,9 @@ def package(path, password, directory):
             info = ole.openstream("EncryptionInfo").read()
             data = ole.openstream("EncryptedPackage").read()
         major, minor = info[0], info[2]
-        plain = _agile(info, data, password) if minor == 4 else _standard(info, data, password, major)
+        plain = (
+            _agile(info, data, password) if minor == 4 else _standard(info, data, password, major)
+        )
     except (KeyError, ValueError, IndexError, OSError, AttributeError) as error:
         raise Failure("document_damaged", f"the encryption cannot be read: {type(error).__name__}")
     target = os.path.join(directory, "decrypted")
@@ -51,7 +61,9 @@ def _aes(key, iv, data):
         size, out = ctypes.c_int(), ctypes.create_string_buffer(len(data) + 32)
         library.EVP_DecryptInit_ex(context, ctypes.c_void_p(cipher()), None, key, iv)
         library.EVP_CIPHER_CTX_set_padding(context, 0)
-        if not library.EVP_DecryptUpdate(context, out, ctypes.byref(size), data, len(data) // 16 * 16):
+        if not library.EVP_DecryptUpdate(
+            context, out, ctypes.byref(size), data, len(data) // 16 * 16
+        ):
             raise ValueError("AES")
         return out.raw[: size.value]
     finally:
@@ -60,7 +72,9 @@ def _aes(key, iv, data):
 
 def _spun(name, salt, password, spins):
     if spins > _MAX_SPINS:
-        raise Failure("expansion_limit", f"the password is hashed {spins} times; at most {_MAX_SPINS}")
+        raise Failure(
+            "expansion_limit", f"the password is hashed {spins} times; at most {_MAX_SPINS}"
+        )
     make = getattr(hashlib, name)
     value = make(salt + password.encode("utf-16-le")).digest()
     for number in range(spins):
@@ -71,7 +85,9 @@ def _spun(name, salt, password, spins):
 def _agile(info, data, password):
     tree = parse(info[8:], "EncryptionInfo")
     package_key = tree.find("{*}keyData")
-    lock = next(tree.iter("{http://schemas.microsoft.com/office/2006/keyEncryptor/password}encryptedKey"))
+    lock = next(
+        tree.iter("{http://schemas.microsoft.com/office/2006/keyEncryptor/password}encryptedKey")
+    )
     name, salt = _HASHES[lock.get("hashAlgorithm")], base64.b64decode(lock.get("saltValue"))
     spun = _spun(name, salt, password, int(lock.get("spinCount")))
     size = int(lock.get("keyBits")) // 8
@@ -80,11 +96,16 @@ def _agile(info, data, password):
         key = hashlib.new(name, spun + _KEYS[what]).digest()[:size].ljust(size, b"\x36")
         return _aes(key, salt[:16].ljust(16, b"\x36"), base64.b64decode(lock.get(field)))
 
-    said = hashlib.new(name, opened("input", "encryptedVerifierHashInput")[: int(lock.get("saltSize"))]).digest()
+    said = hashlib.new(
+        name, opened("input", "encryptedVerifierHashInput")[: int(lock.get("saltSize"))]
+    ).digest()
     if not hmac.compare_digest(said, opened("hash", "encryptedVerifierHashValue")[: len(said)]):
         raise Failure("wrong_password", "the `password` does not open the document")
     key = opened("key", "encryptedKeyValue")[: int(package_key.get("keyBits")) // 8]
-    name, salt = _HASHES[package_key.get("hashAlgorithm")], base64.b64decode(package_key.get("saltValue"))
+    name, salt = (
+        _HASHES[package_key.get("hashAlgorithm")],
+        base64.b64decode(package_key.get("saltValue")),
+    )
     out = []
     for number, at in enumerate(range(8, len(data), _SEGMENT)):
         iv = hashlib.new(name, salt + number.to_bytes(4, "little")).digest()[:16].ljust(16, b"\x36")
@@ -100,7 +121,9 @@ def _standard(info, data, password, major):
     salt, verifier = info[head + 4 : head + 20], info[head + 20 : head + 36]
     spun = hashlib.sha1(_spun("sha1", salt, password, 50_000) + bytes(4)).digest()
     halves = [
-        hashlib.sha1(bytes(a ^ b for a, b in zip(bytes([fill]) * 64, spun.ljust(64, b"\0")))).digest()
+        hashlib.sha1(
+            bytes(a ^ b for a, b in zip(bytes([fill]) * 64, spun.ljust(64, b"\0")))
+        ).digest()
         for fill in (0x36, 0x5C)
     ]
     key = b"".join(halves)[:size]

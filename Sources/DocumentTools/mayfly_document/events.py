@@ -1,4 +1,5 @@
 """What a job says: JSON lines on one descriptor, with closed lists of warnings and reasons."""
+
 import json
 import os
 

@@ -1,21 +1,29 @@
 """What a document holds beside its text: macros, links, embedded files, encryption."""
+
 import re
 
 from .events import Failure
 
 _EXTERNAL = re.compile(
-    rb'<(?:\w+:)?Relationship\b[^>]*TargetMode\s*=\s*["\']External["\'][^>]*>', re.I)
+    rb'<(?:\w+:)?Relationship\b[^>]*TargetMode\s*=\s*["\']External["\'][^>]*>', re.I
+)
 _TYPE = re.compile(rb'\bType\s*=\s*["\'][^"\']*/([A-Za-z]+)["\']')
 _FIELDS = re.compile(rb"\b(INCLUDETEXT|INCLUDEPICTURE|DDEAUTO|DDE|LINK|IMPORT|DATABASE|RD)\b")
 _INSTRUCTION = re.compile(rb"<w:instrText[^>]*>([^<]*)|w:instr\s*=\s*[\"']([^\"']*)")
 _ODF_LINK = re.compile(
-    rb'<(?:text:section-source|table:table-source|office:dde-source|text:dde-connection-decl|'
+    rb"<(?:text:section-source|table:table-source|office:dde-source|text:dde-connection-decl|"
     rb'table:cell-range-source)\b|<draw:(?:image|object|plugin|floating-frame)\b[^>]*xlink:href="'
-    rb'(?!\./|Pictures/|ObjectReplacements/|Object |#|media/)[a-z/\\]', re.I)
-_FORMULA_LINK = re.compile(rb"WEBSERVICE\s*\(|\bDDE\s*\(|(?:file|https?|ftp):/{2,3}[^\"'<]*'#", re.I)
+    rb"(?!\./|Pictures/|ObjectReplacements/|Object |#|media/)[a-z/\\]",
+    re.I,
+)
+_FORMULA_LINK = re.compile(
+    rb"WEBSERVICE\s*\(|\bDDE\s*\(|(?:file|https?|ftp):/{2,3}[^\"'<]*'#", re.I
+)
 _HREF = re.compile(
     rb"<(?:img|iframe|link|script|embed|object|source|video|audio|frame)\b[^>]*?(?:src|href|data)\s*=\s*"
-    rb"[\"']?\s*(?:[a-z]+:)?(?://|\\\\|file:)|@import", re.I)
+    rb"[\"']?\s*(?:[a-z]+:)?(?://|\\\\|file:)|@import",
+    re.I,
+)
 _SCRIPT = re.compile(rb"<script\b|\bon(?:load|error|click)\s*=|javascript:", re.I)
 
 
@@ -81,7 +89,9 @@ def _links(links, events):
 def _odf(container, events):
     if any(name.startswith(("Basic/", "Scripts/")) for name in container.names):
         events.warn("macros_present", "the document has macros; they are not run")
-    embedded = sum(1 for name in container.names if re.match(r"Object \d+$|Object \d+/content.xml", name))
+    embedded = sum(
+        1 for name in container.names if re.match(r"Object \d+$|Object \d+/content.xml", name)
+    )
     if embedded:
         events.warn("embedded_files", f"{embedded} embedded objects; they are not opened")
     data = container.read("content.xml") if "content.xml" in container.by_name else b""
@@ -94,7 +104,9 @@ def _ole(path, kind, events):
 
     with olefile.OleFileIO(path) as ole:
         names = ["/".join(entry) for entry in ole.listdir()]
-        if any("VBA" in name.upper().split("/") or "_VBA_PROJECT" in name.upper() for name in names):
+        if any(
+            "VBA" in name.upper().split("/") or "_VBA_PROJECT" in name.upper() for name in names
+        ):
             events.warn("macros_present", "the document has macros; they are not run")
         if kind == "doc" and any(name.startswith("ObjectPool/") for name in names):
             events.warn("embedded_files", "embedded objects; they are not opened")
@@ -102,14 +114,24 @@ def _ole(path, kind, events):
 
 def _text(data, kind, events):
     if kind == "fodt":
-        if b"<office:scripts" in data and b"script:" in data and b"<ooo:" in data or b"script:event-listener" in data:
+        if (
+            b"<office:scripts" in data
+            and b"script:" in data
+            and b"<ooo:" in data
+            or b"script:event-listener" in data
+        ):
             events.warn("macros_present", "the document has macros; they are not run")
         if _ODF_LINK.search(data) or _FORMULA_LINK.search(data):
             _links({"linked content"}, events)
     elif kind == "rtf":
         if b"\\objdata" in data or b"\\objemb" in data:
             events.warn("embedded_files", "embedded objects; they are not opened")
-        words = {word.decode() for word in re.findall(rb"\\fldinst[^}]*?\b(INCLUDETEXT|INCLUDEPICTURE|DDEAUTO|DDE)\b", data)}
+        words = {
+            word.decode()
+            for word in re.findall(
+                rb"\\fldinst[^}]*?\b(INCLUDETEXT|INCLUDEPICTURE|DDEAUTO|DDE)\b", data
+            )
+        }
         if b"\\*\\template" in data or b"\\objautlink" in data:
             words.add("template")
         _links(words, events)
@@ -125,14 +147,17 @@ def encryption(found, path):
     if found.format in ("odt", "ods", "odp"):
         names = found.container.by_name
         return "META-INF/manifest.xml" in names and b"encryption-data" in found.container.read(
-            "META-INF/manifest.xml")
+            "META-INF/manifest.xml"
+        )
     if found.format in ("doc", "xls", "ppt"):
         import olefile
 
         with olefile.OleFileIO(path) as ole:
             if found.format == "doc":
-                return bool(ole.openstream("WordDocument").read(12)[11:12] and
-                            ole.openstream("WordDocument").read(12)[11] & 1)
+                return bool(
+                    ole.openstream("WordDocument").read(12)[11:12]
+                    and ole.openstream("WordDocument").read(12)[11] & 1
+                )
             if found.format == "xls":
                 name = "Workbook" if ole.exists("Workbook") else "Book"
                 return _has_filepass(ole.openstream(name).read(4096))

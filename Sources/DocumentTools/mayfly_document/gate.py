@@ -1,4 +1,5 @@
 """The gate before every parser: what a container says of itself, and what it really unpacks to."""
+
 import io
 import re
 import struct
@@ -25,8 +26,11 @@ class Entry:
         """A name that would leave the directory it is unpacked into."""
         name = self.name.replace("\\", "/")
         return (
-            name.startswith("/") or ".." in name.split("/") or "\0" in name
-            or re.match(r"[A-Za-z]:", name) is not None or self.is_link
+            name.startswith("/")
+            or ".." in name.split("/")
+            or "\0" in name
+            or re.match(r"[A-Za-z]:", name) is not None
+            or self.is_link
         )
 
 
@@ -56,7 +60,8 @@ class Container:
                 count, size, offset, end = fields[7], fields[8], fields[9], place[2]
         if count > self.limits.entries:
             raise Failure(
-                "expansion_limit", f"{count} entries in the container; at most {self.limits.entries}"
+                "expansion_limit",
+                f"{count} entries in the container; at most {self.limits.entries}",
             )
         # What stands before the container shifts every offset.
         self.shift = end - size - offset
@@ -120,7 +125,11 @@ class Container:
 
     def pieces(self, entry):
         """The entry's bytes, counted while they are inflated."""
-        fields = _LOCAL.unpack_from(self.data, entry.offset) if entry.offset + 30 <= len(self.data) else None
+        fields = (
+            _LOCAL.unpack_from(self.data, entry.offset)
+            if entry.offset + 30 <= len(self.data)
+            else None
+        )
         if fields is None or fields[0] != b"PK\3\4":
             raise Failure("document_damaged", f"{entry.name!r} is not where the directory says")
         if entry.flags & 1:
@@ -149,7 +158,9 @@ class Container:
     def read(self, name, at_most=None):
         """The bytes of a part; XML is bounded by its own limit."""
         entry = self.by_name[name]
-        limit = at_most or (self.limits.xml_part if _XML_NAME.search(name) else self.limits.unpacked)
+        limit = at_most or (
+            self.limits.xml_part if _XML_NAME.search(name) else self.limits.unpacked
+        )
         if entry.size > limit:
             raise Failure("expansion_limit", f"{name!r} has {entry.size} bytes; at most {limit}")
         return b"".join(self.pieces(entry))
@@ -159,10 +170,14 @@ class Container:
         others = 0
         for entry in self.entries:
             if entry.unsafe:
-                raise Failure("document_damaged", f"the part name {entry.name!r} leaves the container")
+                raise Failure(
+                    "document_damaged", f"the part name {entry.name!r} leaves the container"
+                )
             if _XML_NAME.search(entry.name):
                 check_xml(entry.name, self.read(entry.name), self.limits, events)
-            elif with_media and re.search(r"media/|Pictures/|\.(png|jpe?g|gif|tiff?|bmp)$", entry.name, re.I):
+            elif with_media and re.search(
+                r"media/|Pictures/|\.(png|jpe?g|gif|tiff?|bmp)$", entry.name, re.I
+            ):
                 check_image(entry.name, self._head(entry), self.limits)
             else:
                 others += entry.packed
@@ -247,7 +262,9 @@ def check_image(name, head, limits):
 
     try:
         Image.MAX_IMAGE_PIXELS = None
-        with Image.open(io.BytesIO(head), formats=["PNG", "JPEG", "GIF", "TIFF", "BMP", "WEBP"]) as image:
+        with Image.open(
+            io.BytesIO(head), formats=["PNG", "JPEG", "GIF", "TIFF", "BMP", "WEBP"]
+        ) as image:
             width, height = image.size
     except Exception:
         return None

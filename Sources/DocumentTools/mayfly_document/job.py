@@ -1,21 +1,63 @@
 """One `document` job: the request from stdin, events out, one value or one failure at the end."""
+
 import json
 import os
 import sys
 
-from . import (  # noqa: F401 – imported for the parked Python, so that a job imports nothing
-    archives, convert, decrypt, docx, facts, gate, images, kinds, layout, mail, markup, metadata, ocr, odf,
-    office, pages, pdf, pptx, reading, result, ruled, sheets,
+# Everything that a job may use is imported with this module: a parked Python forks with all of it.
+import charset_normalizer  # noqa: F401
+import markdown_it  # noqa: F401
+import nh3  # noqa: F401
+import olefile  # noqa: F401
+import pikepdf  # noqa: F401
+import python_calamine  # noqa: F401
+import uno  # noqa: F401
+
+from . import (  # noqa: F401
+    decrypt,
+    facts,
+    gate,
+    kinds,
+    result,
 )
 from .events import Events, Failure, encode, log
 from .limits import Limits, isolated
+from .operations import (  # noqa: F401
+    convert,
+    docxwriter,
+    fonts,
+    images,
+    metadata,
+    ocr,
+    office,
+    pages,
+    reading,
+)
 from .ranges import page_numbers
+from .readers import (  # noqa: F401
+    archives,
+    docx,
+    layout,
+    mail,
+    markup,
+    odf,
+    pdf,
+    pptx,
+    ruled,
+    sheets,
+)
 
 # How often a document is read again without the page that killed the reader.
 MAX_RESUMES = 5
 OPERATIONS = {
-    "text": reading.run, "markdown": reading.run, "tables": reading.run, "metadata": metadata.run,
-    "render": images.run, "convert": convert.run, "ocr": ocr.run, "pages": pages.run,
+    "text": reading.run,
+    "markdown": reading.run,
+    "tables": reading.run,
+    "metadata": metadata.run,
+    "render": images.run,
+    "convert": convert.run,
+    "ocr": ocr.run,
+    "pages": pages.run,
 }
 
 
@@ -27,11 +69,15 @@ class Job:
         self.root, self.out = root, os.path.join(root, "out")
         self.scratch = os.path.join(root, ".document")
         self.limits = Limits.of(request.get("limits"))
-        self.limits.pages = min(self.limits.pages, int(request.get("max_pages") or self.limits.pages))
+        self.limits.pages = min(
+            self.limits.pages, int(request.get("max_pages") or self.limits.pages)
+        )
         self.operation = request["operation"]
         self.to, self.password = request.get("to"), request.get("password")
         self.options = request.get("options") or {}
-        self.inputs = [(os.path.join(root, item["path"]), item["name"]) for item in request["inputs"]]
+        self.inputs = [
+            (os.path.join(root, item["path"]), item["name"]) for item in request["inputs"]
+        ]
         self.path, self.name = self.inputs[0]
         self.skipped, self.detected, self.attachments = skipped, None, []
         for directory in (self.out, self.scratch):
@@ -50,7 +96,8 @@ class Job:
         wanted = page_numbers(self.request.get("pages"), count)
         if len(wanted) > self.limits.pages:
             self.events.warn(
-                "pages_skipped", f"{len(wanted)} pages asked for; the first {self.limits.pages} are read"
+                "pages_skipped",
+                f"{len(wanted)} pages asked for; the first {self.limits.pages} are read",
             )
             wanted = wanted[: self.limits.pages]
         return wanted
@@ -94,20 +141,27 @@ def perform(request, descriptor, root, skipped):
         for page, why in sorted(skipped.items()):
             events.warn("pages_skipped", f"page {page} cannot be read: {why}", page)
         job.detected = job.detect(with_media=job.operation in ("render", "convert", "ocr"))
-        if isinstance(job.detected.container, kinds.EncryptedOffice) and job.operation != "metadata":
+        if (
+            isinstance(job.detected.container, kinds.EncryptedOffice)
+            and job.operation != "metadata"
+        ):
             job.path = decrypt.package(job.path, job.password, job.scratch)
             job.detected = job.detect(with_media=True)
             job.password = None
         job.part("format", job.detected.format)
         job.part("detected", job.detected.mime)
         value = OPERATIONS[job.operation](job)
-        events.send("value", {"format": job.detected.format, "detected": job.detected.mime, **value})
+        events.send(
+            "value", {"format": job.detected.format, "detected": job.detected.mime, **value}
+        )
     except Failure as failure:
         events.send("failure", {"reason": failure.reason, "message": failure.message})
     except MemoryError:
         raise
     except RecursionError:
-        events.send("failure", {"reason": "expansion_limit", "message": "the document nests too deep"})
+        events.send(
+            "failure", {"reason": "expansion_limit", "message": "the document nests too deep"}
+        )
     except OSError as error:
         if error.errno not in (27, 28):
             raise
@@ -199,9 +253,7 @@ def run(request, descriptor, root="/work"):
         end = isolated(lambda d: perform(request, d, root, skipped), limits, recorder.line)
         if recorder.value is not None or recorder.failure is not None:
             break
-        reason, message = _ENDS.get(
-            end, ("converter_crashed", f"the reader died of {end}")
-        )
+        reason, message = _ENDS.get(end, ("converter_crashed", f"the reader died of {end}"))
         page = recorder.at
         if page is not None:
             message += f", on page {page}"
@@ -209,7 +261,9 @@ def run(request, descriptor, root="/work"):
         if page is None or page in skipped or len(skipped) >= MAX_RESUMES:
             recorder.failure = {"reason": reason, "message": message}
             break
-        skipped[page] = {"memory": "too much memory", "cpu": "too much time"}.get(end, "it is damaged")
+        skipped[page] = {"memory": "too much memory", "cpu": "too much time"}.get(
+            end, "it is damaged"
+        )
     recorder.finish(os.path.join(root, "out"))
 
 

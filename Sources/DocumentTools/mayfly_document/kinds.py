@@ -1,4 +1,5 @@
 """What a document really is: by its content and its container's listing; the name is only a hint."""
+
 import os
 import re
 
@@ -10,16 +11,30 @@ MIME = {
     "docx": "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
     "xlsx": "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
     "pptx": "application/vnd.openxmlformats-officedocument.presentationml.presentation",
-    "doc": "application/msword", "xls": "application/vnd.ms-excel",
-    "ppt": "application/vnd.ms-powerpoint", "msg": "application/vnd.ms-outlook",
+    "doc": "application/msword",
+    "xls": "application/vnd.ms-excel",
+    "ppt": "application/vnd.ms-powerpoint",
+    "msg": "application/vnd.ms-outlook",
     "odt": "application/vnd.oasis.opendocument.text",
     "ods": "application/vnd.oasis.opendocument.spreadsheet",
     "odp": "application/vnd.oasis.opendocument.presentation",
-    "fodt": "application/vnd.oasis.opendocument.text-flat-xml", "epub": "application/epub+zip",
-    "rtf": "application/rtf", "html": "text/html", "md": "text/markdown", "csv": "text/csv",
-    "txt": "text/plain", "eml": "message/rfc822", "zip": "application/zip", "tar": "application/x-tar",
-    "gz": "application/gzip", "png": "image/png", "jpeg": "image/jpeg", "gif": "image/gif",
-    "tiff": "image/tiff", "bmp": "image/bmp", "webp": "image/webp",
+    "fodt": "application/vnd.oasis.opendocument.text-flat-xml",
+    "epub": "application/epub+zip",
+    "rtf": "application/rtf",
+    "html": "text/html",
+    "md": "text/markdown",
+    "csv": "text/csv",
+    "txt": "text/plain",
+    "eml": "message/rfc822",
+    "zip": "application/zip",
+    "tar": "application/x-tar",
+    "gz": "application/gzip",
+    "png": "image/png",
+    "jpeg": "image/jpeg",
+    "gif": "image/gif",
+    "tiff": "image/tiff",
+    "bmp": "image/bmp",
+    "webp": "image/webp",
 }
 IMAGES = frozenset("png jpeg gif tiff bmp webp".split())
 ARCHIVES = frozenset("zip tar gz".split())
@@ -27,22 +42,49 @@ OFFICE_ZIPS = frozenset("docx xlsx pptx odt ods odp epub".split())
 # Names that promise a binary format, so that a text in it is no document.
 _BINARY_NAMES = frozenset("pdf docx xlsx pptx doc xls ppt msg odt ods odp epub".split()) | IMAGES
 _ALIASES = {
-    "jpg": "jpeg", "tif": "tiff", "htm": "html", "xhtml": "html", "markdown": "md", "text": "txt",
-    "docm": "docx", "dotx": "docx", "dotm": "docx", "xlsm": "xlsx", "xltx": "xlsx", "pptm": "pptx",
-    "ppsx": "pptx", "tgz": "gz", "tsv": "csv", "log": "txt", "mht": "eml", "dot": "doc",
+    "jpg": "jpeg",
+    "tif": "tiff",
+    "htm": "html",
+    "xhtml": "html",
+    "markdown": "md",
+    "text": "txt",
+    "docm": "docx",
+    "dotx": "docx",
+    "dotm": "docx",
+    "xlsm": "xlsx",
+    "xltx": "xlsx",
+    "pptm": "pptx",
+    "ppsx": "pptx",
+    "tgz": "gz",
+    "tsv": "csv",
+    "log": "txt",
+    "mht": "eml",
+    "dot": "doc",
 }
 _MAGIC = [
-    (b"%PDF-", "pdf"), (b"{\\rtf", "rtf"), (b"\x89PNG\r\n\x1a\n", "png"), (b"\xff\xd8\xff", "jpeg"),
-    (b"GIF87a", "gif"), (b"GIF89a", "gif"), (b"II*\0", "tiff"), (b"MM\0*", "tiff"),
-    (b"BM", "bmp"), (b"\x1f\x8b", "gz"),
+    (b"%PDF-", "pdf"),
+    (b"{\\rtf", "rtf"),
+    (b"\x89PNG\r\n\x1a\n", "png"),
+    (b"\xff\xd8\xff", "jpeg"),
+    (b"GIF87a", "gif"),
+    (b"GIF89a", "gif"),
+    (b"II*\0", "tiff"),
+    (b"MM\0*", "tiff"),
+    (b"BM", "bmp"),
+    (b"\x1f\x8b", "gz"),
 ]
 _PROGRAMS = [
-    (b"MZ", "a Windows program"), (b"\x7fELF", "an ELF program"), (b"#!", "a script"),
-    (b"\xca\xfe\xba\xbe", "a Java class"), (b"\xcf\xfa\xed\xfe", "a Mach-O program"),
+    (b"MZ", "a Windows program"),
+    (b"\x7fELF", "an ELF program"),
+    (b"#!", "a script"),
+    (b"\xca\xfe\xba\xbe", "a Java class"),
+    (b"\xcf\xfa\xed\xfe", "a Mach-O program"),
 ]
 _HTML = re.compile(rb"<(!doctype\s+html|html|head|body|script|iframe|div|table|p|h1)[\s>]", re.I)
 _HEADER = re.compile(rb"^[A-Za-z][A-Za-z0-9-]*:[ \t]?[^\r\n]*\r?\n")
-_MAIL = re.compile(rb"^(from|to|subject|date|message-id|received|return-path|mime-version):", re.I | re.M)
+_MAIL = re.compile(
+    rb"^(from|to|subject|date|message-id|received|return-path|mime-version):", re.I | re.M
+)
 
 
 def extension(name):
@@ -68,16 +110,16 @@ def detect(path, name, limits, events):
     hint = extension(name)
     detected = _by_content(path, head, hint, limits)
     if detected is None:
-        raise Failure("unsupported_format", f"{name!r}: the content is of no type that is read here")
+        raise Failure(
+            "unsupported_format", f"{name!r}: the content is of no type that is read here"
+        )
     _refuse_polyglots(detected, head, tail, name)
     expected = {"xhtml": "html"}.get(hint, hint)
     if detected.format in ("html", "txt", "md", "csv", "eml") and expected in _BINARY_NAMES:
         kind = "HTML" if detected.format == "html" else "text"
         raise Failure("format_mismatch", f"{name!r} is named {hint} and its content is {kind}")
     if expected in MIME and expected != detected.format:
-        events.warn(
-            "type_mismatch", f"named {hint}, read by its content as {detected.format}"
-        )
+        events.warn("type_mismatch", f"named {hint}, read by its content as {detected.format}")
     return detected
 
 
@@ -128,11 +170,15 @@ def _ole_kind(path):
         with olefile.OleFileIO(path) as ole:
             names = {"/".join(entry) for entry in ole.listdir(streams=True)}
     except Exception as error:
-        raise Failure("document_damaged", f"the OLE container cannot be read: {type(error).__name__}")
+        raise Failure(
+            "document_damaged", f"the OLE container cannot be read: {type(error).__name__}"
+        )
     if "EncryptedPackage" in names:
         return Detected("docx", EncryptedOffice(path))
     for kind, streams in (
-        ("doc", ["WordDocument"]), ("xls", ["Workbook", "Book"]), ("ppt", ["PowerPoint Document"]),
+        ("doc", ["WordDocument"]),
+        ("xls", ["Workbook", "Book"]),
+        ("ppt", ["PowerPoint Document"]),
         ("msg", ["__properties_version1.0"]),
     ):
         if any(stream in names for stream in streams):
@@ -179,7 +225,9 @@ def _refuse_polyglots(detected, head, tail, name):
         before = head[: head.find(b"%PDF-")] if not head.startswith(b"%PDF-") else b""
         if detected.container is None and _ends_as_zip(tail):
             other = "zip"
-        elif _HTML.search(before) or re.search(rb"^%PDF-[^\r\n]*[\r\n]+\s*<(html|script)", head, re.I):
+        elif _HTML.search(before) or re.search(
+            rb"^%PDF-[^\r\n]*[\r\n]+\s*<(html|script)", head, re.I
+        ):
             other = "html"
         elif before.startswith((b"GIF8", b"\x89PNG", b"\xff\xd8")):
             other = "an image"
@@ -190,7 +238,7 @@ def _refuse_polyglots(detected, head, tail, name):
                 other = "pdf"
             elif "META-INF/MANIFEST.MF" in names or any(n.endswith(".class") for n in names):
                 other = "a Java archive"
-    elif kind == "gif" and head[6:8] in (b"/*", b"=\""):
+    elif kind == "gif" and head[6:8] in (b"/*", b'="'):
         other = "JavaScript"
     elif kind in IMAGES and (_ends_as_zip(tail) or re.search(rb"<script[\s>]", tail, re.I)):
         other = "zip" if _ends_as_zip(tail) else "html"

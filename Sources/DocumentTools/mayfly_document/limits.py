@@ -1,10 +1,10 @@
 """Limits: what a job may use, and how a tool or a parser is kept within them."""
+
 import dataclasses
 import os
 import resource
 import signal
 import subprocess
-import time
 
 from .events import Failure
 
@@ -50,8 +50,13 @@ class Limits:
 def environment(temporary):
     """An allow-list: nothing of the job's own environment reaches a tool."""
     return {
-        "PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": temporary,
-        "TMPDIR": temporary, "TZ": "UTC", "OMP_THREAD_LIMIT": "1", "SOURCE_DATE_EPOCH": "946684800",
+        "PATH": "/usr/local/bin:/usr/bin:/bin",
+        "LANG": "C.UTF-8",
+        "HOME": temporary,
+        "TMPDIR": temporary,
+        "TZ": "UTC",
+        "OMP_THREAD_LIMIT": "1",
+        "SOURCE_DATE_EPOCH": "946684800",
     }
 
 
@@ -93,8 +98,13 @@ def run_tool(arguments, limits, work, cpu=None, wall=None, stdin=None, descripto
     out, err = (os.path.join(work, f".tool-{name}") for name in ("out", "err"))
     with open(out, "w+b") as output, open(err, "w+b") as error:
         process = subprocess.Popen(
-            arguments, stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
-            stdout=output, stderr=error, env=environment(work), cwd=work, pass_fds=descriptors,
+            arguments,
+            stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
+            stdout=output,
+            stderr=error,
+            env=environment(work),
+            cwd=work,
+            pass_fds=descriptors,
             preexec_fn=lambda: confine(limits.tool_memory, seconds, limits.output_file),
         )
         try:

@@ -1,9 +1,10 @@
 """Ranges of pages, as `1-3,7`."""
+
 from .events import Failure
 
 
 def page_numbers(text, count):
-    """"1-3,7" as sorted numbers that exist."""
+    """ "1-3,7" as sorted numbers that exist."""
     if not text:
         return list(range(1, count + 1))
     out = set()

@@ -1,4 +1,5 @@
 """The `value` of text, Markdown and tables: what stands in it, and what becomes a file."""
+
 import json
 import os
 

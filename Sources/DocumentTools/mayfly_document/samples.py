@@ -1,4 +1,5 @@
 """The smallest documents that LibreOffice converts, for the warm-up."""
+
 import io
 import zipfile
 
@@ -52,7 +53,10 @@ def docx(body=None, extra=()):
     )
     return container(
         [
-            ("[Content_Types].xml", types(("/word/document.xml", "wordprocessingml.document.main"))),
+            (
+                "[Content_Types].xml",
+                types(("/word/document.xml", "wordprocessingml.document.main")),
+            ),
             ("_rels/.rels", rels(("officeDocument", "word/document.xml"))),
             (
                 "word/document.xml",
@@ -131,7 +135,9 @@ def pptx():
             ),
             (
                 "ppt/_rels/presentation.xml.rels",
-                rels(("slideMaster", "slideMasters/slideMaster1.xml"), ("slide", "slides/slide1.xml")),
+                rels(
+                    ("slideMaster", "slideMasters/slideMaster1.xml"), ("slide", "slides/slide1.xml")
+                ),
             ),
             ("ppt/slides/slide1.xml", f"{_HEAD}<p:sld {spaces}>{tree.format(shape)}</p:sld>"),
             (

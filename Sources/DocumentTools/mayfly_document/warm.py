@@ -1,13 +1,16 @@
 """The image's warm-up: LibreOffice started and used, every tool run once. Run as root or as uid 1000.
 
 Leaves LibreOffice running, for the snapshot. Any fault ends with a line on stderr and status 1."""
+
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 
-from . import images, office, pdf, samples
+from . import samples
+from .operations import images, office
+from .readers import pdf
 
 USER = 1000
 
@@ -47,6 +50,26 @@ def run_tools(document, directory):
     commands = [["fc-match", "Calibri"], ["tesseract", picture, "-", "-l", "eng"]]
     for command in commands:
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def rehearse():
+    """For the parked Python, before it forks: what is compiled or loaded only when first used."""
+    from PIL import Image
+
+    from . import blocks, gate, job
+    from .readers import docx, markup, pptx
+
+    Image.init()
+    events, limits = job.Events(os.open(os.devnull, os.O_WRONLY)), job.Limits()
+    try:
+        for kind, read in ((samples.docx, docx.read), (samples.pptx, pptx.read)):
+            container = gate.Container(kind(), limits)
+            container.check_office(events, True)
+            read(container, events)
+        made = markup.read_markdown("# Warm\n\n- *a*\n\n| a | b |\n|---|---|\n| 1 | 2 |\n", events)
+        markup.to_html(blocks.markdown(made) + blocks.text(made), events)
+    finally:
+        os.close(events.descriptor)
 
 
 def main():

@@ -49,7 +49,8 @@ package struct GuestReport: Sendable {
 }
 
 extension GuestReport {
-    /// Of all programs of a job, of which there is at least one: the last one's, with what they used
+    /// Of all programs of a job, of which there is at least one: the last one's, with what they
+    /// used
     /// together.
     init(steps: [GuestReport]) {
         self = steps[steps.count - 1]

@@ -1,9 +1,10 @@
 """Blocks as a DOCX: for text, pages and messages that become an office document or a PDF."""
+
 import re
 from xml.sax.saxutils import escape, quoteattr
 
-from .blocks import cell_text
-from .samples import container, rels, types
+from ..blocks import cell_text
+from ..samples import container, rels, types
 
 _W = "http://schemas.openxmlformats.org/wordprocessingml/2006/main"
 _R = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
@@ -55,13 +56,15 @@ class Writer:
 
     def runs(self, block):
         """The inline Markdown as runs with their marks."""
-        from .markup import inline_runs
+        from ..readers.markup import inline_runs
 
         out = []
         for text, bold, italic, struck, link, code in inline_runs(block.inline):
             marks = ("<w:b/>" if bold else "") + ("<w:i/>" if italic else "")
             marks += "<w:strike/>" if struck else ""
-            marks += '<w:rFonts w:ascii="Liberation Mono" w:hAnsi="Liberation Mono"/>' if code else ""
+            marks += (
+                '<w:rFonts w:ascii="Liberation Mono" w:hAnsi="Liberation Mono"/>' if code else ""
+            )
             run = self.run(text, marks)
             if link and re.match(r"(https?|mailto):", link, re.I):
                 self.links.append(link)
@@ -87,7 +90,9 @@ class Writer:
             level = min((block.level or 1) - 1, 8)
             properties = f'<w:numPr><w:ilvl w:val="{level}"/><w:numId w:val="{number}"/></w:numPr>'
         elif block.type == "code":
-            runs = self.run(block.text, '<w:rFonts w:ascii="Liberation Mono" w:hAnsi="Liberation Mono"/>')
+            runs = self.run(
+                block.text, '<w:rFonts w:ascii="Liberation Mono" w:hAnsi="Liberation Mono"/>'
+            )
         if _RTL.search(block.text):
             properties += "<w:bidi/>"
         return f"<w:p><w:pPr>{properties}</w:pPr>{runs or self.runs(block)}</w:p>"
@@ -102,7 +107,7 @@ class Writer:
         for number, row in enumerate(block.rows):
             marks = "<w:b/>" if number == 0 and block.header else ""
             cells = "".join(
-                f"<w:tc><w:tcPr><w:tcW w:w=\"{9000 // max(width, 1)}\" w:type=\"dxa\"/></w:tcPr><w:p>"
+                f'<w:tc><w:tcPr><w:tcW w:w="{9000 // max(width, 1)}" w:type="dxa"/></w:tcPr><w:p>'
                 f"{self.run(cell_text(cell), marks)}</w:p></w:tc>"
                 for cell in list(row) + [""] * (width - len(row))
             )

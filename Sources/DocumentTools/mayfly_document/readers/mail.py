@@ -1,13 +1,14 @@
 """EML and MSG: headers, the body, attachments as files, messages in messages."""
+
 import email
 import email.header
 import email.policy
 import email.utils
 import re
 
+from ..blocks import Block
+from ..events import Failure
 from . import markup
-from .blocks import Block
-from .events import Failure
 
 _HEADERS = ("From", "To", "Cc", "Date")
 _HEADER_BYTES = 4096
@@ -81,11 +82,15 @@ def _message(parsed, limits, depth):
 def _walk(part, out, limits, depth, level, count):
     count[0] += 1
     if count[0] > _MAX_PARTS or level > _MAX_DEPTH:
-        raise Failure("expansion_limit", f"the message has more than {_MAX_PARTS} parts or nests too deep")
+        raise Failure(
+            "expansion_limit", f"the message has more than {_MAX_PARTS} parts or nests too deep"
+        )
     kind = part.get_content_type()
     if kind == "message/rfc822" and part.is_multipart():
         if depth + 1 > limits.mail_nesting:
-            raise Failure("expansion_limit", f"messages are nested deeper than {limits.mail_nesting}")
+            raise Failure(
+                "expansion_limit", f"messages are nested deeper than {limits.mail_nesting}"
+            )
         out.messages.append(_message(part.get_payload(0), limits, depth + 1))
         return
     if part.is_multipart():
@@ -100,7 +105,9 @@ def _walk(part, out, limits, depth, level, count):
         out.html = _content(part)
     elif attached or not kind.startswith("text/"):
         data = part.get_payload(decode=True) or b""
-        out.attachments.append(Attachment(_decoded(name) if name else f"{kind.replace('/', '.')}", kind, data))
+        out.attachments.append(
+            Attachment(_decoded(name) if name else f"{kind.replace('/', '.')}", kind, data)
+        )
 
 
 class _Msg:
@@ -133,7 +140,9 @@ class _Msg:
 
                 ticks = int.from_bytes(data[at + 8 : at + 16], "little")
                 try:
-                    moment = datetime.datetime(1601, 1, 1) + datetime.timedelta(microseconds=ticks // 10)
+                    moment = datetime.datetime(1601, 1, 1) + datetime.timedelta(
+                        microseconds=ticks // 10
+                    )
                 except OverflowError:
                     return ""
                 return moment.isoformat(timespec="seconds") + "Z"
@@ -156,17 +165,25 @@ def _msg(ole, prefix, limits, depth):
     sender = item.text("0C1A")
     out.headers = {
         "From": f"{sender} <{address}>" if address and address != sender else sender,
-        "To": item.text("0E04"), "Cc": item.text("0E03"), "Date": item.date(),
+        "To": item.text("0E04"),
+        "Cc": item.text("0E03"),
+        "Date": item.date(),
     }
     out.headers = {key: " ".join(value.split()) for key, value in out.headers.items() if value}
     out.plain = item.text("1000") or None
     markup_bytes = item.data("10130102")
-    out.html = markup_bytes.decode("utf-8", "replace") if markup_bytes else item.text("1013") or None
-    names = sorted({
-        entry[len(prefix)] for entry in ole.listdir(streams=True, storages=True)
-        if len(entry) > len(prefix) and entry[: len(prefix)] == prefix
-        and entry[len(prefix)].startswith("__attach_version1.0_")
-    })
+    out.html = (
+        markup_bytes.decode("utf-8", "replace") if markup_bytes else item.text("1013") or None
+    )
+    names = sorted(
+        {
+            entry[len(prefix)]
+            for entry in ole.listdir(streams=True, storages=True)
+            if len(entry) > len(prefix)
+            and entry[: len(prefix)] == prefix
+            and entry[len(prefix)].startswith("__attach_version1.0_")
+        }
+    )
     for name in names[:_MAX_PARTS]:
         attached = _Msg(ole, prefix + [name], False)
         inner = prefix + [name, "__substg1.0_3701000D"]
@@ -175,7 +192,9 @@ def _msg(ole, prefix, limits, depth):
             continue
         data = attached.data("37010102") or b""
         kind = attached.text("370E") or "application/octet-stream"
-        out.attachments.append(Attachment(attached.text("3707") or attached.text("3704"), kind, data))
+        out.attachments.append(
+            Attachment(attached.text("3707") or attached.text("3704"), kind, data)
+        )
     return out
 
 

@@ -1,4 +1,5 @@
 """PDF pages as pdfium sees them: pieces of lines with their boxes and fonts, rules, images."""
+
 import ctypes
 import math
 import re
@@ -8,7 +9,7 @@ from collections import Counter
 import pypdfium2
 import pypdfium2.raw as raw
 
-from .events import Failure
+from ..events import Failure
 
 # As addresses, so that a text object is a key.
 raw.FPDFText_GetTextObject.restype = ctypes.c_void_p
@@ -30,7 +31,9 @@ class Piece:
 
     __slots__ = ("text", "x0", "y0", "x1", "y1", "size", "bold", "italic", "mono", "block", "rtl")
 
-    def __init__(self, x0, y0, x1, y1, size=0, bold=False, italic=False, mono=False, text="", block=None):
+    def __init__(
+        self, x0, y0, x1, y1, size=0, bold=False, italic=False, mono=False, text="", block=None
+    ):
         self.x0, self.y0, self.x1, self.y1 = x0, y0, x1, y1
         self.size, self.bold, self.italic, self.mono = size, bold, italic, mono
         self.text, self.block, self.rtl = text, block, False
@@ -137,12 +140,22 @@ def _objects(page, frame, result):
                 # The objects in a form are placed by its matrix; rules of unplaced ones are no use.
                 matrix = raw.FS_MATRIX()
                 plain = raw.FPDFPageObj_GetMatrix(item, matrix) and (
-                    (round(matrix.a, 3), round(matrix.b, 3), round(matrix.c, 3), round(matrix.d, 3),
-                     round(matrix.e, 3), round(matrix.f, 3)) == (1, 0, 0, 1, 0, 0)
+                    (
+                        round(matrix.a, 3),
+                        round(matrix.b, 3),
+                        round(matrix.c, 3),
+                        round(matrix.d, 3),
+                        round(matrix.e, 3),
+                        round(matrix.f, 3),
+                    )
+                    == (1, 0, 0, 1, 0, 0)
                 )
                 if plain:
-                    walk(raw.FPDFFormObj_CountObjects(item),
-                         lambda n, form=item: raw.FPDFFormObj_GetObject(form, n), depth + 1)
+                    walk(
+                        raw.FPDFFormObj_CountObjects(item),
+                        lambda n, form=item: raw.FPDFFormObj_GetObject(form, n),
+                        depth + 1,
+                    )
                 else:
                     _images_only(item, frame, result)
 
@@ -161,7 +174,19 @@ def _images_only(form, frame, result):
 
 
 class _Style:
-    __slots__ = ("size", "bold", "italic", "mono", "hidden", "white", "tilted", "plain", "near", "wide", "far")
+    __slots__ = (
+        "size",
+        "bold",
+        "italic",
+        "mono",
+        "hidden",
+        "white",
+        "tilted",
+        "plain",
+        "near",
+        "wide",
+        "far",
+    )
 
 
 def _style(text_page, index, item, styles, usual):
@@ -170,15 +195,19 @@ def _style(text_page, index, item, styles, usual):
     size = raw.FPDFText_GetFontSize(text_page, index)
     if raw.FPDFText_GetMatrix(text_page, index, matrix):
         size *= (matrix.b * matrix.b + matrix.d * matrix.d) ** 0.5 or (
-            matrix.a * matrix.a + matrix.c * matrix.c) ** 0.5
+            matrix.a * matrix.a + matrix.c * matrix.c
+        ) ** 0.5
     style.size = size
     flags = ctypes.c_int()
     name = ctypes.create_string_buffer(128)
     raw.FPDFText_GetFontInfo(text_page, index, name, 128, flags)
     word = name.value.decode("utf-8", "replace").lower()
     weight = raw.FPDFText_GetFontWeight(text_page, index)
-    style.bold = bool(flags.value & _FORCE_BOLD) or weight >= 600 or bool(
-        re.search(r"bold|black|heavy|semibold|cmbx", word))
+    style.bold = (
+        bool(flags.value & _FORCE_BOLD)
+        or weight >= 600
+        or bool(re.search(r"bold|black|heavy|semibold|cmbx", word))
+    )
     style.italic = bool(flags.value & _ITALIC) or "italic" in word or "oblique" in word
     style.mono = bool(flags.value & _MONO) or bool(re.search(r"mono|courier|consol|cmtt", word))
     pointer = ctypes.cast(item, raw.FPDF_PAGEOBJECT) if item else None
@@ -223,7 +252,12 @@ def _pieces(text_page, frame, result):
         if item == last_item and piece is not None and style.plain and 0 <= x0 and x1 <= width:
             # The next letter of the same word, as most are.
             gap = x0 - piece.rtl[1]
-            if -1 < gap < (style.near if ruled else style.far) and abs(y0 - piece.y0) < 0.5 and 0 <= y0 and y1 <= height:
+            if (
+                -1 < gap < (style.near if ruled else style.far)
+                and abs(y0 - piece.y0) < 0.5
+                and 0 <= y0
+                and y1 <= height
+            ):
                 if space or gap > style.wide:
                     letters.append(" ")
                 letters.append(_SOFT.get(code) or chr(code))
@@ -252,7 +286,9 @@ def _pieces(text_page, frame, result):
         letters.append(_SOFT.get(code) or chr(code))
         piece.rtl = (x0, x1)
         space = False
-    result.tilted = [text for text in (_clean("".join(part)).strip() for part in tilted.values()) if text]
+    result.tilted = [
+        text for text in (_clean("".join(part)).strip() for part in tilted.values()) if text
+    ]
     for piece in result.pieces:
         piece.text, piece.block = _clean("".join(piece.block)), None
         piece.rtl = bool(_RTL.search(piece.text))
@@ -307,8 +343,11 @@ def _unseen(style, x0, y0, x1, y1, scanned, result):
         why = "tiny"
     elif not (-2 <= x <= result.width + 2 and -2 <= y <= result.height + 2):
         why = "off the page"
-    elif style.white and not scanned and result.image_area == 0 and not any(
-        a <= x <= c and b <= y <= d for a, b, c, d in result.fills
+    elif (
+        style.white
+        and not scanned
+        and result.image_area == 0
+        and not any(a <= x <= c and b <= y <= d for a, b, c, d in result.fills)
     ):
         why = "white on white"
     if why is None:

@@ -2,15 +2,15 @@
 
 It is started by the image's warm-up and is part of the snapshot; a job that finds it dead starts it
 once more, cold. It has a home and a temporary directory of its own, because /tmp is emptied."""
+
 import os
 import resource
-import signal
 import socket
 import subprocess
 import time
 
-from .events import Failure, log
-from .limits import MIB, confine, kill_group
+from ..events import Failure, log
+from ..limits import MIB, confine, kill_group
 
 HOME = "/var/lib/mayfly-office"
 PORT = 2002
@@ -45,23 +45,47 @@ _SETTINGS = [
 
 # What a type is read by; nothing is left to LibreOffice's own guess, so it never reads HTML.
 READERS = {
-    "docx": "MS Word 2007 XML", "doc": "MS Word 97", "odt": "writer8", "rtf": "Rich Text Format",
-    "fodt": "OpenDocument Text Flat XML", "xlsx": "Calc MS Excel 2007 XML", "xls": "MS Excel 97",
-    "ods": "calc8", "csv": "Text - txt - csv (StarCalc)", "pptx": "Impress MS PowerPoint 2007 XML",
-    "ppt": "MS PowerPoint 97", "odp": "impress8", "txt": "Text (encoded)",
+    "docx": "MS Word 2007 XML",
+    "doc": "MS Word 97",
+    "odt": "writer8",
+    "rtf": "Rich Text Format",
+    "fodt": "OpenDocument Text Flat XML",
+    "xlsx": "Calc MS Excel 2007 XML",
+    "xls": "MS Excel 97",
+    "ods": "calc8",
+    "csv": "Text - txt - csv (StarCalc)",
+    "pptx": "Impress MS PowerPoint 2007 XML",
+    "ppt": "MS PowerPoint 97",
+    "odp": "impress8",
+    "txt": "Text (encoded)",
 }
 FAMILY = {
-    "docx": "writer", "doc": "writer", "odt": "writer", "rtf": "writer", "fodt": "writer",
-    "txt": "writer", "xlsx": "calc", "xls": "calc", "ods": "calc", "csv": "calc",
-    "pptx": "impress", "ppt": "impress", "odp": "impress",
+    "docx": "writer",
+    "doc": "writer",
+    "odt": "writer",
+    "rtf": "writer",
+    "fodt": "writer",
+    "txt": "writer",
+    "xlsx": "calc",
+    "xls": "calc",
+    "ods": "calc",
+    "csv": "calc",
+    "pptx": "impress",
+    "ppt": "impress",
+    "odp": "impress",
 }
 WRITERS = {
-    ("writer", "docx"): "MS Word 2007 XML", ("writer", "odt"): "writer8",
-    ("writer", "rtf"): "Rich Text Format", ("writer", "txt"): "Text (encoded)",
-    ("calc", "xlsx"): "Calc MS Excel 2007 XML", ("calc", "ods"): "calc8",
+    ("writer", "docx"): "MS Word 2007 XML",
+    ("writer", "odt"): "writer8",
+    ("writer", "rtf"): "Rich Text Format",
+    ("writer", "txt"): "Text (encoded)",
+    ("calc", "xlsx"): "Calc MS Excel 2007 XML",
+    ("calc", "ods"): "calc8",
     ("calc", "csv"): "Text - txt - csv (StarCalc)",
-    ("impress", "pptx"): "Impress MS PowerPoint 2007 XML", ("impress", "odp"): "impress8",
-    ("writer", "pdf"): "writer_pdf_Export", ("calc", "pdf"): "calc_pdf_Export",
+    ("impress", "pptx"): "Impress MS PowerPoint 2007 XML",
+    ("impress", "odp"): "impress8",
+    ("writer", "pdf"): "writer_pdf_Export",
+    ("calc", "pdf"): "calc_pdf_Export",
     ("impress", "pdf"): "impress_pdf_Export",
 }
 
@@ -89,17 +113,32 @@ def is_listening():
 
 def _spawn():
     environment = {
-        "HOME": f"{HOME}/home", "TMPDIR": f"{HOME}/tmp", "PATH": "/usr/bin:/bin",
-        "LANG": "C.UTF-8", "TZ": "UTC", "SAL_USE_VCLPLUGIN": "svp",
+        "HOME": f"{HOME}/home",
+        "TMPDIR": f"{HOME}/tmp",
+        "PATH": "/usr/bin:/bin",
+        "LANG": "C.UTF-8",
+        "TZ": "UTC",
+        "SAL_USE_VCLPLUGIN": "svp",
     }
     log_file = open(f"{HOME}/office.log", "ab")
     process = subprocess.Popen(
         [
-            PROGRAM, f"-env:UserInstallation=file://{HOME}/profile", "--headless", "--invisible",
-            "--norestore", "--nologo", "--nodefault", "--nolockcheck", "--nofirststartwizard",
+            PROGRAM,
+            f"-env:UserInstallation=file://{HOME}/profile",
+            "--headless",
+            "--invisible",
+            "--norestore",
+            "--nologo",
+            "--nodefault",
+            "--nolockcheck",
+            "--nofirststartwizard",
             f"--accept=socket,host=127.0.0.1,port={PORT},tcpNoDelay=1;urp;",
         ],
-        stdin=subprocess.DEVNULL, stdout=log_file, stderr=log_file, env=environment, cwd=HOME,
+        stdin=subprocess.DEVNULL,
+        stdout=log_file,
+        stderr=log_file,
+        env=environment,
+        cwd=HOME,
         preexec_fn=lambda: confine(MEMORY, None, 1024 * MIB),
     )
     log_file.close()
@@ -198,7 +237,10 @@ def _connect():
 
 def _load_options(source, password):
     options = {
-        "Hidden": True, "ReadOnly": True, "MacroExecutionMode": 0, "UpdateDocMode": 0,
+        "Hidden": True,
+        "ReadOnly": True,
+        "MacroExecutionMode": 0,
+        "UpdateDocMode": 0,
         "FilterName": READERS[source],
     }
     if source == "csv":
@@ -228,9 +270,7 @@ def _export_options(family, to, settings):
         if settings.get("pdfa"):
             part = {"1": 1, "2": 2, "3": 3}[str(settings["pdfa"])[0]]
             data.append(_property("SelectPdfVersion", part))
-        options["FilterData"] = uno.Any(
-            "[]com.sun.star.beans.PropertyValue", tuple(data)
-        )
+        options["FilterData"] = uno.Any("[]com.sun.star.beans.PropertyValue", tuple(data))
     return options
 
 
@@ -260,7 +300,9 @@ def convert(source, input_path, to, output_path, password=None, settings=None):
 
     try:
         document = desktop.loadComponentFromURL(
-            uno.systemPathToFileUrl(input_path), "_blank", 0,
+            uno.systemPathToFileUrl(input_path),
+            "_blank",
+            0,
             properties(_load_options(source, password)),
         )
     except UnoException as error:

@@ -1,11 +1,25 @@
 """The operations text, markdown and tables, for every type."""
+
 import csv
 import os
 
-from . import archives, docx, facts, kinds, layout, mail, markup, metadata, ocr, odf, office, pdf, pptx, ruled, sheets
+from .. import facts, kinds
+from ..events import Failure
+from ..readers import (
+    archives,
+    docx,
+    layout,
+    mail,
+    markup,
+    odf,
+    pdf,
+    pptx,
+    ruled,
+    sheets,
+)
+from ..result import TABLES_BYTES, Text, bounded
+from . import metadata, ocr
 from .convert import by_office, decode_text, repaired
-from .events import Failure
-from .result import TABLES_BYTES, Text, bounded
 
 # Pages that are read before the first is written: what the sizes of the text are.
 SAMPLE = 8
@@ -37,7 +51,9 @@ def _csv_files(job, tables):
     names = []
     for number, table in enumerate(tables[: job.limits.output_files], 1):
         names.append(f"table-{number:04}.csv")
-        with open(job.output(names[-1]), "w", newline="", encoding="utf-8", errors="replace") as file:
+        with open(
+            job.output(names[-1]), "w", newline="", encoding="utf-8", errors="replace"
+        ) as file:
             csv.writer(file).writerows(table.rows)
     return names
 
@@ -109,7 +125,9 @@ def _report_hidden(job, page):
     if page.hidden:
         why = ", ".join(sorted(page.hidden_why))
         job.events.warn(
-            "hidden_text", f"{page.hidden} characters are not to be seen ({why}); left out", page.number
+            "hidden_text",
+            f"{page.hidden} characters are not to be seen ({why}); left out",
+            page.number,
         )
 
 
@@ -156,7 +174,11 @@ def docx_pages(container):
     name = "docProps/app.xml"
     if name in container.by_name:
         for item in docx.parse(container.read(name), name):
-            if isinstance(item.tag, str) and item.tag.endswith("}Pages") and (item.text or "").isdigit():
+            if (
+                isinstance(item.tag, str)
+                and item.tag.endswith("}Pages")
+                and (item.text or "").isdigit()
+            ):
                 return int(item.text)
     return None
 
@@ -173,7 +195,9 @@ def _sheets(job, path, kind):
         wanted = set(job.wanted(count))
     blocks, count, hidden = sheets.read(path, job.limits, wanted)
     if hidden:
-        job.events.warn("hidden_text", f"hidden sheets, read all the same: {', '.join(hidden)[:300]}")
+        job.events.warn(
+            "hidden_text", f"hidden sheets, read all the same: {', '.join(hidden)[:300]}"
+        )
     return blocks, count
 
 
@@ -182,7 +206,9 @@ def _document(job, text):
     numbered = any(block.page is not None for block in blocks)
     if not numbered:
         if job.request.get("pages") and job.detected.format not in ("xlsx", "xls", "ods"):
-            job.events.warn("pages_skipped", "this type has no pages before it is converted; all of it is read")
+            job.events.warn(
+                "pages_skipped", "this type has no pages before it is converted; all of it is read"
+            )
         for start in range(0, max(len(blocks), 1), 50):
             text.add(None, blocks[start : start + 50])
     else:

@@ -1,12 +1,14 @@
 """The operation metadata: what a document says of itself, its outline, what is attached."""
+
 import json
 import os
 import re
 
-from . import kinds, mail, markup, pptx
-from .blocks import cell_value
-from .docx import parse
-from .limits import isolated
+from .. import kinds
+from ..blocks import cell_value
+from ..limits import isolated
+from ..readers import mail, markup, pptx
+from ..readers.docx import parse
 
 _MAX_OBJECTS = 60_000
 _FACTS_SECONDS = 15
@@ -66,8 +68,13 @@ def _core(container):
     name = "docProps/core.xml"
     if name in container.by_name:
         words = {
-            "title": "title", "creator": "author", "subject": "subject", "keywords": "keywords",
-            "created": "created", "modified": "modified", "language": "language",
+            "title": "title",
+            "creator": "author",
+            "subject": "subject",
+            "keywords": "keywords",
+            "created": "created",
+            "modified": "modified",
+            "language": "language",
         }
         for item in parse(container.read(name), name):
             word = item.tag.rsplit("}", 1)[-1] if isinstance(item.tag, str) else ""
@@ -80,8 +87,13 @@ def _odf(container):
     out = {}
     if "meta.xml" in container.by_name:
         words = {
-            "title": "title", "initial-creator": "author", "creator": "author", "subject": "subject",
-            "creation-date": "created", "date": "modified", "language": "language",
+            "title": "title",
+            "initial-creator": "author",
+            "creator": "author",
+            "subject": "subject",
+            "creation-date": "created",
+            "date": "modified",
+            "language": "language",
         }
         for item in parse(container.read("meta.xml"), "meta.xml").iter():
             word = item.tag.rsplit("}", 1)[-1] if isinstance(item.tag, str) else ""
@@ -97,12 +109,17 @@ def _ole(path):
     with olefile.OleFileIO(path) as ole:
         meta = ole.get_metadata()
         for key, name in (
-            ("title", "title"), ("author", "author"), ("subject", "subject"),
-            ("create_time", "created"), ("last_saved_time", "modified"),
+            ("title", "title"),
+            ("author", "author"),
+            ("subject", "subject"),
+            ("create_time", "created"),
+            ("last_saved_time", "modified"),
         ):
             value = getattr(meta, key, None)
             if isinstance(value, bytes):
-                value = value.decode("utf-8" if meta.codepage == 65001 else "cp1252", "replace").strip("\0")
+                value = value.decode(
+                    "utf-8" if meta.codepage == 65001 else "cp1252", "replace"
+                ).strip("\0")
             if value:
                 out[name] = cell_value(value)
     return out
@@ -127,7 +144,9 @@ def _embedded(job, container, pattern):
 
 def _date(text):
     """A PDF's date as ISO 8601."""
-    match = re.match(r"D?:?(\d{4})(\d\d)?(\d\d)?(\d\d)?(\d\d)?(\d\d)?([Z+-])?(\d\d)?'?(\d\d)?", text)
+    match = re.match(
+        r"D?:?(\d{4})(\d\d)?(\d\d)?(\d\d)?(\d\d)?(\d\d)?([Z+-])?(\d\d)?'?(\d\d)?", text
+    )
     if not match:
         return text[:100]
     year, month, day, hour, minute, second, sign, hours, minutes = match.groups()
@@ -141,8 +160,12 @@ def _pdf(job):
     document = open_pdf(job)
     meta = {}
     for key, name in (
-        ("Title", "title"), ("Author", "author"), ("Subject", "subject"), ("Keywords", "keywords"),
-        ("Creator", "creator"), ("Producer", "producer"),
+        ("Title", "title"),
+        ("Author", "author"),
+        ("Subject", "subject"),
+        ("Keywords", "keywords"),
+        ("Creator", "creator"),
+        ("Producer", "producer"),
     ):
         text = document.get_metadata_value(key).strip()
         if text:
@@ -162,7 +185,10 @@ def _pdf(job):
     meta["encrypted"] = bool(found.get("encrypted"))
     meta["signed"] = bool(found.get("signed"))
     value = {
-        "pages": len(document), "metadata": meta, "outline": outline(document), "per_page": pages,
+        "pages": len(document),
+        "metadata": meta,
+        "outline": outline(document),
+        "per_page": pages,
     }
     document.close()
     for number, item in enumerate(found.get("attachments", [])):
@@ -180,9 +206,13 @@ def outline(document):
         target = item.get_dest() if hasattr(item, "get_dest") else None
         index = target.get_index() if target is not None else None
         title = (item.get_title() if hasattr(item, "get_title") else item.title) or ""
-        out.append({
-            "level": item.level + 1, "title": title[:500], "page": index + 1 if index is not None else None,
-        })
+        out.append(
+            {
+                "level": item.level + 1,
+                "title": title[:500],
+                "page": index + 1 if index is not None else None,
+            }
+        )
         if len(out) >= 2000:
             break
     return out
@@ -204,16 +234,28 @@ def pdf_facts(job, attachments=False):
     finally:
         limits.tool_cpu = cpu
     if end is not None:
-        from .events import log
+        from ..events import log
 
         log(f"the PDF's structure was not read: {end}")
     warnings = (
         ("javascript", "javascript_present", "the PDF has JavaScript; it is not run"),
-        ("launch", "launch_action", "the PDF starts programs or opens other files; nothing is opened"),
+        (
+            "launch",
+            "launch_action",
+            "the PDF starts programs or opens other files; nothing is opened",
+        ),
         ("xfa", "xfa_present", "the PDF is an XFA form; only its static pages are read"),
         ("embedded", "embedded_files", "files are embedded in the PDF; they are not opened"),
-        ("layers", "hidden_text", "the PDF has layers that are switched off; their text may be read"),
-        ("external", "external_references", "the PDF refers to files or forms outside; nothing was fetched"),
+        (
+            "layers",
+            "hidden_text",
+            "the PDF has layers that are switched off; their text may be read",
+        ),
+        (
+            "external",
+            "external_references",
+            "the PDF refers to files or forms outside; nothing was fetched",
+        ),
     )
     for key, code, message in warnings:
         if said.get(key):
@@ -261,7 +303,11 @@ def _object(item, out):
         out["launch"] = True
     if action in ("/GoToR", "/SubmitForm", "/ImportData", "/GoToE"):
         out["external"] = True
-    if item.get("/Type") == "/EmbeddedFile" or "/EF" in item or item.get("/Subtype") == "/RichMedia":
+    if (
+        item.get("/Type") == "/EmbeddedFile"
+        or "/EF" in item
+        or item.get("/Subtype") == "/RichMedia"
+    ):
         out["embedded"] = True
     # Actions stand within annotations as often as by themselves.
     for key in ("/A", "/AA", "/OpenAction"):
@@ -284,6 +330,10 @@ def _attachments(job, document):
             continue
         with open(os.path.join(job.scratch, f"attached-{len(out)}"), "wb") as target:
             target.write(data)
-        out.append({"name": mail.clean_name(spec.filename or name),
-                    "type": file.mime_type or "application/octet-stream"})
+        out.append(
+            {
+                "name": mail.clean_name(spec.filename or name),
+                "type": file.mime_type or "application/octet-stream",
+            }
+        )
     return out

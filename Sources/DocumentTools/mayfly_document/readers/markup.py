@@ -1,14 +1,17 @@
 """HTML, Markdown, EPUB and plain text as blocks, and Markdown as HTML; nothing is fetched or run."""
+
 import re
 from urllib.parse import unquote
 
 from lxml import etree, html
 
-from .blocks import Block, escape, joined_runs
+from ..blocks import Block, escape, joined_runs
+from ..events import Failure
 from .docx import parse
-from .events import Failure
 
-_SKIPPED = frozenset("script style noscript template head iframe object embed svg math select".split())
+_SKIPPED = frozenset(
+    "script style noscript template head iframe object embed svg math select".split()
+)
 _HEADINGS = {f"h{level}": level for level in range(1, 7)}
 _BLOCKS = frozenset(
     """address article aside blockquote body center dd details dialog div dl dt fieldset figcaption
@@ -33,7 +36,9 @@ class Reader:
         self.block(root, 0)
         self.flush()
         if self.hidden and self.events is not None:
-            self.events.warn("hidden_text", f"{self.hidden} characters are hidden by style; left out")
+            self.events.warn(
+                "hidden_text", f"{self.hidden} characters are hidden by style; left out"
+            )
         return self.out
 
     def flush(self, type="paragraph", level=None, marker=None):
@@ -145,7 +150,9 @@ class Reader:
         if rows and any(cell for row in rows for cell in row):
             width = max(len(row) for row in rows)
             self.out.append(
-                Block("table", rows=[row + [""] * (width - len(row)) for row in rows], header=header)
+                Block(
+                    "table", rows=[row + [""] * (width - len(row)) for row in rows], header=header
+                )
             )
 
     def _cell(self, cell):
@@ -154,7 +161,8 @@ class Reader:
         for block in reader.read(cell):
             parts.append(
                 "\n".join(" ".join(map(str, row)) for row in block.rows)
-                if block.type == "table" else block.text
+                if block.type == "table"
+                else block.text
             )
         return "\n".join(parts)
 
@@ -188,8 +196,14 @@ class Reader:
         if text:
             link = next((mark[5:] for mark in marks if mark.startswith("link:")), None)
             self.runs.append(
-                (_SPACE.sub(" ", text), "bold" in marks, "italic" in marks, "struck" in marks, link,
-                 "code" in marks)
+                (
+                    _SPACE.sub(" ", text),
+                    "bold" in marks,
+                    "italic" in marks,
+                    "struck" in marks,
+                    link,
+                    "code" in marks,
+                )
             )
 
 
@@ -215,7 +229,9 @@ def _tidied(runs):
 
 def _tree(text):
     text = re.sub(r"^\s*<\?xml[^>]*\?>", "", text).replace("\0", "")
-    parser = html.HTMLParser(encoding="utf-8", huge_tree=False, remove_comments=True, remove_pis=True)
+    parser = html.HTMLParser(
+        encoding="utf-8", huge_tree=False, remove_comments=True, remove_pis=True
+    )
     try:
         return html.document_fromstring(text.encode("utf-8", "replace"), parser=parser)
     except etree.ParserError:
@@ -253,8 +269,16 @@ def inline_runs(inline):
     tokens = _markdown_parser().parseInline(inline)
     for token in tokens[0].children or [] if tokens else []:
         if token.type in ("text", "code_inline"):
-            out.append((token.content, marks["strong"] > 0, marks["em"] > 0, marks["s"] > 0, link,
-                        token.type == "code_inline"))
+            out.append(
+                (
+                    token.content,
+                    marks["strong"] > 0,
+                    marks["em"] > 0,
+                    marks["s"] > 0,
+                    link,
+                    token.type == "code_inline",
+                )
+            )
         elif token.type in ("softbreak", "hardbreak"):
             out.append(("\n", False, False, False, None, False))
         elif token.type == "link_open":
@@ -276,7 +300,9 @@ def to_html(markdown, events):
     clean = nh3.clean(rendered, link_rel=None)
     if re.search(r"<(script|iframe|object|embed|form)\b", rendered, re.I):
         events.warn("active_content_removed", "scripts and frames are not in the output")
-    return f'<!DOCTYPE html>\n<html><head><meta charset="utf-8"></head><body>\n{clean}</body></html>\n'
+    return (
+        f'<!DOCTYPE html>\n<html><head><meta charset="utf-8"></head><body>\n{clean}</body></html>\n'
+    )
 
 
 def read_plain(text):
@@ -326,7 +352,12 @@ def _package(container):
 def epub_metadata(container):
     _, package = _package(container)
     out = {}
-    for key, tag in (("title", "title"), ("author", "creator"), ("language", "language"), ("created", "date")):
+    for key, tag in (
+        ("title", "title"),
+        ("author", "creator"),
+        ("language", "language"),
+        ("created", "date"),
+    ):
         found = next(package.iter("{http://purl.org/dc/elements/1.1/}" + tag), None)
         if found is not None and found.text:
             out[key] = found.text.strip()

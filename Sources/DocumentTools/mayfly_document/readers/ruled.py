@@ -1,9 +1,10 @@
 """Tables by their rules: lines and boxes that are drawn on a page, joined to a grid."""
+
 import ctypes
 
 import pypdfium2.raw as raw
 
-from .blocks import Block
+from ..blocks import Block
 
 _MAX_RULES = 4000
 _THIN = 2.5
@@ -200,7 +201,9 @@ def _table(page, h, v, xs, ys):
     rows = [[row[j] for j in filled] for row in rows]
     first = [piece for (i, _), group in cells.items() if i == 0 for piece in group]
     header = len(rows) > 1 and bool(first) and all(piece.bold for piece in first)
-    return Block("table", rows=rows, header=header, page=page.number, bbox=(xs[0], ys[0], xs[-1], ys[-1]))
+    return Block(
+        "table", rows=rows, header=header, page=page.number, bbox=(xs[0], ys[0], xs[-1], ys[-1])
+    )
 
 
 def _place(edges, at):

@@ -1,10 +1,12 @@
 """The operation render, and pictures as input: bounded by pixels before anything is drawn."""
+
 import os
 
 from PIL import Image
 
-from . import kinds, pdf
-from .events import Failure
+from .. import kinds
+from ..events import Failure
+from ..readers import pdf
 
 Image.MAX_IMAGE_PIXELS = None
 FORMATS = ["PNG", "JPEG", "GIF", "TIFF", "BMP", "WEBP"]
@@ -40,7 +42,10 @@ def frames(job):
                 dpi = image.info.get("dpi", (72, 72))[0]
                 picture = _flat(image)
             except (OSError, ValueError, SyntaxError, EOFError) as error:
-                raise Failure("document_damaged", f"picture {number} cannot be decoded: {type(error).__name__}")
+                raise Failure(
+                    "document_damaged",
+                    f"picture {number} cannot be decoded: {type(error).__name__}",
+                )
             yield number, picture, float(dpi) if 30 <= float(dpi) <= 2400 else 72.0, count
 
 
@@ -110,7 +115,8 @@ def scale_of(page_size, dpi, limits, number):
     scale = min(most, 32_000 / max(width, height)) * 0.999
     if scale * 72 < _LEAST_DPI:
         raise Failure(
-            "pixel_limit", f"page {number} of {width:.0f} × {height:.0f} pt is too large to draw at {_LEAST_DPI} dpi"
+            "pixel_limit",
+            f"page {number} of {width:.0f} × {height:.0f} pt is too large to draw at {_LEAST_DPI} dpi",
         )
     return scale, True
 
@@ -146,8 +152,12 @@ def run(job):
         made, count = _pictures(job, to)
     else:
         made, count = _pages(job, to)
-    return {"pages": count, "pages_done": [item["page"] for item in made], "per_page": made,
-            "files": [item["file"] for item in made]}
+    return {
+        "pages": count,
+        "pages_done": [item["page"] for item in made],
+        "per_page": made,
+        "files": [item["file"] for item in made],
+    }
 
 
 def _pictures(job, to):
@@ -188,9 +198,13 @@ def _pages(job, to):
         scale, less = scale_of(size, dpi, job.limits, number)
         if less:
             job.events.warn(
-                "screenshot_clipped", f"drawn at {scale * 72:.0f} dpi instead of {dpi:.0f}", number)
+                "screenshot_clipped", f"drawn at {scale * 72:.0f} dpi instead of {dpi:.0f}", number
+            )
         if not budget.take(int(size[0] * scale) + 1, int(size[1] * scale) + 1):
-            job.events.warn("pages_skipped", f"from page {number} on: the pixels of all pages are at their limit")
+            job.events.warn(
+                "pages_skipped",
+                f"from page {number} on: the pixels of all pages are at their limit",
+            )
             break
         made.append(_entry(job, draw(document, number, scale), number, to))
         job.events.progress(len(made), len(wanted))

@@ -1,12 +1,15 @@
 """From the pieces of a page to blocks in reading order: columns, lines, paragraphs, headings, lists."""
+
 import re
 import statistics
 from collections import Counter
 
-from .blocks import Block, escape
+from ..blocks import Block, escape
 from .pdf import Piece
 
-_BULLET = re.compile(r"^([•◦▪▫●○■□‣⁃–—*\-]|\(?\d{1,3}[.)]|[a-zA-Z][.)]|\(?[ivxIVX]{1,5}[.)])\s+(?=\S)")
+_BULLET = re.compile(
+    r"^([•◦▪▫●○■□‣⁃–—*\-]|\(?\d{1,3}[.)]|[a-zA-Z][.)]|\(?[ivxIVX]{1,5}[.)])\s+(?=\S)"
+)
 _SENTENCE_END = re.compile(r"[.!?:。！？؟…]['\"”’)]*$")
 
 
@@ -35,10 +38,14 @@ def lines_of(pieces):
         middle = (piece.y0 + piece.y1) / 2
         for row in rows[-3:]:
             tallest = row[0]
-            if piece.block is None and tallest.block is None and (
-                tallest.y0 <= middle <= tallest.y1
-                and min(tallest.y1, piece.y1) - max(tallest.y0, piece.y0)
-                > 0.5 * min(tallest.y1 - tallest.y0, piece.y1 - piece.y0)
+            if (
+                piece.block is None
+                and tallest.block is None
+                and (
+                    tallest.y0 <= middle <= tallest.y1
+                    and min(tallest.y1, piece.y1) - max(tallest.y0, piece.y0)
+                    > 0.5 * min(tallest.y1 - tallest.y0, piece.y1 - piece.y0)
+                )
             ):
                 row.append(piece)
                 break
@@ -108,7 +115,9 @@ def _ordered(pieces, doubt, depth):
             band = []
             rest = [p for p in rest if (p.y0 + p.y1) / 2 >= piece.y0]
             regions += _ordered(above, doubt, depth + 1)
-        beside = [p for p in rest if piece.y0 <= (p.y0 + p.y1) / 2 <= piece.y1 and piece.block is None]
+        beside = [
+            p for p in rest if piece.y0 <= (p.y0 + p.y1) / 2 <= piece.y1 and piece.block is None
+        ]
         rest = [p for p in rest if not any(p is b for b in beside)]
         band += [piece] + beside
     if band:
@@ -122,8 +131,11 @@ def _gutter(pieces, doubt):
     width = right - left
     if width < 100:
         return None
-    size = statistics.median(p.size for p in pieces if p.block is None) if any(
-        p.block is None for p in pieces) else 10
+    size = (
+        statistics.median(p.size for p in pieces if p.block is None)
+        if any(p.block is None for p in pieces)
+        else 10
+    )
     best = None
     step = max(2.0, width / 200)
     at = left + 0.2 * width
@@ -219,14 +231,15 @@ def _begins(paragraph, line, usual, left, right, statistics_):
         return True
     if _BULLET.match(line.text):
         return True
-    if before.bold != line.bold and len(before.text) < 100 and (
-        first is before or line.bold
-    ):
+    if before.bold != line.bold and len(before.text) < 100 and (first is before or line.bold):
         return True
     if statistics_.level(line.size) is None and not _BULLET.match(first.text):
         indent = line.x0 - before.x0
-        if 0.8 * size < indent < 6 * size and abs(before.x0 - left) < 2 and len(paragraph) >= 1 and (
-            _SENTENCE_END.search(before.text)
+        if (
+            0.8 * size < indent < 6 * size
+            and abs(before.x0 - left) < 2
+            and len(paragraph) >= 1
+            and (_SENTENCE_END.search(before.text))
         ):
             return True
         if before.x1 < right - 0.25 * (right - left) and _SENTENCE_END.search(before.text):
@@ -240,7 +253,9 @@ def joined_texts(lines):
     for part in lines:
         if not text:
             text = part
-        elif text.endswith("\u00ad") or (re.search(r"[a-zà-ÿ]-$", text) and re.match(r"[a-zà-ÿ]", part)):
+        elif text.endswith("\u00ad") or (
+            re.search(r"[a-zà-ÿ]-$", text) and re.match(r"[a-zà-ÿ]", part)
+        ):
             text = text[:-1] + part
         elif re.search(r"[\u3040-\u30ff\u3400-\u9fff\uff00-\uffef]$", text) and re.match(
             r"[\u3001-\u30ff\u3400-\u9fff\uff00-\uffef]", part
@@ -253,8 +268,10 @@ def joined_texts(lines):
 
 def _paragraph(lines, page, statistics_, indents):
     box = (
-        min(line.x0 for line in lines), min(line.y0 for line in lines),
-        max(line.x1 for line in lines), max(line.y1 for line in lines),
+        min(line.x0 for line in lines),
+        min(line.y0 for line in lines),
+        max(line.x1 for line in lines),
+        max(line.y1 for line in lines),
     )
     if all(line.mono for line in lines) and len(lines) > 1:
         return Block("code", _indented(lines), page=page.number, bbox=box)
@@ -271,7 +288,9 @@ def _paragraph(lines, page, statistics_, indents):
         depth = sum(1 for edge in indents if edge <= lines[0].x0 + 3) or 1
         mark = match.group(1)
         marker = mark.strip("()").rstrip(".)") + "." if mark.strip("()")[0].isdigit() else mark
-        return Block("list", text[match.end() :], level=depth, page=page.number, bbox=box, marker=marker)
+        return Block(
+            "list", text[match.end() :], level=depth, page=page.number, bbox=box, marker=marker
+        )
     inline = escape(text)
     if bold and re.search(r"\w", text):
         inline = f"**{inline}**"
@@ -321,6 +340,9 @@ def _aligned(lines, at):
 def _aligned_table(rows, page):
     cells = [[p.text.strip() for p in sorted(r.pieces, key=lambda p: p.x0)] for r in rows]
     box = (
-        min(r.x0 for r in rows), rows[0].y0, max(r.x1 for r in rows), rows[-1].y1,
+        min(r.x0 for r in rows),
+        rows[0].y0,
+        max(r.x1 for r in rows),
+        rows[-1].y1,
     )
     return Block("table", rows=cells, header=rows[0].bold, page=page.number, bbox=box)

@@ -1,13 +1,15 @@
 """Text from pictures by tesseract, word by word with its confidence; searchable PDF."""
+
 import csv
 import glob
 import io
 import os
 
-from . import images, layout, pdf
-from .blocks import Block
-from .events import Failure
-from .limits import run_tool
+from ..blocks import Block
+from ..events import Failure
+from ..limits import run_tool
+from ..readers import layout, pdf
+from . import images
 
 DPI = 300
 _LEAST_CONFIDENCE = 0.6
@@ -42,7 +44,9 @@ def words_of(job, picture, dpi, language):
     picture.convert("L").save(path, "PNG", compress_level=1)
     result = run_tool(
         ["tesseract", path, "-", "-l", language, "--dpi", str(round(dpi)), "--psm", "3", "tsv"],
-        job.limits, job.scratch, cpu=job.limits.ocr_seconds,
+        job.limits,
+        job.scratch,
+        cpu=job.limits.ocr_seconds,
     )
     os.unlink(path)
     if result.status != 0:
@@ -76,8 +80,10 @@ def blocks_of(words, number, scale):
             lines.setdefault(word.line, []).append(word.text)
         text = layout.joined_texts([" ".join(line) for line in lines.values()])
         box = (
-            min(w.x0 for w in group) * scale, min(w.y0 for w in group) * scale,
-            max(w.x1 for w in group) * scale, max(w.y1 for w in group) * scale,
+            min(w.x0 for w in group) * scale,
+            min(w.y0 for w in group) * scale,
+            max(w.x1 for w in group) * scale,
+            max(w.y1 for w in group) * scale,
         )
         out.append(Block("paragraph", text, page=number, bbox=box))
     return out
@@ -101,11 +107,15 @@ class PageReader:
     def wants(self, page):
         if self.mode == "never":
             return False
-        if self.mode == "auto" and (page.has_text or page.image_area < 0.01 * page.width * page.height):
+        if self.mode == "auto" and (
+            page.has_text or page.image_area < 0.01 * page.width * page.height
+        ):
             return False
         if self.done >= self.job.limits.ocr_pages:
             self.job.events.warn(
-                "pages_skipped", f"OCR of more than {self.job.limits.ocr_pages} pages; the others have no text")
+                "pages_skipped",
+                f"OCR of more than {self.job.limits.ocr_pages} pages; the others have no text",
+            )
             return False
         self.done += 1
         return True
@@ -127,8 +137,11 @@ class PageReader:
 
 def described(words, scale):
     return [
-        {"text": w.text, "bbox": [round(v * scale, 1) for v in (w.x0, w.y0, w.x1, w.y1)],
-         "confidence": round(w.confidence, 2)}
+        {
+            "text": w.text,
+            "bbox": [round(v * scale, 1) for v in (w.x0, w.y0, w.x1, w.y1)],
+            "confidence": round(w.confidence, 2),
+        }
         for w in words
     ]
 
@@ -217,8 +230,21 @@ def _overlay(job, document, page, target, language):
     path, base = os.path.join(job.scratch, "ocr.png"), os.path.join(job.scratch, "ocr-text")
     images.draw(document, page.number, scale).convert("L").save(path, "PNG", compress_level=1)
     result = run_tool(
-        ["tesseract", path, base, "-l", language, "--dpi", str(round(scale * 72)), "-c",
-         "textonly_pdf=1", "pdf"], job.limits, job.scratch, cpu=job.limits.ocr_seconds,
+        [
+            "tesseract",
+            path,
+            base,
+            "-l",
+            language,
+            "--dpi",
+            str(round(scale * 72)),
+            "-c",
+            "textonly_pdf=1",
+            "pdf",
+        ],
+        job.limits,
+        job.scratch,
+        cpu=job.limits.ocr_seconds,
     )
     if result.status != 0 or not os.path.exists(base + ".pdf"):
         raise Failure("converter_crashed", f"tesseract: {result.last_line()}")

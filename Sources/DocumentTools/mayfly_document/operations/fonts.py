@@ -1,19 +1,29 @@
 """The fonts that a document names and this machine has not: its lines break elsewhere then."""
+
 import re
 import subprocess
 
 _NAMES = re.compile(
-    rb'(?:w:font\s+w:name|w:ascii|typeface|svg:font-family|style:font-name|<name\s+val)="([^"]{1,64})"')
+    rb'(?:w:font\s+w:name|w:ascii|typeface|svg:font-family|style:font-name|<name\s+val)="([^"]{1,64})"'
+)
 # What is the same in width under another name, and what stands for no font.
 _METRIC = {
-    "arial": "liberation sans", "times new roman": "liberation serif", "calibri": "carlito",
-    "courier new": "liberation mono", "cambria": "caladea", "helvetica": "liberation sans",
-    "times": "liberation serif", "courier": "liberation mono",
+    "arial": "liberation sans",
+    "times new roman": "liberation serif",
+    "calibri": "carlito",
+    "courier new": "liberation mono",
+    "cambria": "caladea",
+    "helvetica": "liberation sans",
+    "times": "liberation serif",
+    "courier": "liberation mono",
 }
 _PARTS = re.compile(
     r"^(word/(document|styles|fontTable)\.xml|xl/styles\.xml|ppt/(slides/[^/]+|theme/theme1)\.xml|"
-    r"content\.xml|styles\.xml)$")
-_SYMBOLS = re.compile(r"^(symbol|wingdings|webdings|opensymbol|\+m[nj]-|noto |dejavu |open symbol)", re.I)
+    r"content\.xml|styles\.xml)$"
+)
+_SYMBOLS = re.compile(
+    r"^(symbol|wingdings|webdings|opensymbol|\+m[nj]-|noto |dejavu |open symbol)", re.I
+)
 
 
 def named(container):
@@ -33,7 +43,9 @@ def warn(found, events):
         try:
             answer = subprocess.run(
                 ["fc-match", "-f", "%{family}", name.replace("-", "\\-").replace(":", "")],
-                capture_output=True, timeout=60, env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
+                capture_output=True,
+                timeout=60,
+                env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
             ).stdout.decode("utf-8", "replace")
         except (OSError, subprocess.TimeoutExpired):
             return

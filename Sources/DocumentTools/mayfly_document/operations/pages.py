@@ -1,6 +1,7 @@
 """The operation pages: merge, split, rotate, decrypt, by qpdf's library."""
-from .events import Failure
-from .ranges import page_numbers
+
+from ..events import Failure
+from ..ranges import page_numbers
 
 ACTIONS = ("merge", "split", "rotate", "decrypt")
 
@@ -38,7 +39,9 @@ def run(job):
 
 def _save(document, job, name):
     document.save(
-        job.output(name), deterministic_id=True, encryption=False,
+        job.output(name),
+        deterministic_id=True,
+        encryption=False,
         linearize=bool(job.options.get("linearize")),
     )
     return name
@@ -47,7 +50,9 @@ def _save(document, job, name):
 def _wanted(job, document):
     numbers = page_numbers(job.request.get("pages"), len(document.pages))
     if len(numbers) > job.limits.pages:
-        job.events.warn("pages_skipped", f"the first {job.limits.pages} of {len(numbers)} pages are taken")
+        job.events.warn(
+            "pages_skipped", f"the first {job.limits.pages} of {len(numbers)} pages are taken"
+        )
     return numbers[: job.limits.pages]
 
 

@@ -1,10 +1,11 @@
 """DOCX: paragraphs, headings, lists, tables, footnotes; pages where Word has noted them."""
+
 import re
 
 from lxml import etree
 
-from .blocks import Block, escape, joined_runs
-from .events import Failure
+from ..blocks import Block, escape, joined_runs
+from ..events import Failure
 
 W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 R = "{http://schemas.openxmlformats.org/officeDocument/2006/relationships}"
@@ -26,8 +27,12 @@ def parse(data, name):
         ):
             data = data.replace(_STRICT + part, b"http://schemas.openxmlformats.org/" + old)
     parser = etree.XMLParser(
-        resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False,
-        remove_comments=True, remove_pis=True,
+        resolve_entities=False,
+        no_network=True,
+        load_dtd=False,
+        huge_tree=False,
+        remove_comments=True,
+        remove_pis=True,
     )
     try:
         return etree.fromstring(data, parser)
@@ -97,7 +102,11 @@ class Reader:
         if tree is None:
             return {}
         for style in tree.iter(W + "style"):
-            name = (style.find(W + "name").get(W + "val") or "") if style.find(W + "name") is not None else ""
+            name = (
+                (style.find(W + "name").get(W + "val") or "")
+                if style.find(W + "name") is not None
+                else ""
+            )
             match = re.fullmatch(r"(?:heading|Heading|Überschrift|Titre|Título)\s*([1-9])", name)
             level = int(match.group(1)) if match else (1 if name in ("Title", "title") else None)
             outline = style.find(f"{W}pPr/{W}outlineLvl")
@@ -106,7 +115,9 @@ class Reader:
             based = style.find(W + "basedOn")
             number = style.find(f"{W}pPr/{W}numPr")
             raw[style.get(W + "styleId")] = [
-                level, _on(style.find(f"{W}rPr/{W}vanish")), self._number(number),
+                level,
+                _on(style.find(f"{W}rPr/{W}vanish")),
+                self._number(number),
                 based.get(W + "val") if based is not None else None,
             ]
         for key in raw:
@@ -114,7 +125,9 @@ class Reader:
             while at in raw and at not in seen:
                 seen.add(at)
                 for place in (0, 2):
-                    raw[key][place] = raw[key][place] if raw[key][place] is not None else raw[at][place]
+                    raw[key][place] = (
+                        raw[key][place] if raw[key][place] is not None else raw[at][place]
+                    )
                 at = raw[at][3]
         return raw
 
@@ -137,12 +150,16 @@ class Reader:
             formats = {}
             for level in item.iter(W + "lvl"):
                 kind = level.find(W + "numFmt")
-                formats[int(level.get(W + "ilvl") or 0)] = kind.get(W + "val") if kind is not None else "decimal"
+                formats[int(level.get(W + "ilvl") or 0)] = (
+                    kind.get(W + "val") if kind is not None else "decimal"
+                )
             abstract[item.get(W + "abstractNumId")] = formats
         out = {}
         for item in tree.iter(W + "num"):
             ref = item.find(W + "abstractNumId")
-            out[item.get(W + "numId")] = abstract.get(ref.get(W + "val"), {}) if ref is not None else {}
+            out[item.get(W + "numId")] = (
+                abstract.get(ref.get(W + "val"), {}) if ref is not None else {}
+            )
         return out
 
     def read(self):
@@ -201,7 +218,10 @@ class Reader:
             if outline is not None and (outline.get(W + "val") or "9") < "9":
                 level = int(outline.get(W + "val")) + 1
             number = self._number(properties.find(W + "numPr"))
-            if _on(properties.find(W + "pageBreakBefore")) and properties.find(W + "pageBreakBefore") is not None:
+            if (
+                _on(properties.find(W + "pageBreakBefore"))
+                and properties.find(W + "pageBreakBefore") is not None
+            ):
                 self._new_page()
         if style is not None:
             level = level or style[0]
@@ -246,14 +266,29 @@ class Reader:
             elif tag == W + "hyperlink":
                 target = self.rels.get(child.get(R + "id"), (None, None, False))
                 yield from self._runs(child, target[1] if target[2] else link, boxes, hidden)
-            elif tag in (W + "ins", W + "smartTag", W + "sdt", W + "sdtContent", W + "fldSimple",
-                         W + "moveTo", W + "customXml", W + "dir", W + "bdo"):
+            elif tag in (
+                W + "ins",
+                W + "smartTag",
+                W + "sdt",
+                W + "sdtContent",
+                W + "fldSimple",
+                W + "moveTo",
+                W + "customXml",
+                W + "dir",
+                W + "bdo",
+            ):
                 yield from self._runs(child, link, boxes, hidden)
             elif tag == MC + "AlternateContent":
                 choice = child.find(MC + "Choice")
                 yield from self._runs(choice if choice is not None else child, link, boxes, hidden)
             elif tag in (M + "oMath", M + "oMathPara"):
-                yield ("".join(t.text or "" for t in child.iter(M + "t")), False, False, False, None)
+                yield (
+                    "".join(t.text or "" for t in child.iter(M + "t")),
+                    False,
+                    False,
+                    False,
+                    None,
+                )
 
     def _run(self, run, link, boxes, hidden):
         properties = run.find(W + "rPr")
@@ -298,7 +333,10 @@ class Reader:
     def _rendered(self, run):
         """Whether the renderer's own mark follows this break, and counts for it."""
         following = run.getparent().getnext()
-        return following is not None and next(following.iter(W + "lastRenderedPageBreak"), None) is not None
+        return (
+            following is not None
+            and next(following.iter(W + "lastRenderedPageBreak"), None) is not None
+        )
 
     @staticmethod
     def _unseen(properties):
@@ -335,7 +373,8 @@ class Reader:
             for block in self.blocks(cell):
                 texts.append(
                     "\n".join(" ".join(map(str, r)) for r in block.rows)
-                    if block.type == "table" else block.text
+                    if block.type == "table"
+                    else block.text
                 )
             continued = merge is not None and merge.get(W + "val") != "restart"
             cells.append("" if continued else "\n".join(texts))

@@ -1,13 +1,16 @@
 """XLSX, XLS, ODS and CSV: every sheet a table, cells with their types."""
+
 import csv
 import io
 import re
 
-from .blocks import Block, cell_value
-from .events import Failure
+from ..blocks import Block, cell_value
+from ..events import Failure
 
 _REF = re.compile(rb'<(?:\w+:)?c\b[^>]*?\br="([A-Z]{1,3})(\d{1,7})"')
-_EMPTY_FORMULA = re.compile(rb"</(?:\w+:)?f>\s*(?:<(?:\w+:)?v\s*/>|<(?:\w+:)?v></|</(?:\w+:)?c>)|<(?:\w+:)?f[^>]*/>\s*</(?:\w+:)?c>")
+_EMPTY_FORMULA = re.compile(
+    rb"</(?:\w+:)?f>\s*(?:<(?:\w+:)?v\s*/>|<(?:\w+:)?v></|</(?:\w+:)?c>)|<(?:\w+:)?f[^>]*/>\s*</(?:\w+:)?c>"
+)
 
 
 def _column(letters):
@@ -41,11 +44,12 @@ def check_xlsx(container, limits, events):
             )
         missing += len(_EMPTY_FORMULA.findall(data))
     if missing:
-        events.warn("formula_values_missing", f"{missing} formulas have no stored value; they are null")
+        events.warn(
+            "formula_values_missing", f"{missing} formulas have no stored value; they are null"
+        )
 
 
-_REPEATED = re.compile(
-    rb"<table:table-row\b([^>]*)>|<table:table-cell\b([^>]*?)(/?)>")
+_REPEATED = re.compile(rb"<table:table-row\b([^>]*)>|<table:table-cell\b([^>]*?)(/?)>")
 _TIMES = re.compile(rb'number-(?:rows|columns)-repeated="(\d{1,9})"')
 
 
@@ -61,7 +65,9 @@ def check_ods(container, limits):
                 found = _TIMES.search(cell)
                 total += times * (int(found.group(1)) if found else 1)
                 if total > limits.cells:
-                    raise Failure("expansion_limit", f"more than {limits.cells} cells by repetition")
+                    raise Failure(
+                        "expansion_limit", f"more than {limits.cells} cells by repetition"
+                    )
         else:
             found = _TIMES.search(row)
             times = int(found.group(1)) if found else 1
@@ -97,7 +103,9 @@ def read(path, limits, wanted=None):
             raise Failure("expansion_limit", f"more than {limits.cells} cells")
         blocks.append(Block("heading", name, level=2, page=number, sheet=name))
         if rows:
-            blocks.append(Block("table", rows=rows, header=_has_header(rows), page=number, sheet=name))
+            blocks.append(
+                Block("table", rows=rows, header=_has_header(rows), page=number, sheet=name)
+            )
     return blocks, len(sheets), hidden
 
 

@@ -1,10 +1,11 @@
 """Archives as lists of their entries; nothing is unpacked to files."""
+
 import gzip
 import tarfile
 import zlib
 
-from .blocks import Block
-from .events import Failure
+from ..blocks import Block
+from ..events import Failure
 
 
 def read(job, path, kind, container):
@@ -54,7 +55,9 @@ def _tar(path, limits, packed):
             with tarfile.open(fileobj=counted, mode="r|", errorlevel=1) as archive:
                 for member in archive:
                     if len(rows) >= limits.entries:
-                        raise Failure("expansion_limit", f"more than {limits.entries} entries in the archive")
+                        raise Failure(
+                            "expansion_limit", f"more than {limits.entries} entries in the archive"
+                        )
                     unsafe = member.name.startswith("/") or ".." in member.name.split("/")
                     note = "unsafe name" if unsafe else "" if member.isfile() else _kind(member)
                     rows.append([member.name, member.size, note])

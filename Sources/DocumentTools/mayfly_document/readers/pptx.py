@@ -1,5 +1,6 @@
 """PPTX: slides in order, each one a page: title, text by its level, tables, notes."""
-from .blocks import Block, joined_runs
+
+from ..blocks import Block, joined_runs
 from .docx import R, main_part, parse, relations
 
 P = "{http://schemas.openxmlformats.org/presentationml/2006/main}"
@@ -68,7 +69,11 @@ def _shapes(tree, rels):
             title = kind in ("title", "ctrTitle")
             body = shape.find(P + "txBody")
             if body is not None:
-                listed = holder is not None and kind in (None, "body", "obj") and len(body.findall(A + "p")) > 1
+                listed = (
+                    holder is not None
+                    and kind in (None, "body", "obj")
+                    and len(body.findall(A + "p")) > 1
+                )
                 yield title, _position(shape), list(_text(body, rels, title, listed))
         elif shape.tag == P + "graphicFrame":
             for table in shape.iter(A + "tbl"):
@@ -136,7 +141,9 @@ def _table(table):
             cells.append("\n".join(text for text in texts if text))
         rows.append(cells)
     properties = table.find(A + "tblPr")
-    return Block("table", rows=rows, header=properties is not None and properties.get("firstRow") == "1")
+    return Block(
+        "table", rows=rows, header=properties is not None and properties.get("firstRow") == "1"
+    )
 
 
 def _notes(container, rels):

@@ -1,12 +1,15 @@
 """The operation convert, and the ways by which other operations get a type they can read."""
+
 import json
 import os
 import re
 import shutil
 
-from . import docxwriter, facts, fonts, kinds, office, pdf, sheets
-from .events import Failure, log
-from .limits import isolated
+from .. import facts, kinds
+from ..events import Failure, log
+from ..limits import isolated
+from ..readers import pdf
+from . import docxwriter, fonts, office
 
 TEXTS = frozenset("md html epub eml msg txt csv".split())
 TARGETS = frozenset("pdf docx odt rtf html md txt csv json xlsx ods pptx odp png jpeg".split())
@@ -17,7 +20,9 @@ def decode_text(path, kind):
     with open(path, "rb") as file:
         data = file.read()
     for mark, name in (
-        (b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"),
+        (b"\xef\xbb\xbf", "utf-8-sig"),
+        (b"\xff\xfe", "utf-16"),
+        (b"\xfe\xff", "utf-16"),
     ):
         if data.startswith(mark):
             return data.decode(name, "replace")
@@ -101,7 +106,7 @@ def _refused(job, kind, path, problem):
     if problem.startswith("load"):
         found = kinds.Detected(kind)
         if kind in kinds.OFFICE_ZIPS:
-            from .gate import Container
+            from ..gate import Container
 
             found.container = Container(path, job.limits)
         if kind in ("odt", "ods", "odp", "doc", "xls", "ppt") and facts.encryption(found, path):
@@ -174,7 +179,9 @@ def _pdf(job):
     if job.detected.format == "pdf":
         raise Failure("invalid_payload", "the document is a PDF already; use the operation pages")
     settings = {
-        key: job.options[key] for key in ("pdfa", "landscape", "single_page_sheets") if job.options.get(key)
+        key: job.options[key]
+        for key in ("pdfa", "landscape", "single_page_sheets")
+        if job.options.get(key)
     }
     if job.request.get("pages"):
         settings["pages"] = str(job.request["pages"])
@@ -238,7 +245,8 @@ def _read_docx(job):
 
 
 def _read_all(job):
-    from . import reading, result
+    from .. import result
+    from . import reading
 
     collected = []
 
@@ -262,8 +270,8 @@ def _read_all(job):
 
 
 def _written(job, to):
-    from . import blocks as writing
-    from . import markup
+    from .. import blocks as writing
+    from ..readers import markup
 
     blocks = _read_all(job)
     if to == "md":
@@ -292,6 +300,8 @@ def _csv(job):
     names = []
     for number, table in enumerate(tables[: job.limits.output_files], 1):
         names.append("converted.csv" if len(tables) == 1 else f"converted-{number:04}.csv")
-        with open(job.output(names[-1]), "w", newline="", encoding="utf-8", errors="replace") as file:
+        with open(
+            job.output(names[-1]), "w", newline="", encoding="utf-8", errors="replace"
+        ) as file:
             csv.writer(file, lineterminator="\n").writerows(table.rows)
     return {"files": names, "sheets": [table.sheet for table in tables if table.sheet]}

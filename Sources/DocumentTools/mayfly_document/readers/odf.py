@@ -1,7 +1,8 @@
 """ODT and ODP: headings, lists, tables, notes; slides are pages, and soft breaks where they are noted."""
-from .blocks import Block, joined_runs
+
+from ..blocks import Block, joined_runs
+from ..events import Failure
 from .docx import parse
-from .events import Failure
 
 T = "{urn:oasis:names:tc:opendocument:xmlns:text:1.0}"
 O = "{urn:oasis:names:tc:opendocument:xmlns:office:1.0}"
@@ -25,13 +26,19 @@ class Reader:
     def _styles(self, root):
         """Style name → (bold, italic, struck, hidden, break before)."""
         for style in root.iter(S + "style"):
-            text, paragraph = style.find(S + "text-properties"), style.find(S + "paragraph-properties")
+            text, paragraph = (
+                style.find(S + "text-properties"),
+                style.find(S + "paragraph-properties"),
+            )
             get = (lambda key: text.get(key)) if text is not None else (lambda key: None)
             struck = get(S + "text-line-through-style") not in (None, "none")
             breaks = paragraph is not None and paragraph.get(F + "break-before") == "page"
             self.fonts[style.get(S + "name")] = (
-                get(F + "font-weight") == "bold", get(F + "font-style") == "italic", struck,
-                get(T + "display") == "none" or get(F + "font-size") in ("0pt", "0.1pt", "1pt"), breaks,
+                get(F + "font-weight") == "bold",
+                get(F + "font-style") == "italic",
+                struck,
+                get(T + "display") == "none" or get(F + "font-size") in ("0pt", "0.1pt", "1pt"),
+                breaks,
             )
             parent = style.get(S + "parent-style-name")
             if parent in self.fonts and text is None:
@@ -79,7 +86,9 @@ class Reader:
             texts = list(self.blocks(item, 0, None))
             plain = "\n".join(block.text for block in texts)
             inline = " ".join(block.inline for block in texts)
-            blocks.append(Block("paragraph", f"[{mark}] {plain}", f"[^{mark}]: {inline}", page=self.page))
+            blocks.append(
+                Block("paragraph", f"[{mark}] {plain}", f"[^{mark}]: {inline}", page=self.page)
+            )
         if not self.has_pages:
             for block in blocks:
                 block.page = None
@@ -103,7 +112,9 @@ class Reader:
         for child in parent:
             tag = child.tag
             if tag == T + "h":
-                yield from self._paragraph(child, "heading", int(child.get(T + "outline-level") or 1))
+                yield from self._paragraph(
+                    child, "heading", int(child.get(T + "outline-level") or 1)
+                )
             elif tag == T + "p":
                 yield from self._paragraph(child, "paragraph", None)
             elif tag == T + "list":
@@ -112,8 +123,14 @@ class Reader:
                 yield self._table(child)
             elif tag == T + "soft-page-break":
                 self._new_page()
-            elif tag in (T + "section", T + "index-body", T + "table-of-content", O + "annotation-end",
-                         T + "index-title", T + "alphabetical-index"):
+            elif tag in (
+                T + "section",
+                T + "index-body",
+                T + "table-of-content",
+                O + "annotation-end",
+                T + "index-title",
+                T + "alphabetical-index",
+            ):
                 if child.get(T + "display") == "none":
                     self.hidden += len("".join(child.itertext()))
                 else:
@@ -166,7 +183,9 @@ class Reader:
                 yield from self._runs(child, font, target, boxes)
             elif tag == T + "s":
                 count = child.get(T + "c") or "1"
-                yield from self._text(" " * min(int(count) if count.isdigit() else 1, 1000), font, link, True)
+                yield from self._text(
+                    " " * min(int(count) if count.isdigit() else 1, 1000), font, link, True
+                )
             elif tag == T + "tab":
                 yield ("\t", False, False, False, None)
             elif tag == T + "line-break":
@@ -190,7 +209,11 @@ class Reader:
             return
         if not exact:
             text = " ".join(text.split()).join(
-                (" " if text[0].isspace() else "", " " if text[-1].isspace() and len(text) > 1 else ""))
+                (
+                    " " if text[0].isspace() else "",
+                    " " if text[-1].isspace() and len(text) > 1 else "",
+                )
+            )
         if font[3]:
             self.hidden += len(text)
         else:
@@ -206,7 +229,9 @@ class Reader:
                 if cell.tag not in (TB + "table-cell", TB + "covered-table-cell"):
                     continue
                 texts = [
-                    b.text if b.type != "table" else "\n".join(" ".join(map(str, r)) for r in b.rows)
+                    b.text
+                    if b.type != "table"
+                    else "\n".join(" ".join(map(str, r)) for r in b.rows)
                     for b in self.blocks(cell, 0, None)
                 ]
                 times = cell.get(TB + "number-columns-repeated") or "1"
@@ -222,9 +247,15 @@ def read(container, events, kind):
     if "content.xml" not in container.by_name:
         raise Failure("document_damaged", "the container has no content.xml")
     if b"encryption-data" in (
-        container.read("META-INF/manifest.xml") if "META-INF/manifest.xml" in container.by_name else b""
+        container.read("META-INF/manifest.xml")
+        if "META-INF/manifest.xml" in container.by_name
+        else b""
     ):
         raise Failure("document_encrypted", "the document is encrypted; give its `password`")
-    styles = parse(container.read("styles.xml"), "styles.xml") if "styles.xml" in container.by_name else None
+    styles = (
+        parse(container.read("styles.xml"), "styles.xml")
+        if "styles.xml" in container.by_name
+        else None
+    )
     reader = Reader(parse(container.read("content.xml"), "content.xml"), styles, events)
     return reader.read_slides() if kind == "odp" else reader.read_text()
