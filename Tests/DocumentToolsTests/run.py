@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """The checks of what a document job runs. Usage: run.py [--root DIR] [--peer PYTHON] [part…]
 
-Parts: corpus, trips, hostile, links, golden, stable. The last line counts: N passed, N failed."""
+Parts: corpus, trips, hostile, links, stable, golden, office, shapes. The last line counts: N passed, N failed."""
 
 import argparse
 import http.server
 import os
+import signal
 import sys
 import threading
 
@@ -202,6 +203,73 @@ def check_stable(runner, report):
         report.check(f"twice {job[0]} of {job[1][0][0]}", problems)
 
 
+def check_office(runner, report):
+    """LibreOffice hangs, and is killed: one reason in time, and the next job has a new one."""
+    data = corpus.m.docx(corpus.m.paragraph("Words"))
+    request = {"operation": "convert", "to": "pdf"}
+
+    def strike(number):
+        with open(runner.root + "/var/lib/mayfly-office/pid") as file:
+            os.kill(int(file.read()), number)
+
+    strike(signal.SIGSTOP)
+    ended = runner.execute({**request, "limits": {"tool_cpu": 6}}, [("a.docx", data)], 60)
+    report.check(
+        "a hanging office",
+        faults(ended) + ([] if ended.reason == "timeout" else [f"{ended.failure}"]),
+    )
+    ended = runner.execute(request, [("a.docx", data)])
+    report.check(
+        "the job after it", faults(ended) + ([f"{ended.failure}"] if ended.failure else [])
+    )
+    strike(signal.SIGKILL)
+    ended = runner.execute(request, [("a.docx", data)])
+    report.check("a killed office", faults(ended) + ([f"{ended.failure}"] if ended.failure else []))
+
+
+def check_shapes(runner, report):
+    """What is cut and named, what becomes a file."""
+    pdf = corpus.m.Pdf()
+    for page in range(30):
+        for row in range(40):
+            pdf.text(
+                72, 740 - 16 * row, 10, f"Page {page} row {row} with some words to fill the line up"
+            )
+        if page < 29:
+            pdf.page()
+    jobs = [
+        ({"operation": "text", "limits": {"inline_text": 20_000}}, [("a.pdf", pdf.data())], 60),
+        ({"operation": "pages", "do": "split"}, [("a.pdf", pdf.data())], 60),
+        (
+            {"operation": "render", "pages": "2-3", "to": "jpeg", "dpi": 20},
+            [("a.pdf", pdf.data())],
+            60,
+        ),
+    ]
+    cut, split, drawn = runner.execute_many(jobs)
+    text = cut.value["text"]
+    problems = faults(cut)
+    if len(text.encode()) > 20_000 or not text.endswith(
+        "row 39 with some words to fill the line up"
+    ):
+        problems.append("not cut at a page's end")
+    if (
+        not cut.files.get("text.txt", b"").startswith(text.encode())
+        or len(cut.files["text.txt"]) < 50_000
+    ):
+        problems.append("the whole is no file")
+    report.check("a long text", problems)
+    report.check(
+        "pages apart",
+        faults(split) + ([] if len(split.files) == 30 else [f"{len(split.files)} files"]),
+    )
+    names = sorted(drawn.files)
+    report.check(
+        "pages drawn",
+        faults(drawn) + ([] if names == ["page-0002.jpeg", "page-0003.jpeg"] else [str(names)]),
+    )
+
+
 def check_golden(runner, report, peer=None):
     golden.check(runner, report, peer)
 
@@ -213,6 +281,8 @@ PARTS = {
     "links": check_links,
     "stable": check_stable,
     "golden": check_golden,
+    "office": check_office,
+    "shapes": check_shapes,
 }
 
 

@@ -77,9 +77,10 @@ def by_office(job, path, kind, to, settings=None):
             raise Failure(*_refused(job, kind, path, problem))
         log(f"LibreOffice ended: {problem or end}, attempt {attempt}")
         office.stop()
+        # A second try would take as long again.
+        if end == "signal 14":
+            raise Failure("timeout", "LibreOffice takes too long over the document")
         if attempt == 2:
-            if end == "signal 14":
-                raise Failure("timeout", "LibreOffice takes too long over the document")
             raise Failure("converter_crashed", "LibreOffice died of the document, twice")
     os.unlink(source)
     _check_output(target, to)
