@@ -50,8 +50,7 @@ package struct GuestReport: Sendable {
 
 extension GuestReport {
     /// Of all programs of a job, of which there is at least one: the last one's, with what they
-    /// used
-    /// together.
+    /// used together.
     init(steps: [GuestReport]) {
         self = steps[steps.count - 1]
         guard steps.count > 1 else { return }
