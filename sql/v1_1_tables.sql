@@ -89,7 +89,8 @@ create table mayfly.setting (
     deadline_slack    interval not null default '1 min',  -- restore, store and destroy, generously
     restart_grace     interval not null default '15 s',   -- after a restart nobody is dead yet
     payload_bytes_max int not null default 16 * 1024 * 1024,
-    blob_bytes_max    int not null default 64 * 1024 * 1024,
+    blob_bytes_max    bigint not null default 1024 * 1024 * 1024,
+    blob_call_max     int not null default 64 * 1024 * 1024,  -- of a blob in one call, as one value
     retention         interval default '30 days'          -- history and blobs; null: for ever
         constraint setting_retention_is_a_day_or_more check (retention >= interval '1 day')
 );
@@ -131,6 +132,8 @@ insert into mayfly.reason (reason, whose, retryable, meaning) values
         'The payload does not say what to run; no machine was used.'),
     ('blob_missing', 'job', false,
         'The payload names a blob that is not stored; put it and replay.'),
+    ('blob_unavailable', 'job', true,
+        'A blob was removed while it was read, or its bytes are wrong; put it again and replay.'),
     ('guest_protocol_violation', 'job', true, 'The machine broke the protocol and was destroyed.'),
     ('unsupported_format', 'job', false, 'What the document contains is none of the known formats.'),
     ('format_mismatch', 'job', false,
@@ -152,7 +155,8 @@ insert into mayfly.reason (reason, whose, retryable, meaning) values
     ('lease_lost', 'ours', true, 'The worker stopped renewing its lease; the job was given back.'),
     ('deadline_exceeded', 'ours', true,
         'The worker lives but held the attempt far beyond its timeout.'),
-    ('store_failed', 'ours', true, 'The result could not be stored.'),
+    ('store_failed', 'ours', true,
+        'The result could not be stored, or an input not be read, because of the database.'),
     ('internal', 'ours', true, 'Mayfly made a mistake; the message says which, the log says more.'),
     ('interrupted', 'decision', true, 'The worker shut down; the attempt was given back.'),
     ('cancelled', 'decision', true, 'Somebody cancelled the job.'),
@@ -255,6 +259,7 @@ create table mayfly.blob_use (
     sha256 bytea not null
 ) partition by range (id);
 create index blob_use_sha256 on mayfly.blob_use (sha256, tenant);
+create index blob_use_id on mayfly.blob_use (id);
 
 -- -------------------------------------------------------------------------------------------------
 -- Hot: a row here means that the job is alive. Vacuumed early and without pauses: they churn. Each
@@ -297,6 +302,15 @@ create table mayfly.delayed (            -- runnable later: scheduled, or pausin
         autovacuum_vacuum_cost_delay = 0);
 create index delayed_run_at on mayfly.delayed (run_at);
 
+-- How far a large file is on its way between the database and a machine. Noted once a second at
+-- most, and never for what is small.
+create type mayfly.transfer as (
+    way   text,                          -- 'in' or 'out', as the machine sees it
+    bytes bigint,                        -- so far
+    size  bigint,
+    at    timestamptz
+);
+
 create table mayfly.running (            -- one row per live attempt; only workers touch it
     id          bigint not null,
     priority    smallint not null,
@@ -309,7 +323,8 @@ create table mayfly.running (            -- one row per live attempt; only worke
     token       bigint not null default mayfly.new_position() primary key,
     worker      bigint not null,
     started_at  timestamptz not null default clock_timestamp(),
-    deadline_at timestamptz not null
+    deadline_at timestamptz not null,    -- moves on while a transfer does
+    transfer    mayfly.transfer
 ) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000,
         autovacuum_vacuum_cost_delay = 0);
 create unique index running_id on mayfly.running (id);
@@ -397,27 +412,36 @@ create table mayfly.tenant_grant (       -- tenant '*': all; '': the unnamed one
 );
 
 -- -------------------------------------------------------------------------------------------------
--- Blobs: bytes by their SHA-256, in chunks that a connection can carry without effort. A blob
+-- Blobs: bytes by their SHA-256, in parts that a connection can carry without effort. A blob
 -- belongs to a tenant. Nothing here is unique, so that nobody waits for another's open transaction;
 -- now and then the same bytes are stored twice, until the upkeep removes the older copy.
+--
+-- Until it is sealed a blob is an upload: it has no address, so nobody can read it, and it goes away
+-- with the attempt it belongs to, or a day after a producer began it. All parts but the last have
+-- the same size, so the same bytes always have the same parts, and `parts`, the SHA-256 of the
+-- parts' SHA-256s, is what the database knows by its own work: bytes are only ever dropped in favour
+-- of the very same. The address of a large blob is its writer's word, which every reader checks.
 
 create table mayfly.blob (
     blob   bigint generated always as identity primary key,
     tenant text not null,
-    sha256 bytea not null,
+    sha256 bytea,                        -- null until sealed
+    parts  bytea,
     size   bigint not null,
-    token  bigint,                       -- of the attempt that is putting it; null once sealed
+    token  bigint,                       -- of the attempt that uploads it; 0: to be removed
     put_at timestamptz not null default clock_timestamp(),
-    constraint blob_sha256_is_32_bytes check (octet_length(sha256) = 32)
+    constraint blob_sha256_is_32_bytes check (octet_length(sha256) = 32),
+    constraint blob_is_sealed_as_a_whole check ((sha256 is null) = (parts is null))
 );
-create index blob_sha256 on mayfly.blob (sha256, tenant);
-create index blob_put_at on mayfly.blob (put_at);
-create index blob_token on mayfly.blob (token) where token is not null;
+create index blob_sha256 on mayfly.blob (sha256, tenant) where sha256 is not null;
+create index blob_put_at on mayfly.blob (put_at) where sha256 is not null;
+create index blob_upload on mayfly.blob (put_at) where sha256 is null;
 
 create table mayfly.blob_chunk (
     blob    bigint not null,
     ordinal int not null,
     bytes   bytea not null,
+    sha256  bytea not null generated always as (sha256(bytes)) stored,
     primary key (blob, ordinal),
     constraint blob_chunk_at_most_256_kib check (octet_length(bytes) between 1 and 262144)
 );

@@ -655,70 +655,274 @@ begin
 end $$;
 
 -- Whether the bytes are there and were put so lately that the upkeep is far from removing them.
-create function mayfly.has_fresh_blob(tenant text, address bytea) returns boolean
+create function mayfly.has_fresh_blob(tenant text, address bytea, parts bytea) returns boolean
 language plpgsql stable as $$
 begin
     return exists (select from mayfly.blob b where b.sha256 = address
-        and b.tenant = has_fresh_blob.tenant and b.token is null
+        and b.tenant = has_fresh_blob.tenant and b.parts = has_fresh_blob.parts
         and b.put_at > now() - interval '1 day');
+end $$;
+
+-- The size of all parts but a blob's last.
+create function mayfly.part_size() returns int language sql immutable parallel safe as
+$$ select 262144 $$;
+
+-- Adds bytes to an upload at `at`, where the parts before end; again the same bytes at the same
+-- place: nothing happens. Answers where the next ones go.
+create function mayfly.put_parts(upload bigint, bytes bytea, at bigint) returns bigint
+language plpgsql as $$
+declare
+    unit constant int := mayfly.part_size();
+    bytes_max constant bigint := (select s.blob_bytes_max from mayfly.setting s);
+    ends bigint := coalesce((select c.ordinal::bigint * unit + octet_length(c.bytes)
+        from mayfly.blob_chunk c where c.blob = upload order by c.ordinal desc limit 1), 0);
+begin
+    at := coalesce(at, ends);
+    if bytes is null or octet_length(bytes) not between 1 and 16777216 then
+        perform mayfly.refuse('MF001', format('a part of a blob cannot have %s bytes',
+            coalesce(octet_length(bytes)::text, 'null')), 'Send 1 byte to 16 MiB at a time.');
+    elsif at < 0 or at % unit <> 0 or at > ends then
+        perform mayfly.refuse('MF001',
+            format('a part cannot begin at %s of an upload that has %s bytes', at, ends),
+            format('Send the parts in their order, all but the last in multiples of %s bytes.',
+                unit));
+    elsif at + octet_length(bytes) > bytes_max then
+        perform mayfly.refuse('MF007', format('the blob is larger than %s bytes', bytes_max),
+            'Split the data, or have an operator raise mayfly.setting.blob_bytes_max.');
+    end if;
+    insert into mayfly.blob_chunk (blob, ordinal, bytes)
+    select upload, at / unit + n, substring(put_parts.bytes from n * unit + 1 for unit)
+    from generate_series(0, (octet_length(bytes) - 1) / unit) n
+    on conflict do nothing;
+    if at < ends and exists (
+            select from generate_series(0, (octet_length(bytes) - 1) / unit) n
+                join mayfly.blob_chunk c on c.blob = upload and c.ordinal = at / unit + n
+            where c.sha256 <> sha256(substring(put_parts.bytes from n * unit + 1 for unit))) then
+        perform mayfly.refuse('MF001', format('other bytes were sent for %s of the upload', at),
+            'Begin a new upload.');
+    end if;
+    return at + octet_length(bytes);
+end $$;
+
+-- What has arrived of an upload.
+create function mayfly.measure_upload(upload bigint, out size bigint, out parts bytea)
+language plpgsql stable as $$
+begin
+    select coalesce(sum(octet_length(c.bytes)), 0),
+            sha256(coalesce(string_agg(c.sha256, ''::bytea order by c.ordinal), ''))
+        into size, parts
+    from mayfly.blob_chunk c where c.blob = upload;
+end $$;
+
+-- Stores bytes that are here as one value; answers their address.
+create function mayfly.store_bytes(bytes bytea, tenant text) returns bytea language plpgsql as $$
+declare
+    unit constant int := mayfly.part_size();
+    address bytea := sha256(bytes);
+    parts bytea := (select sha256(coalesce(string_agg(sha256(
+            substring(bytes from n * unit + 1 for unit)), ''::bytea order by n), ''))
+        from generate_series(0, (octet_length(bytes) - 1) / unit) n
+        where octet_length(bytes) > 0);
+    number bigint;
+begin
+    if not mayfly.has_fresh_blob(tenant, address, parts) then
+        insert into mayfly.blob as b (tenant, sha256, parts, size)
+        values (tenant, address, parts, octet_length(bytes)) returning b.blob into number;
+        insert into mayfly.blob_chunk (blob, ordinal, bytes)
+        select number, n, substring(bytes from n * unit + 1 for unit)
+        from generate_series(0, (octet_length(bytes) - 1) / unit) n
+        where octet_length(bytes) > 0;
+    end if;
+    return address;
 end $$;
 
 create function mayfly.put_blob(bytes bytea, tenant text default '') returns text
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
-    bytes_max int := (select s.blob_bytes_max from mayfly.setting s);
-    address bytea := sha256(bytes);
-    number bigint;
+    bytes_max bigint := (select least(s.blob_call_max, s.blob_bytes_max) from mayfly.setting s);
 begin
     perform mayfly.check_tenant(tenant);
     if bytes is null or octet_length(bytes) > bytes_max then
         perform mayfly.refuse('MF007', case when bytes is null then 'the blob is null'
-                else format('the blob has %s bytes, more than %s', octet_length(bytes), bytes_max)
-                end,
-            'Split the data, or have an operator raise mayfly.setting.blob_bytes_max.');
+                else format('the blob has %s bytes, more than %s in one call',
+                    octet_length(bytes), bytes_max) end,
+            'Put it in parts: mayfly.begin_blob, append_blob, finish_blob; or mayfly blob put.');
     end if;
-    if not mayfly.has_fresh_blob(tenant, address) then
-        insert into mayfly.blob as b (tenant, sha256, size)
-        values (tenant, address, octet_length(bytes)) returning b.blob into number;
-        insert into mayfly.blob_chunk (blob, ordinal, bytes)
-        select number, n, substring(bytes from n * 262144 + 1 for 262144)
-        from generate_series(0, (octet_length(bytes) - 1) / 262144) n
-        where octet_length(bytes) > 0;
+    return encode(mayfly.store_bytes(bytes, tenant), 'hex');
+end $$;
+
+-- A blob in parts, each in a transaction of its own: begin_blob answers the number of an upload,
+-- append_blob takes up to 16 MiB (all but the last call a multiple of 256 KiB) and answers where the
+-- next bytes go, finish_blob answers the address. `at` lets a call be repeated whose answer was
+-- lost. An upload that is not finished within a day goes away.
+create function mayfly.begin_blob(tenant text default '') returns bigint language plpgsql
+security definer set search_path = pg_catalog, pg_temp as $$
+declare
+    upload bigint;
+begin
+    perform mayfly.check_tenant(tenant);
+    insert into mayfly.blob as b (tenant, size) values (tenant, 0) returning b.blob into upload;
+    return upload;
+end $$;
+
+-- The tenant of a producer's upload; one of somebody else's does not exist for the caller.
+create function mayfly.check_upload(upload bigint) returns text language plpgsql stable as $$
+declare
+    tenant text;
+begin
+    select b.tenant into tenant from mayfly.blob b where b.blob = upload and b.sha256 is null
+        and b.token is null and b.put_at > now() - interval '1 day';
+    if not found or not mayfly.may_use(tenant) then
+        perform mayfly.refuse('MF007', format('there is no upload %s',
+            coalesce(upload::text, 'null')),
+            'Begin one with mayfly.begin_blob; it must be finished within a day.');
+    end if;
+    return tenant;
+end $$;
+
+create function mayfly.append_blob(upload bigint, bytes bytea, at bigint default null)
+returns bigint language plpgsql security definer set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off as $$
+begin
+    perform mayfly.check_upload(upload);
+    return mayfly.put_parts(upload, bytes, at);
+end $$;
+
+-- `sha256`: the bytes' address, which may be left out only while the database can compute it: up to
+-- mayfly.setting.blob_call_max. So far it is checked here; that of a larger blob when it is read.
+create function mayfly.finish_blob(upload bigint, sha256 text default null) returns text
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+    tenant text := mayfly.check_upload(upload);
+    address bytea := case when sha256 is not null then mayfly.blob_address(sha256) end;
+    whole record;
+    found_address bytea;
+begin
+    select m.* into whole from mayfly.measure_upload(upload) m;
+    if whole.size <= (select s.blob_call_max from mayfly.setting s) then
+        found_address := sha256(coalesce((select string_agg(c.bytes, ''::bytea order by c.ordinal)
+            from mayfly.blob_chunk c where c.blob = upload), ''));
+        if address <> found_address then
+            perform mayfly.refuse('MF007', format('the %s bytes of the upload are not %s but %s',
+                whole.size, sha256, encode(found_address, 'hex')), 'Begin a new upload.');
+        end if;
+        address := found_address;
+    elsif address is null then
+        perform mayfly.refuse('MF001', format('the SHA-256 of %s bytes cannot be left out',
+            whole.size), 'Compute it while you send them, and pass it to finish_blob.');
+    end if;
+    if mayfly.has_fresh_blob(tenant, address, whole.parts) then
+        update mayfly.blob b set token = 0 where b.blob = upload;
+    else
+        update mayfly.blob b set sha256 = address, parts = whole.parts, size = whole.size,
+            put_at = clock_timestamp() where b.blob = upload;
     end if;
     return encode(address, 'hex');
 end $$;
 
--- The bytes, or null. tenants null: whoever's.
-create function mayfly.read_blob(address bytea, tenants text[]) returns bytea
-language plpgsql stable as $$
-declare
-    number bigint;
-    bytes bytea;
+-- The newest copy of a blob: a wrong one is healed by putting the right bytes. tenants null:
+-- whoever's.
+create function mayfly.find_blob(
+    address bytea, tenants text[], out number bigint, out size bigint
+) language plpgsql stable as $$
 begin
-    select b.blob into number from mayfly.blob b
-    where b.sha256 = address and b.token is null and (tenants is null or b.tenant = any (tenants))
-    limit 1;
+    select b.blob, b.size into number, size from mayfly.blob b
+    where b.sha256 = address and (tenants is null or b.tenant = any (tenants))
+    order by b.blob desc limit 1;
     if not found then
-        return null;
-    end if;
-    select string_agg(c.bytes, ''::bytea order by c.ordinal) into bytes
-    from mayfly.blob_chunk c where c.blob = number;
-    return coalesce(bytes, ''::bytea);
-end $$;
-
-create function mayfly.check_blob(bytes bytea, sha256 text) returns bytea
-language plpgsql immutable as $$
-begin
-    if bytes is null then
-        perform mayfly.refuse('MF007', format('there is no blob %s', sha256),
+        perform mayfly.refuse('MF007', format('there is no blob %s', encode(address, 'hex')),
             'Put it with mayfly.put_blob; unused blobs go away after the retention time.');
     end if;
-    return bytes;
 end $$;
 
 create function mayfly.get_blob(sha256 text) returns bytea language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp as $$
+declare
+    here record;
 begin
-    return mayfly.check_blob(mayfly.read_blob(mayfly.blob_address(sha256),
-        mayfly.visible_tenants(null)), sha256);
+    select f.* into here from mayfly.find_blob(mayfly.blob_address(sha256),
+        mayfly.visible_tenants(null)) f;
+    if here.size > (select s.blob_call_max from mayfly.setting s) then
+        perform mayfly.refuse('MF007', format('the blob has %s bytes, too many for one call',
+            here.size), 'Read it with mayfly.get_blob_part; or mayfly blob get.');
+    end if;
+    return coalesce((select string_agg(c.bytes, ''::bytea order by c.ordinal)
+        from mayfly.blob_chunk c where c.blob = here.number), '');
+end $$;
+
+create function mayfly.blob_size(sha256 text) returns bigint language plpgsql stable
+security definer set search_path = pg_catalog, pg_temp as $$
+begin
+    return (select f.size from mayfly.find_blob(mayfly.blob_address(sha256),
+        mayfly.visible_tenants(null)) f);
+end $$;
+
+-- Up to `count` bytes from `at` on; none: that was all. Whoever reads a whole blob this way checks
+-- its SHA-256.
+create function mayfly.get_blob_part(sha256 text, at bigint, count int default 262144)
+returns bytea language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
+declare
+    unit constant int := mayfly.part_size();
+    here record;
+begin
+    if at is null or at < 0 or count is null or count not between 1 and 16777216 then
+        perform mayfly.refuse('MF001', format('there are no %s bytes at %s',
+            coalesce(count::text, 'null'), coalesce(at::text, 'null')),
+            'Read 1 byte to 16 MiB at a time, from 0 on.');
+    end if;
+    select f.* into here from mayfly.find_blob(mayfly.blob_address(sha256),
+        mayfly.visible_tenants(null)) f;
+    if at >= here.size then
+        return '';
+    end if;
+    return (select substring(string_agg(c.bytes, ''::bytea order by c.ordinal)
+            from (at % unit)::int + 1 for count)
+        from mayfly.blob_chunk c where c.blob = here.number
+            and c.ordinal between at / unit and (at + count - 1) / unit);
+end $$;
+
+create type mayfly.stored_blob as (
+    sha256 text,
+    tenant text,
+    size   bigint,
+    put_at timestamptz,
+    jobs   bigint                        -- how many name it
+);
+
+-- The newest blobs, of a job (those that its payload or result names) or of a tenant; null fits
+-- all.
+create function mayfly.list_blobs(
+    job bigint default null, tenant text default null, limit_rows int default 100
+) returns setof mayfly.stored_blob language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp as $$
+declare
+    tenants text[] := mayfly.visible_tenants(list_blobs.tenant);
+    addresses bytea[];
+begin
+    if job is not null then
+        perform mayfly.check_job_id(job);
+        addresses := array(select distinct u.sha256 from mayfly.blob_use u where u.id = job);
+        tenants := array(select d.tenant from mayfly.job_data d where d.id = job);
+    end if;
+    return query
+        select encode(b.sha256, 'hex'), b.tenant, b.size, b.put_at,
+            (select count(distinct u.id) from mayfly.blob_use u
+                where u.sha256 = b.sha256 and u.tenant = b.tenant)
+        from mayfly.blob b
+        where b.sha256 is not null and (tenants is null or b.tenant = any (tenants))
+            and (addresses is null or b.sha256 = any (addresses))
+            and not exists (select from mayfly.blob n where n.sha256 = b.sha256
+                and n.tenant = b.tenant and n.blob > b.blob)
+        order by b.put_at desc limit limit_rows;
+end $$;
+
+-- How far a running job's large files are on their way; null for one that moves none.
+create function mayfly.get_transfer(id bigint) returns mayfly.transfer language plpgsql stable
+security definer set search_path = pg_catalog, pg_temp as $$
+declare
+    moving mayfly.transfer;
+begin
+    perform mayfly.check_job_id(id);
+    select (r.transfer).* into moving from mayfly.running r where r.id = get_transfer.id;
+    return moving;
 end $$;

@@ -700,9 +700,11 @@ language sql stable as $$
 $$;
 
 -- -------------------------------------------------------------------------------------------------
--- Blobs of workers. They read those of their job's tenant; they put those of a result in parts of
--- at most 256 KiB, in the transaction that settles. Until it is sealed, a blob belongs to its
--- attempt alone; sealing checks that the bytes are what their address says.
+-- Blobs of workers. They read those of their job's tenant, part by part. What a result has of small
+-- files is stored in the transaction that settles; large ones are uploaded while they come out of
+-- the machine, a part in a transaction, under the attempt's token, and become blobs where it
+-- settles. No statement carries more than a part, so none holds up anybody else's for long; an
+-- upload whose attempt is over is removed by the upkeep.
 
 -- The attempt, if this worker holds it.
 create function mayfly.check_held(worker bigint, secret uuid, token bigint) returns mayfly.running
@@ -723,66 +725,111 @@ begin
     return held;
 end $$;
 
-create function mayfly.get_input(worker bigint, secret uuid, token bigint, sha256 text)
-returns bytea language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
-declare
-    held mayfly.running := mayfly.check_held(worker, secret, token);
+-- Notes how far a large file is, and moves the deadline on: what moves is not stuck. Once a second at
+-- most, and never for what is done within the first one.
+create function mayfly.note_transfer(held mayfly.running, way text, bytes bigint, size bigint)
+returns void language plpgsql as $$
 begin
-    return mayfly.check_blob(mayfly.read_blob(mayfly.blob_address(sha256), array[held.tenant]),
-        sha256);
+    if coalesce((held.transfer).at, held.started_at) > clock_timestamp() - interval '1 s' then
+        return;
+    end if;
+    update mayfly.running r set transfer = row(way, bytes, size, clock_timestamp())::mayfly.transfer,
+        deadline_at = greatest(r.deadline_at, clock_timestamp()
+            + coalesce(r.timeout, s.timeout_default) + s.deadline_slack)
+    from mayfly.setting s where r.token = held.token;
+    perform set_config('synchronous_commit', 'off', true);
 end $$;
 
-create function mayfly.put_blob_part(
-    worker bigint, secret uuid, token bigint, sha256 text, ordinal int, bytes bytea
+-- The part that begins at `at`, and the size of the whole.
+create function mayfly.get_input(
+    worker bigint, secret uuid, token bigint, sha256 text, at bigint default 0,
+    out size bigint, out bytes bytea
+) language plpgsql security definer set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off as $$
+declare
+    held mayfly.running := mayfly.check_held(worker, secret, token);
+    number bigint;
+begin
+    select f.number, f.size into number, size from mayfly.find_blob(mayfly.blob_address(sha256),
+        array[held.tenant]) f;
+    select c.bytes into bytes from mayfly.blob_chunk c
+        where c.blob = number and c.ordinal = at / mayfly.part_size();
+    perform mayfly.note_transfer(held, 'in', at + coalesce(octet_length(bytes), 0), size);
+end $$;
+
+-- A whole small file of a result: one part at most.
+create function mayfly.store_blob(
+    worker bigint, secret uuid, token bigint, sha256 text, bytes bytea
 ) returns void language plpgsql security definer set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off as $$
 declare
     address bytea := mayfly.blob_address(sha256);
     held mayfly.running := mayfly.check_held(worker, secret, token);
-    number bigint;
 begin
-    if ordinal * 262144::bigint >= (select s.blob_bytes_max from mayfly.setting s) then
-        perform mayfly.refuse('MF007', format('the blob %s is larger than allowed', sha256),
-            'Have an operator raise mayfly.setting.blob_bytes_max.');
-    end if;
-    select b.blob into number from mayfly.blob b
-        where b.token = put_blob_part.token and b.sha256 = address;
-    if not found then
-        -- Bytes that are there already need not be stored again; that is decided by the first part.
-        if ordinal > 0 or mayfly.has_fresh_blob(held.tenant, address) then
-            return;
-        end if;
-        insert into mayfly.blob as b (tenant, sha256, size, token)
-        values (held.tenant, address, 0, token) returning b.blob into number;
-    end if;
-    insert into mayfly.blob_chunk (blob, ordinal, bytes) values (number, ordinal, bytes);
-end $$;
-
-create function mayfly.seal_blob(
-    worker bigint, secret uuid, token bigint, sha256 text, size bigint
-) returns void language plpgsql security definer set search_path = pg_catalog, pg_temp
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off as $$
-declare
-    address bytea := mayfly.blob_address(sha256);
-    held mayfly.running := mayfly.check_held(worker, secret, token);
-    number bigint;
-    stored bytea;
-begin
-    insert into mayfly.blob_use (id, tenant, sha256) values (held.id, held.tenant, address);
-    select b.blob into number from mayfly.blob b
-        where b.token = seal_blob.token and b.sha256 = address;
-    if not found then
-        if mayfly.has_fresh_blob(held.tenant, address) then
-            return;
-        end if;
-        insert into mayfly.blob as b (tenant, sha256, size, token)          -- no parts: it is empty
-        values (held.tenant, address, 0, token) returning b.blob into number;
-    end if;
-    select coalesce(string_agg(c.bytes, ''::bytea order by c.ordinal), ''::bytea) into stored
-        from mayfly.blob_chunk c where c.blob = number;
-    if octet_length(stored) <> size or sha256(stored) <> address then
+    if sha256(bytes) is distinct from address then
         perform mayfly.refuse('MF007', format('the %s bytes put as blob %s are not it',
-            octet_length(stored), sha256), 'Send all parts of the blob in one transaction.');
+            coalesce(octet_length(bytes)::text, 'null'), sha256), 'Send the bytes of that SHA-256.');
+    elsif octet_length(bytes) > mayfly.part_size() then
+        perform mayfly.refuse('MF007', format('the blob %s has %s bytes, more than one part',
+            sha256, octet_length(bytes)), 'Use mayfly.append_upload and mayfly.seal_upload.');
     end if;
-    update mayfly.blob b set token = null, size = seal_blob.size where b.blob = number;
+    perform mayfly.store_bytes(bytes, held.tenant);
+    insert into mayfly.blob_use (id, tenant, sha256) values (held.id, held.tenant, address);
+end $$;
+
+-- A part of a large file; `upload` null: the first one. Answers the upload's number. `size` is that
+-- of the whole, as far as it is known. The same part again: nothing happens.
+create function mayfly.append_upload(
+    worker bigint, secret uuid, token bigint, upload bigint, at bigint, bytes bytea, size bigint
+) returns bigint language plpgsql security definer set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off as $$
+declare
+    held mayfly.running := mayfly.check_held(worker, secret, token);
+begin
+    -- Settling waits for its own commit to be safe, and with it for all that was written before.
+    perform set_config('synchronous_commit', 'off', true);
+    if upload is null then
+        insert into mayfly.blob as b (tenant, size, token) values (held.tenant, 0, token)
+        returning b.blob into upload;
+    else
+        perform mayfly.check_own_upload(upload, token);
+    end if;
+    perform mayfly.put_parts(upload, bytes, at);
+    perform mayfly.note_transfer(held, 'out', at + octet_length(bytes), size);
+    return upload;
+end $$;
+
+create function mayfly.check_own_upload(upload bigint, token bigint) returns void
+language plpgsql stable as $$
+begin
+    if not exists (select from mayfly.blob b where b.blob = upload and b.sha256 is null
+            and b.token = check_own_upload.token) then
+        perform mayfly.refuse('MF007', format('attempt %s has no upload %s', token,
+            coalesce(upload::text, 'null')), 'Begin one with a first part.');
+    end if;
+end $$;
+
+-- Makes an upload a blob of the result, in the transaction that settles: its parts have been stored
+-- before, and only their digests are looked at. One whose bytes are there already stays an upload,
+-- and goes.
+create function mayfly.seal_upload(
+    worker bigint, secret uuid, token bigint, upload bigint, sha256 text, size bigint
+) returns void language plpgsql security definer set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off as $$
+declare
+    address bytea := mayfly.blob_address(sha256);
+    held mayfly.running := mayfly.check_held(worker, secret, token);
+    whole record;
+begin
+    perform mayfly.check_own_upload(upload, token);
+    select m.* into whole from mayfly.measure_upload(upload) m;
+    if whole.size is distinct from seal_upload.size then
+        perform mayfly.refuse('MF007', format('the upload %s has %s bytes, not %s', upload,
+            whole.size, coalesce(size::text, 'null')), 'Send all of its parts before.');
+    end if;
+    insert into mayfly.blob_use (id, tenant, sha256) values (held.id, held.tenant, address);
+    if not mayfly.has_fresh_blob(held.tenant, address, whole.parts) then
+        update mayfly.blob b set token = null, sha256 = address, parts = whole.parts,
+            size = whole.size, put_at = clock_timestamp() where b.blob = upload;
+    end if;
 end $$;

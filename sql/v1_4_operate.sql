@@ -156,26 +156,56 @@ begin
     return null;
 end $$;
 
--- Removes blobs that were put longer than `kept` ago and that no job names, and older copies of the
--- same bytes; a few at a time. Answers how many.
+-- Gives up blobs that were put longer than `kept` ago and that no job names, and older copies of the
+-- same bytes; a few at a time. From now on nobody can read them; drop_uploads removes their bytes.
+-- Answers how many.
 create function mayfly.drop_blobs(kept interval) returns int language plpgsql as $$
 declare
     numbers bigint[];
 begin
     select array_agg(x.blob) into numbers from (
         select b.blob from mayfly.blob b
-        where (b.put_at < now() - kept - interval '1 day' and not exists (
+        where b.sha256 is not null and (
+            (b.put_at < now() - kept - interval '1 day' and not exists (
                 select from mayfly.blob_use u
                 where u.sha256 = b.sha256 and u.tenant = b.tenant))
             or (b.put_at < now() - interval '1 day' and exists (
                 select from mayfly.blob n where n.sha256 = b.sha256 and n.tenant = b.tenant
-                    and n.token is null and (n.put_at, n.blob) > (b.put_at, b.blob)
-                    and n.put_at < now() - interval '1 hour'))
-            or (b.put_at < now() - interval '1 day' and b.token is not null)
+                    and (n.put_at, n.blob) > (b.put_at, b.blob)
+                    and n.put_at < now() - interval '1 hour')))
         order by b.put_at limit 32 for update skip locked) x;
-    delete from mayfly.blob_chunk c where c.blob = any (numbers);
-    delete from mayfly.blob b where b.blob = any (numbers);
+    update mayfly.blob b set sha256 = null, parts = null, token = 0 where b.blob = any (numbers);
     return coalesce(cardinality(numbers), 0);
+end $$;
+
+-- Removes what nobody can read any more: uploads of attempts that are over, of producers after a
+-- day, blobs that were given up; at most `limit_parts` parts (64 MiB) at a time. Any worker calls
+-- it every minute until it answers 0: nothing is left, or somebody else is at it.
+create function mayfly.drop_uploads(limit_parts int default 256) returns int language plpgsql
+security definer set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off as $$
+declare
+    number bigint;
+    gone int;
+    sum int := 0;
+begin
+    while sum < limit_parts loop
+        select b.blob into number from mayfly.blob b
+        where b.sha256 is null and case when b.token is null
+            then b.put_at < now() - interval '1 day'
+            else not exists (select from mayfly.running r where r.token = b.token) end
+        order by b.put_at limit 1 for update skip locked;
+        exit when not found;
+        delete from mayfly.blob_chunk c where c.blob = number and c.ordinal in (
+            select x.ordinal from mayfly.blob_chunk x where x.blob = number
+            order by x.ordinal desc limit limit_parts - sum);
+        get diagnostics gone = row_count;
+        sum := sum + gone;
+        exit when sum >= limit_parts;
+        delete from mayfly.blob b where b.blob = number;
+        sum := sum + 1;
+    end loop;
+    return sum;
 end $$;
 
 -- Lanes that were empty for a day, in two steps: first producers stop relying on them, and once
@@ -204,6 +234,7 @@ create function mayfly.maintain_step(kept interval) returns text language plpgsq
 declare
     done text;
     blobs int;
+    parts int;
 begin
     for n in 0 .. 8 loop
         done := mayfly.make_week(now() + n * interval '7 days');
@@ -217,9 +248,12 @@ begin
             return done;
         end if;
         blobs := mayfly.drop_blobs(kept);
-        if blobs > 0 then
-            return format('removed %s blobs', blobs);
-        end if;
+    end if;
+    parts := mayfly.drop_uploads();
+    if blobs > 0 then
+        return format('removed %s blobs', blobs);
+    elsif parts > 0 then
+        return 'removed uploads that came to nothing and bytes of removed blobs';
     end if;
     perform mayfly.sweep();
     return null;

@@ -59,6 +59,13 @@ grant execute on function
     mayfly.done_channel(text),
     mayfly.put_blob(bytea, text),
     mayfly.get_blob(text),
+    mayfly.begin_blob(text),
+    mayfly.append_blob(bigint, bytea, bigint),
+    mayfly.finish_blob(bigint, text),
+    mayfly.blob_size(text),
+    mayfly.get_blob_part(text, bigint, int),
+    mayfly.list_blobs(bigint, text, int),
+    mayfly.get_transfer(bigint),
     mayfly.caller(), mayfly.sees_all(), mayfly.tenants(), mayfly.iso(timestamptz)
 to mayfly_producer, mayfly_operator;
 
@@ -76,9 +83,11 @@ grant execute on function
     mayfly.leave(bigint, uuid),
     mayfly.reap(int),
     mayfly.maintain(),
-    mayfly.get_input(bigint, uuid, bigint, text),
-    mayfly.put_blob_part(bigint, uuid, bigint, text, int, bytea),
-    mayfly.seal_blob(bigint, uuid, bigint, text, bigint),
+    mayfly.drop_uploads(int),
+    mayfly.get_input(bigint, uuid, bigint, text, bigint),
+    mayfly.store_blob(bigint, uuid, bigint, text, bytea),
+    mayfly.append_upload(bigint, uuid, bigint, bigint, bigint, bytea, bigint),
+    mayfly.seal_upload(bigint, uuid, bigint, bigint, text, bigint),
     mayfly.iso(timestamptz)
 to mayfly_worker;
 

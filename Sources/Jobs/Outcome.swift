@@ -73,6 +73,7 @@ package enum Reason: String, Sendable, CaseIterable {
     case outputLimit = "output_limit"
     case invalidPayload = "invalid_payload"
     case blobMissing = "blob_missing"
+    case blobUnavailable = "blob_unavailable"
     case guestProtocolViolation = "guest_protocol_violation"
     case unsupportedFormat = "unsupported_format"
     case formatMismatch = "format_mismatch"
@@ -147,13 +148,29 @@ package struct Report: Sendable {
     }
 }
 
-/// Bytes and their address, which the database checks.
+/// A file of the result: its address, and its bytes if they are few, or where they were uploaded.
 package struct Blob: Sendable {
+    package enum Content: Sendable {
+        /// At most `JobFiles.partByteCount`; the database checks that their address is right.
+        case bytes([UInt8])
+        /// The number that ``JobFiles/append(_:at:of:to:)`` gave them.
+        case upload(Int64)
+    }
     /// SHA-256 as 64 lower-case hexadecimal digits.
     package let sha256: String
-    package let bytes: [UInt8]
+    package let byteCount: Int
+    package let content: Content
+
     package init(sha256: String, bytes: [UInt8]) {
+        precondition(
+            bytes.count <= JobFiles.partByteCount, "\(bytes.count) bytes are no small blob")
         self.sha256 = sha256
-        self.bytes = bytes
+        byteCount = bytes.count
+        content = .bytes(bytes)
+    }
+    package init(sha256: String, upload: Int64, byteCount: Int) {
+        self.sha256 = sha256
+        self.byteCount = byteCount
+        content = .upload(upload)
     }
 }

@@ -1,5 +1,6 @@
-// The queue as people and backends see it: enqueue, list, show, cancel, replay, wait, blobs, pause,
-// numbers. Called by the commands of the program; each call is one function of the schema.
+// The queue as people and backends see it: enqueue, list, show, cancel, replay, wait, pause,
+// numbers; blobs are in QueueClient+Blobs.swift. Called by the commands of the program; each call
+// is one function of the schema.
 
 import Postgres
 
@@ -83,7 +84,7 @@ package struct QueueClient: Sendable {
         }
     }
 
-    private func run(_ statement: Statement) async throws(JobsError) -> Rows {
+    func run(_ statement: Statement) async throws(JobsError) -> Rows {
         do throws(PostgresError) { return try await connection.run(statement) } catch {
             throw JobsError(error)
         }
@@ -107,15 +108,6 @@ package struct QueueClient: Sendable {
     package func enqueueMany(_ jobs: String) async throws(JobsError) -> [Int64] {
         let rows = try await run("select id from mayfly.enqueue_many(\(Storable.json(jobs))) id")
         return (0..<rows.count).map { rows.integer($0, "id") ?? 0 }
-    }
-
-    /// - Returns: the SHA-256 under which the bytes are stored.
-    package func putBlob(_ bytes: [UInt8]) async throws(JobsError) -> String {
-        try await run("select mayfly.put_blob(\(bytes)) as sha256").string(0, "sha256")
-    }
-    package func blob(_ sha256: String) async throws(JobsError) -> [UInt8] {
-        let statement: Statement = "select mayfly.get_blob(\(sha256)) as bytes"
-        return try await run(statement.binary).bytes(0, "bytes") ?? []
     }
 
     // MARK: Looking

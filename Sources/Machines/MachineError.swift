@@ -17,6 +17,12 @@ package struct MachineError: Error, Sendable, CustomStringConvertible {
         /// A guest whose agent did not answer after a boot.
         case bootFailed = "boot_failed"
         case cancelled = "cancelled"
+        /// An input file's bytes went away while they were read, or are wrong.
+        case inputUnavailable = "input_unavailable"
+        /// Whoever stores the job's files did not take them, or did not give them.
+        case storageFailed = "storage_failed"
+        /// An input file does not fit the machine.
+        case diskFull = "disk_full"
     }
     package let reason: Reason
     package let description: String

@@ -18,16 +18,12 @@ struct Database {
         try await QueueClient.open(connection, body)
     }
 
-    /// The bytes of a blob, or `nil` when there is none for this role.
-    func bytes(of digest: String) async throws -> [UInt8]? {
-        do throws(JobsError) { return try await blob(digest) } catch {
-            if error.sqlstate == "MF007" { return nil }
-            throw error
+    /// As `with`, for what can fail in other ways, too.
+    func using<Value>(_ body: (QueueClient) async throws -> Value) async throws -> Value {
+        let result = try await with { client throws(JobsError) -> Result<Value, any Error> in
+            do { return .success(try await body(client)) } catch { return .failure(error) }
         }
-    }
-
-    private func blob(_ digest: String) async throws(JobsError) -> [UInt8] {
-        try await with { client throws(JobsError) in try await client.blob(digest) }
+        return try result.get()
     }
 
     /// What `mayfly.health` says, a row for each thing that can be wrong with the queue.
@@ -86,6 +82,14 @@ extension JobRow {
             "run_at": .string(runAt), "created_at": .string(createdAt),
             "started_at": .optional(startedAt), "finished_at": .optional(finishedAt),
             "cancel_requested": .bool(isCancelRequested),
+        ])
+    }
+}
+
+extension TransferRow {
+    var json: JSON {
+        .object([
+            "way": .string(way), "bytes": .number(byteCount), "size": .number(size),
         ])
     }
 }

@@ -60,68 +60,21 @@ enum Files {
         }
     }
 
-    /// Writes an output file below `directory`.
-    ///
-    /// Every step is opened relative to the one before and without following links, so that
-    /// neither the name nor what stands there can lead elsewhere. A file with other content that
-    /// is there already stays as it is, unless `overwriting`: the name is a guest's choice.
+    /// Writes an output file below `directory`, which must not have another of that name unless
+    /// `overwriting`: the name is a guest's choice.
     static func write(
         _ bytes: [UInt8], name: String, below directory: String, overwriting: Bool = false
     ) throws(FileError) {
-        guard GuestPath.isValid(name) else {
-            throw FileError(
-                "an output file has a name that leaves its directory; it was not written")
-        }
-        var parts = GuestPath.segments(of: name)
-        let last = parts.removeLast()
-        var place = unsafe open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
-        guard place >= 0 else { throw FileError("open", directory) }
-        defer { close(place) }
-        for part in parts {
-            if unsafe mkdirat(place, part, 0o755) != 0, errno != EEXIST {
-                throw FileError("make \(part) in", directory)
-            }
-            let next = unsafe openat(place, part, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
-            guard next >= 0 else { throw FileError("open \(part) in", directory) }
-            close(place)
-            place = next
-        }
-        let flags = O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK
-        let file = unsafe openat(place, last, flags | (overwriting ? O_TRUNC : O_EXCL), 0o644)
-        if file < 0, errno == EEXIST, !overwriting {
-            if holds(place, last, bytes) { return }
-            throw FileError(
-                "\(directory)/\(name) exists already and was left as it is; --force overwrites it"
-            )
-        }
-        guard file >= 0 else { throw FileError("write \(name) in", directory) }
+        let digest = RunningDigest()
+        digest.update(bytes)
+        let place = try OutputPlace(name, below: directory)
+        guard
+            let file = try place.open(sha256: digest.finish(), overwriting: overwriting)
+        else { return }
         defer { close(file) }
-        Console.bytes(bytes, to: file)
-        var status = stat()
-        guard unsafe fstat(file, &status) == 0, status.st_mode & S_IFMT == S_IFREG,
-            Int(status.st_size) == bytes.count
-        else { throw FileError("finish \(name) in", directory) }
-    }
-
-    /// Whether a regular file of exactly these bytes stands there.
-    private static func holds(_ place: CInt, _ name: String, _ bytes: [UInt8]) -> Bool {
-        let flags = O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK
-        let file = unsafe openat(place, name, flags)
-        guard file >= 0 else { return false }
-        defer { close(file) }
-        var status = stat()
-        guard unsafe fstat(file, &status) == 0, status.st_mode & S_IFMT == S_IFREG,
-            Int(status.st_size) == bytes.count
-        else { return false }
-        var found = [UInt8](repeating: 0, count: bytes.count + 1)
-        var filled = 0
-        while filled < found.count {
-            let count = unsafe found.withUnsafeMutableBytes {
-                unsafe Glibc.read(file, $0.baseAddress?.advanced(by: filled), $0.count - filled)
-            }
-            guard count > 0 else { break }
-            filled += count
+        do throws(FileError) { try write(bytes, to: file, named: place.shown) } catch {
+            place.remove()
+            throw error
         }
-        return filled == bytes.count && found.prefix(filled).elementsEqual(bytes)
     }
 }

@@ -32,7 +32,7 @@ struct Mayfly: AsyncParsableCommand {
                 name: "Jobs:",
                 subcommands: [
                     EnqueueCommand.self, JobsCommand.self, ShowCommand.self, LogsCommand.self,
-                    CancelCommand.self, ReplayCommand.self,
+                    CancelCommand.self, ReplayCommand.self, BlobCommand.self,
                 ]),
             CommandGroup(
                 name: "Hosts:",

@@ -40,6 +40,12 @@ import CLibPQ
         guard let (value, length) = unsafe cell(row, column) else { return nil }
         return unsafe [UInt8](UnsafeRawBufferPointer(start: value, count: length))
     }
+    /// A bigint of a statement that was asked for in binary form.
+    package func binaryInteger(_ row: Int, _ column: String) -> Int64? {
+        guard let bytes = bytes(row, column) else { return nil }
+        precondition(bytes.count == 8, "\(column) is no bigint")
+        return bytes.reduce(0) { $0 << 8 | Int64($1) }
+    }
     /// The names of the columns, in order.
     package var columns: [String] {
         let count = unsafe PQnfields(result)

@@ -111,12 +111,8 @@ import Testing
             let refused = await sqlstate {
                 try await connection.run([
                     """
-                    select mayfly.put_blob_part(\(old.number), \(old.secret), \(lost.token),
-                        \(address), 0, \(part))
-                    """,
-                    """
-                    select mayfly.seal_blob(\(old.number), \(old.secret), \(lost.token),
-                        \(address), 3)
+                    select mayfly.store_blob(\(old.number), \(old.secret), \(lost.token),
+                        \(address), \(part))
                     """,
                     """
                     select mayfly.settle(\(old.number), \(old.secret), \(id), \(lost.token),

@@ -374,16 +374,11 @@ import Testing
             let worker = try await connection.register()
             let held = try #require(try await connection.claim(worker).first)
             let refused = await sqlstate {
-                try await connection.run([
+                try await connection.run(
                     """
-                    select mayfly.put_blob_part(\(worker.number), \(worker.secret), \(held.token),
-                        repeat('b', 64), 0, \([1, 2, 3] as [UInt8]))
-                    """,
-                    """
-                    select mayfly.seal_blob(\(worker.number), \(worker.secret), \(held.token),
-                        repeat('b', 64), 3)
-                    """,
-                ])
+                    select mayfly.store_blob(\(worker.number), \(worker.secret), \(held.token),
+                        repeat('b', 64), \([1, 2, 3] as [UInt8]))
+                    """)
             }
             #expect(refused == "MF007")
         }

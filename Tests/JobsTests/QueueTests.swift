@@ -25,7 +25,7 @@ import Testing
 
     @Test func `hands out what was enqueued and stores what came of it`() async throws {
         let database = try await Database.make()
-        let bytes = (0..<600_000).map { UInt8(truncatingIfNeeded: $0 &* 31) }
+        let bytes = (0..<200_000).map { UInt8(truncatingIfNeeded: $0 &* 31) }
         let address = try await QueueClient.open(database.settings()) { client throws(JobsError) in
             try await client.putBlob(bytes)
         }

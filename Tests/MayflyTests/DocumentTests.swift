@@ -13,7 +13,7 @@ import Testing
 @Suite("A document job")
 struct DocumentTests {
     private struct NoBlobs: BlobSource {
-        func bytes(of digest: String) async throws -> [UInt8]? { nil }
+        func part(of digest: String, at offset: Int) async throws -> BlobPart? { nil }
     }
 
     @Test func `has every module of its tools in the image`() throws {

@@ -15,9 +15,13 @@ struct PayloadTests {
     struct Blobs: BlobSource {
         var stored: [String: [UInt8]] = [:]
         var isBroken = false
-        func bytes(of digest: String) async throws -> [UInt8]? {
+        /// Said to be so large, whatever is there.
+        var byteCount: Int?
+        func part(of digest: String, at offset: Int) async throws -> BlobPart? {
             if isBroken { throw FileError("the database went away") }
-            return stored[digest]
+            guard let bytes = stored[digest] else { return nil }
+            let part = bytes.dropFirst(offset).prefix(JobFiles.partByteCount)
+            return BlobPart(bytes: Array(part), byteCount: byteCount ?? bytes.count)
         }
     }
     private static let digest = String(repeating: "0123456789abcdef", count: 4)
@@ -202,7 +206,17 @@ struct PayloadTests {
         #expect(recipe.job.environment.map(\.name) == ["A_1"])
         #expect(recipe.job.environment.map(\.value) == ["é"])
         #expect(recipe.job.files.map(\.name) == ["d/t.txt", "b", "c"])
-        #expect(recipe.job.files.map(\.bytes) == [[0x54], [0, 1, 255], [7, 8, 9]])
+        var contents: [[UInt8]] = []
+        for file in recipe.job.files {
+            switch file.content {
+            case .bytes(let bytes): contents.append(bytes)
+            case .stream(let source):
+                #expect(source.sha256 == Self.digest)
+                contents.append(try await source.part(0))
+            }
+        }
+        #expect(contents == [[0x54], [0, 1, 255], [7, 8, 9]])
+        #expect(recipe.job.files.map(\.byteCount) == [1, 3, 3])
         #expect(recipe.job.outputs == ["*.png", "out/**"])
         #expect(!recipe.job.collectsChanges && recipe.job.reportsValues)
         #expect(recipe.job.timeout == .seconds(5))
@@ -254,8 +268,10 @@ struct PayloadTests {
                 false
             }
         }
-        let large = Blobs(stored: [Self.digest: [UInt8](repeating: 0, count: 65 << 20)])
-        #expect(try await problem(payload, blobs: large)?.path == "$.files[0]")
+        let large = Blobs(stored: [Self.digest: [0]], byteCount: 101 << 20)
+        let refused = try await problem(payload, blobs: large)
+        #expect(refused?.path == "$.files[0]")
+        #expect(refused?.sentence.contains("code.input.file") == true)
     }
 
     @Test func `no payload makes the validation trap, and what it accepts stays inside`()

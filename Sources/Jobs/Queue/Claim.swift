@@ -1,31 +1,20 @@
-// A claimed job in the hands of whoever runs it: the job, its inputs, how it is told to stop, and
+// A claimed job in the hands of whoever runs it: the job, its files, how it is told to stop, and
 // the one right to settle it. Made by Queue.
-
-/// The blobs that an attempt may read: those of its job's tenant.
-package struct JobInputs: Sendable {
-    fileprivate let job: Job
-    fileprivate let queue: Queue
-
-    /// The bytes, or nil when there is no such blob.
-    package func bytes(of sha256: String) async throws -> [UInt8]? {
-        try await queue.input(sha256, for: job)
-    }
-}
 
 /// The right to settle one attempt, which must be used once.
 package struct Claim: ~Copyable {
     package let job: Job
     /// Given when work on this attempt must stop.
     package let stop: StopSignal
-    /// The blobs of its tenant, for as long as the attempt is held.
-    package let inputs: JobInputs
+    /// The blobs of its tenant and the files of its result, for as long as the attempt is held.
+    package let files: JobFiles
     private let queue: Queue
     private let obligation: Obligation
 
     init(_ job: Job, _ stop: StopSignal, from queue: Queue) {
         self.job = job
         self.stop = stop
-        inputs = JobInputs(job: job, queue: queue)
+        files = JobFiles(job, queue)
         self.queue = queue
         obligation = Obligation(token: job.token)
     }

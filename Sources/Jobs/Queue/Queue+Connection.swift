@@ -126,6 +126,7 @@ extension Queue {
         doorbells.ringAll()
         await connection?.close()
         await pool.close()
+        await transfers.close()
     }
 }
 

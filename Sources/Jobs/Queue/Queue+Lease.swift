@@ -9,6 +9,7 @@ extension Queue {
     private static let hintInterval = Duration.milliseconds(200)
     private static let reapInterval = Duration.seconds(2)
     private static let maintainInterval = Duration.seconds(3600)
+    private static let clearInterval = Duration.seconds(60)
 
     /// Heartbeats, for as long as the queue is open; and a new connection when the last one broke.
     func keepAlive() async {
@@ -101,13 +102,19 @@ extension Queue {
 
     // MARK: Upkeep
 
-    /// Reaps every two seconds and maintains every hour, on the pool: heartbeats need not wait.
+    /// Reaps every two seconds, removes what is left of lost uploads every minute, and maintains
+    /// every hour, on the pool: heartbeats need not wait.
     func maintain() async {
         var nextMaintenance = ContinuousClock.now
+        var nextClearing = ContinuousClock.now
         while !isClosed {
             do throws(PostgresError) {
                 _ = try await pool.with { connection throws(PostgresError) in
                     try await connection.run("select mayfly.reap()")
+                }
+                if ContinuousClock.now >= nextClearing {
+                    nextClearing = .now + Self.clearInterval * Double.random(in: 0.75...1.25)
+                    try await clearUploads()
                 }
                 if ContinuousClock.now >= nextMaintenance {
                     nextMaintenance = .now + Self.maintainInterval * Double.random(in: 0.75...1.25)
@@ -121,6 +128,16 @@ extension Queue {
             }
             let pause = Self.reapInterval * Double.random(in: 0.75...1.25)
             await doorbells.maintain.wait(atMost: pause)
+        }
+    }
+
+    /// A bounded piece after another, until nothing is left.
+    private func clearUploads() async throws(PostgresError) {
+        while !isClosed {
+            let rows = try await pool.with { connection throws(PostgresError) in
+                try await connection.run("select mayfly.drop_uploads() as parts")
+            }
+            guard rows.integer(0, "parts") ?? 0 > 0 else { return }
         }
     }
 

@@ -5,9 +5,6 @@ import Logging
 import Postgres
 
 extension Queue {
-    /// The size that mayfly.blob_chunk allows.
-    private static let partByteCount = 262_144
-
     func settle(_ job: Job, _ outcome: Outcome) async throws(JobsError) -> Settlement {
         guard let me = held[job.token]?.registration else { return .fenced }
         held[job.token]?.unstoredByteCount = outcome.report?.byteCount ?? 0
@@ -60,48 +57,28 @@ extension Queue {
         }
     }
 
-    /// The bytes of a blob that the job's payload names.
-    ///
-    /// - Returns: nil when its tenant has no such blob.
-    func input(_ sha256: String, for job: Job) async throws(JobsError) -> [UInt8]? {
-        guard let me = held[job.token]?.registration else { return nil }
-        let statement: Statement =
-            """
-            select mayfly.get_input(\(me.worker), \(me.secret), \(job.token), \(sha256)) as bytes
-            """
-        do throws(PostgresError) {
-            return try await pool.with { connection throws(PostgresError) in
-                try await connection.run(statement.binary).bytes(0, "bytes")
-            }
-        } catch {
-            if error.sqlstate == "MF007" { return nil }
-            throw JobsError(error)
-        }
-    }
-
-    /// One transaction: the blobs, each once, then the outcome, which refuses it all when the
-    /// attempt is not held.
+    /// One transaction: the blobs, each once, of which large ones were uploaded before; then the
+    /// outcome, which refuses it all when the attempt is not held.
     private static func statements(
         _ job: Job, _ me: Registration, _ outcome: Outcome
     ) -> [Statement] {
         var statements: [Statement] = []
         var stored: Set<String> = []
         for blob in outcome.report?.blobs ?? [] where stored.insert(blob.sha256).inserted {
-            for (ordinal, start) in stride(from: 0, to: blob.bytes.count, by: partByteCount)
-                .enumerated()
-            {
-                let part = blob.bytes[start..<min(start + partByteCount, blob.bytes.count)]
+            switch blob.content {
+            case .bytes(let bytes):
                 statements.append(
                     """
-                    select mayfly.put_blob_part(\(me.worker), \(me.secret), \(job.token),
-                        \(blob.sha256), \(ordinal), \(part))
+                    select mayfly.store_blob(\(me.worker), \(me.secret), \(job.token),
+                        \(blob.sha256), \(bytes))
+                    """)
+            case .upload(let number):
+                statements.append(
+                    """
+                    select mayfly.seal_upload(\(me.worker), \(me.secret), \(job.token),
+                        \(number), \(blob.sha256), \(blob.byteCount))
                     """)
             }
-            statements.append(
-                """
-                select mayfly.seal_blob(\(me.worker), \(me.secret), \(job.token),
-                    \(blob.sha256), \(blob.bytes.count))
-                """)
         }
         let report = outcome.report
         statements.append(
@@ -135,23 +112,29 @@ extension Outcome {
     /// Whether a loss may speak against the job: its machine had come to life, and it was not the
     /// database that went away.
     fileprivate var hadMachine: Bool {
-        report?.machine != nil && failure?.reason != .leaseLost
+        report?.machine != nil && failure?.reason != .leaseLost && failure?.reason != .storeFailed
     }
 }
 
 extension Report {
     /// What it holds in memory until it is stored, nearly.
     fileprivate var byteCount: Int {
-        blobs.reduce(0) { $0 + $1.bytes.count } + (result?.utf8.count ?? 0)
+        blobs.reduce(0) { $0 + $1.heldByteCount } + (result?.utf8.count ?? 0)
             + (logTail?.utf8.count ?? 0)
+    }
+}
+
+extension Blob {
+    fileprivate var heldByteCount: Int {
+        if case .bytes(let bytes) = content { bytes.count } else { 0 }
     }
 }
 
 extension PostgresError {
     /// The attempt, or the worker, is not held or known any more.
-    fileprivate var isFencing: Bool { sqlstate == "MF005" || sqlstate == "MF006" }
+    var isFencing: Bool { sqlstate == "MF005" || sqlstate == "MF006" }
     /// The same statements would be refused again.
-    fileprivate var isRefusal: Bool {
+    var isRefusal: Bool {
         // Waiting for a lock or running took too long: that passes, too.
         !isUnavailable && !isConflict && !isFencing && sqlstate != "55P03" && sqlstate != "57014"
     }

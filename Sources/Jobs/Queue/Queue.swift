@@ -78,8 +78,10 @@ package actor Queue {
     var phase = Phase.claiming
     /// For heartbeats, claims and notifications, whose statements are all short.
     var connection: Connection?
-    /// For what may be long: settlements, inputs, upkeep.
+    /// For what may be long: settlements, upkeep.
     let pool: ConnectionPool
+    /// For files, part by part: however many are moved, settlements do not wait behind them.
+    let transfers: ConnectionPool
     /// Nil until the first connection.
     var registration: Registration?
     var held: [Int64: Held] = [:]
@@ -99,6 +101,9 @@ package actor Queue {
         pool = ConnectionPool(
             settings.sessionSettings(statementTimeout: .seconds(60)),
             limit: QueueSettings.poolSize)
+        transfers = ConnectionPool(
+            settings.sessionSettings(statementTimeout: .seconds(60)),
+            limit: QueueSettings.transferPoolSize)
     }
 
     var isClosed: Bool { phase == .closed }

@@ -10,6 +10,8 @@ package struct QueueSettings: Sendable {
     package static let defaultLease = Duration.seconds(30)
     /// Settlements that can be under way at the same time.
     static let poolSize = 4
+    /// Parts of files that can be on their way at the same time; a connection holds one.
+    static let transferPoolSize = 3
     /// Nothing that a worker does waits for a lock of a producer; should it ever, not for long.
     static let lockTimeout = Duration.seconds(2)
 

@@ -57,6 +57,18 @@ import Processes
     }
 }
 
+/// A SHA-256 over what comes by and by, for whoever moves bytes.
+package final class RunningDigest {
+    private var hash: SHA256? = SHA256()
+    package init() {}
+    package func update(_ bytes: [UInt8]) { hash?.update(bytes) }
+    /// As hexadecimal digits; once.
+    package func finish() -> String {
+        guard let hash = hash.take() else { preconditionFailure("this digest is finished") }
+        return hexText(hash.finish())
+    }
+}
+
 func hexText(_ bytes: some Sequence<UInt8>) -> String {
     let digits = Array("0123456789abcdef".utf8)
     var text: [UInt8] = []

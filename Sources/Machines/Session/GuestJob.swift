@@ -41,6 +41,8 @@ package struct GuestJob: Sendable {
     ///
     /// One that does not fit the limits is named and is no failure.
     package var collectsChanges = false
+    /// Where output files go that are not small; `nil`: all are held in memory.
+    package var sink: ByteSink?
     /// Wall clock from the program's start; the host keeps it, whatever the guest says.
     package var timeout: Duration
     /// What the job may use; `nil`: all that the machine has to give.
@@ -76,17 +78,6 @@ package struct GuestJob: Sendable {
     }
 }
 
-/// A file put into the job's directory before the program starts.
-package struct GuestFile: Sendable {
-    /// Relative; must have passed `GuestPath.validate`.
-    package var name: String
-    package var bytes: [UInt8]
-    package init(name: String, bytes: [UInt8]) {
-        self.name = name
-        self.bytes = bytes
-    }
-}
-
 /// How much a job may leave behind.
 package struct OutputLimits: Sendable {
     /// Kept of stdout and of stderr each: two fifths from the start, the rest from the end.
@@ -96,7 +87,7 @@ package struct OutputLimits: Sendable {
     /// Printed to stdout or stderr, or written as events, before the job ends with `output_limit`.
     package var printed = ByteCount.mebibytes(16)
     package var fileCount = 100
-    package var file = ByteCount.mebibytes(64)
-    package var allFiles = ByteCount.mebibytes(256)
+    package var file = ByteCount.mebibytes(100)
+    package var allFiles = ByteCount.mebibytes(500)
     package init() {}
 }

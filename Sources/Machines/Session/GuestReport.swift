@@ -82,19 +82,6 @@ package struct SkippedFile: Sendable, Equatable {
     package var reason: Reason
 }
 
-/// A file that the job left; `sha256` was computed by the host over what it received.
-package struct OutputFile: Sendable {
-    package enum Status: String, Sendable, CaseIterable {
-        case new, changed
-        /// One of the job's own files, asked for by its name: changed or not.
-        case given
-    }
-    package var name: String
-    package var bytes: [UInt8]
-    package var sha256: String
-    package var status = Status.new
-}
-
 /// Which machine ran a job.
 package struct MachineIdentity: Sendable {
     package var id: String

@@ -26,11 +26,9 @@ extension AgentSession {
         _ job: GuestJob, onOutput: (@Sendable (OutputStream, [UInt8]) -> Void)? = nil
     ) async throws(MachineError) -> GuestReport {
         let begin = ContinuousClock.now
+        let deadline = transferDeadline(job.files.reduce(0) { $0 + $1.byteCount })
         for file in job.files {
-            if let words = try await put(file, begin + transferTimeout) {
-                throw MachineError(
-                    .machineLost, "the guest could not store \(file.name): \(words)")
-            }
+            if let refusal = try await put(file, deadline) { throw refusal.error }
         }
         var (report, isAbandoned) = try await runPrograms(job, onOutput)
         report.timings.run = .now - begin
@@ -53,14 +51,12 @@ extension AgentSession {
             var run = ProgramRun(job: one, begin: .now, onOutput: onOutput)
             var report: GuestReport?
             if let source = await one.sourceFile(),
-                let words = try await put(source, .now + transferTimeout)
+                let refusal = try await put(source, .now + transferTimeout)
             {
                 // The program before left something in its place.
-                guard !reports.isEmpty else {
-                    throw MachineError(
-                        .machineLost, "the guest could not store \(source.name): \(words)")
-                }
-                run.take(Array("\(source.name) cannot be written: \(words)\n".utf8), .stderr)
+                guard !reports.isEmpty else { throw refusal.error }
+                run.take(
+                    Array("\(source.name) cannot be written: \(refusal.words)\n".utf8), .stderr)
                 report = await run.report(.exited(code: 126), nil)
             }
             if report == nil {
@@ -74,34 +70,6 @@ extension AgentSession {
             }
         }
         return (GuestReport(steps: reports), false)
-    }
-
-    // MARK: Files in
-
-    /// Answers the guest's words when it could not store the file.
-    private func put(
-        _ file: GuestFile, _ deadline: ContinuousClock.Instant
-    ) async throws(MachineError) -> String? {
-        let stream = try open(
-            .put(PutRequest(name: file.name, byteCount: UInt64(file.bytes.count))))
-        var sent = 0
-        var isFinished = false
-        while true {
-            // No more at a time than the stream's credit.
-            while !isFinished, capacity(of: stream) > 0 || file.bytes.isEmpty {
-                let end = min(file.bytes.count, sent + capacity(of: stream))
-                isFinished = end == file.bytes.count
-                try sendData(file.bytes[sent..<end], on: stream, isFinal: isFinished)
-                sent = end
-            }
-            let answer = try await messageOrCredit(
-                before: deadline, sendingOn: isFinished ? nil : stream)
-            guard let (_, message) = answer else { continue }
-            guard case .ack(let status, let words) = message else {
-                throw MachineError(.protocolViolation, "a file was not answered with ACK")
-            }
-            return status == .ok ? nil : words
-        }
     }
 
     // MARK: The program

@@ -15,7 +15,7 @@ extension AgentSession {
         let deadline = ContinuousClock.now + transferTimeout
         do throws(MachineError) {
             let wanted = try await list(job, into: &report, deadline)
-            try await fetch(wanted, job.limits, into: &report, deadline)
+            try await fetch(wanted, job, into: &report)
         } catch  where slowness != nil {
             report.warnings.append(.collectionUnfinished)
         }
@@ -41,15 +41,21 @@ extension AgentSession {
         }
     }
 
+    /// Gets the files that are within the limits, each as far as it goes.
     private func fetch(
-        _ wanted: [WantedFile], _ limits: OutputLimits, into report: inout GuestReport,
-        _ deadline: ContinuousClock.Instant
+        _ wanted: [WantedFile], _ job: GuestJob, into report: inout GuestReport
     ) async throws(MachineError) {
+        let limits = job.limits
         let asked = wanted.count { $0.isAsked }
         if asked > limits.fileCount {
             report.limit("\(asked) output files; at most \(limits.fileCount) are kept")
         }
-        var total = 0
+        // What it says that it has; no more than that is waited for.
+        let listed = wanted.reduce(0) { sum, wanted in
+            min(limits.allFiles.bytes, sum + Int(clamping: wanted.file.byteCount))
+        }
+        let deadline = transferDeadline(listed)
+        var (total, held) = (0, 0)
         for (index, wanted) in wanted.enumerated() {
             let file = wanted.file
             if let reason = limits.reason(against: file, index: index, total: total) {
@@ -64,44 +70,15 @@ extension AgentSession {
                 continue
             }
             let size = Int(file.byteCount)
-            guard let bytes = try await get(file.name, size, into: &report, deadline) else {
-                continue
-            }
-            total += bytes.count
-            let isSmall = bytes.count < GuestJob.smallByteCount
-            let digest = isSmall ? SHA256.hex(of: bytes) : await offload { SHA256.hex(of: bytes) }
-            report.files.append(
-                OutputFile(
-                    name: file.name, bytes: bytes, sha256: digest, status: wanted.status))
-        }
-    }
-
-    /// A file of at most the size that it was listed with: everything that could change it is dead.
-    private func get(
-        _ name: String, _ size: Int, into report: inout GuestReport,
-        _ deadline: ContinuousClock.Instant
-    ) async throws(MachineError) -> [UInt8]? {
-        let stream = try open(.get(GetRequest(name: name, maximumByteCount: UInt64(size))))
-        var bytes: [UInt8] = []
-        // Once and for all: an array that grows moves everything that it holds.
-        bytes.reserveCapacity(size)
-        while true {
-            let (_, message) = try await message(before: deadline)
-            switch message {
-            case .file(let chunk, let isFinal):
-                guard chunk.count <= size - bytes.count else {
-                    throw MachineError(
-                        .protocolViolation, "the guest sent more of a file than was asked for")
-                }
-                bytes += chunk
-                try release(chunk.count, of: stream)
-                if isFinal { return bytes }
-            case .ack(_, let words):
-                report.warnings.append(.fileUnreadable(name, words))
-                return nil
-            default:
-                throw MachineError(.protocolViolation, "\(message.type) while a file is read")
-            }
+            let isHeld = size <= ByteSink.partByteCount && held + size <= ByteSink.heldByteCount
+            guard
+                var output = try await get(
+                    file, size: size, to: isHeld ? nil : job.sink, into: &report, deadline)
+            else { continue }
+            output.status = wanted.status
+            total += output.byteCount
+            if isHeld { held += output.byteCount }
+            report.files.append(output)
         }
     }
 }

@@ -95,15 +95,18 @@ struct ShowCommand: AsyncParsableCommand {
     func run() async throws {
         let configuration = try options.load([database.assignment])
         let base = Database(configuration)
-        let (job, attempts) = try await base.with { client throws(JobsError) in
-            (try await client.found(id), try await client.attempts(id))
+        let (job, attempts, transfer) = try await base.with { client throws(JobsError) in
+            let job = try await client.found(id)
+            let transfer = job.state == "running" ? try await client.transfer(id) : nil
+            return (job, try await client.attempts(id), transfer)
         }
         if output.isJSON {
             guard case .object(var members) = job.json else { return }
             members.append(.init(name: "attempts", value: .array(attempts.map(\.json))))
+            if let transfer { members.append(.init(name: "transfer", value: transfer.json)) }
             Console.data(JSON.object(members).text)
         } else {
-            JobText.show(job, attempts: attempts)
+            JobText.show(job, attempts: attempts, transfer: transfer)
         }
         if let out {
             try await Self.writeFiles(of: job, to: out, from: base, overwriting: force)
@@ -118,11 +121,16 @@ struct ShowCommand: AsyncParsableCommand {
             guard let name = file["name"]?.string, let digest = file["sha256"]?.string else {
                 continue
             }
-            guard let bytes = try await base.bytes(of: digest) else {
+            let shown = "\(out)/\(Console.harmless(name))"
+            let size = try await Files.writing(
+                name, below: out, sha256: digest, overwriting: overwriting
+            ) { descriptor in
+                try await BlobTransfer(base: base).get(digest, to: descriptor, named: shown)
+            }
+            guard let size else {
                 throw FileError("the blob \(digest) of \(name) no longer exists")
             }
-            try Files.write(bytes, name: name, below: out, overwriting: overwriting)
-            Console.say("\(out)/\(Console.harmless(name)): \(bytes.count) bytes")
+            Console.say("\(shown): \(size) bytes")
         }
     }
 }

@@ -110,9 +110,11 @@ struct RunCommand: AsyncParsableCommand {
     private func writeFiles(_ files: [OutputFile], to out: String) -> Bool {
         var isWritten = true
         for file in files {
+            // Without a sink all are held.
+            guard let bytes = file.bytes else { continue }
             do throws(FileError) {
-                try Files.write(file.bytes, name: file.name, below: out, overwriting: force)
-                Console.say("\(out)/\(Console.harmless(file.name)): \(file.bytes.count) bytes")
+                try Files.write(bytes, name: file.name, below: out, overwriting: force)
+                Console.say("\(out)/\(Console.harmless(file.name)): \(bytes.count) bytes")
             } catch {
                 isWritten = false
                 Console.say("mayfly: \(Console.harmless("\(error)"))")
@@ -235,7 +237,7 @@ extension Failure {
 
 /// Where there is no database, there are no blobs.
 struct NoBlobs: BlobSource {
-    func bytes(of digest: String) async throws -> [UInt8]? {
+    func part(of digest: String, at offset: Int) async throws -> BlobPart? {
         throw FileError("without a database there are no blobs; give text or base64")
     }
 }

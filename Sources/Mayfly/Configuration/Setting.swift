@@ -128,6 +128,18 @@ extension Setting {
     static let documentTimeoutMax = Setting(
         "document.timeout.max", .duration(.seconds(1) ... .seconds(604_800)), "1h",
         "a job that asks for more is refused")
+    static let documentInputFile = Setting(
+        "document.input.file", .size(.kibibytes(1) ... .gibibytes(1)), "100MiB",
+        "of one document")
+    static let documentInputTotal = Setting(
+        "document.input.total", .size(.kibibytes(1) ... .gibibytes(4)), "200MiB",
+        "of all documents of one job")
+    static let inputFile = Setting(
+        "code.input.file", .size(.kibibytes(1) ... .gibibytes(1)), "100MiB",
+        "of one input file; blobs are read while they are sent")
+    static let inputTotal = Setting(
+        "code.input.total", .size(.kibibytes(1) ... .gibibytes(4)), "200MiB",
+        "of source, stdin and all input files of one job")
     static let outputKept = Setting(
         "code.output.kept", .size(.kibibytes(1) ... .mebibytes(16)), "1MiB",
         "of stdout and of stderr: two fifths from the start, the rest from the end")
@@ -137,10 +149,10 @@ extension Setting {
     static let outputFiles = Setting(
         "code.output.files", .count(0...1000), "100", "files taken from one job")
     static let outputFile = Setting(
-        "code.output.file", .size(.kibibytes(1) ... .mebibytes(64)), "64MiB",
-        "of one output file; the database takes no larger blob")
+        "code.output.file", .size(.kibibytes(1) ... .gibibytes(1)), "100MiB",
+        "of one output file; the database takes no larger blob than 1 GiB")
     static let outputTotal = Setting(
-        "code.output.total", .size(.kibibytes(1) ... .gibibytes(2)), "256MiB",
+        "code.output.total", .size(.kibibytes(1) ... .gibibytes(4)), "500MiB",
         "of all output files of one job")
 
     static let logLevel = Setting(
@@ -155,9 +167,9 @@ extension Setting {
             databaseURL, stateDirectory, runtimeDirectory, workerName, workerSlots, workerQueues,
             workerKinds, workerLease, drainTimeout, hypervisor, accelerator, transport,
             probeTimeout, standbys, warmMemory, warmAge, qemuBinary, firecrackerBinary,
-            agentBinary, codeImage, codeTimeout, codeTimeoutMax, outputKept, outputPrinted,
-            outputFiles, outputFile, outputTotal, documentImage, documentTimeout,
-            documentTimeoutMax,
+            agentBinary, codeImage, codeTimeout, codeTimeoutMax, inputFile, inputTotal,
+            outputKept, outputPrinted, outputFiles, outputFile, outputTotal, documentImage,
+            documentTimeout, documentTimeoutMax, documentInputFile, documentInputTotal,
         ] + ImageDefinition.shipped.flatMap { image($0.name) } + [logLevel, logFormat]
 
     /// The setting of that key, also of an image that is named here for the first time.

@@ -6,11 +6,17 @@ import StrictJSON
 
 enum JobText {
     /// The whole of an ended job, or where a living one stands.
-    static func show(_ job: JobRow, attempts: [AttemptRow] = []) {
+    static func show(
+        _ job: JobRow, attempts: [AttemptRow] = [], transfer: TransferRow? = nil
+    ) {
         let result = JSON.stored(job.result)
         line("job", "\(job.id) \(job.kind) \(job.state)")
         if job.attempt > 1 || job.maxAttempts > 1 {
             line("attempt", "\(job.attempt), at most \(job.maxAttempts) of its own failures")
+        }
+        if let transfer {
+            let done = Format.bytes(transfer.byteCount)
+            line("file \(transfer.way)", "\(done) of \(Format.bytes(transfer.size))")
         }
         if let original = job.replayOf { line("replay of", "\(original)") }
         if let reason = job.errorReason {

@@ -12,12 +12,14 @@ struct CodeKind: Kind {
     let image: String
     let standardTimeout: Duration
     let timeoutMax: Duration
+    let inputs: InputLimits
     let limits: OutputLimits
 
     init(_ configuration: Configuration) {
         image = configuration.text(.codeImage)
         standardTimeout = configuration.duration(.codeTimeout)
         timeoutMax = configuration.duration(.codeTimeoutMax)
+        inputs = InputLimits(configuration, file: .inputFile, total: .inputTotal)
         limits = configuration.outputLimits
     }
 
@@ -33,7 +35,7 @@ struct CodeKind: Kind {
         var job = GuestJob(
             program: first.language.program(source: first.source), arguments: first.arguments,
             standardInput: Array(first.standardInput.utf8), environment: first.environment,
-            files: try await code.resolvedFiles(blobs), outputs: code.outputs ?? [],
+            files: try await code.resolvedFiles(blobs, inputs), outputs: code.outputs ?? [],
             timeout: timeout ?? standardTimeout, limits: limits,
             usesParkedInterpreter: first.interpreter == .warm)
         job.collectsChanges = code.outputs == nil
@@ -112,7 +114,7 @@ struct CodePayload: Sendable {
     /// Bounds on one payload; more does not fit the machine or one frame of the protocol.
     enum Bounds {
         static let source = ByteCount.mebibytes(8)  // a program, not data: data comes as files
-        static let input = ByteCount.mebibytes(64)  // source, stdin and files together
+        static let input = ByteCount.mebibytes(64)  // source, stdin and files without blobs
         static let files = 256
         static let steps = 16
         static let arguments = 256

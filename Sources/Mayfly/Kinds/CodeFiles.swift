@@ -91,50 +91,12 @@ extension CodePayload {
         return .blob(digest)
     }
 
-    /// The files with their bytes; every blob is fetched once.
-    func resolvedFiles(_ blobs: any BlobSource) async throws(AttemptError) -> [GuestFile] {
-        var total = inlineByteCount
-        var fetched: [String: [UInt8]] = [:]
-        var result: [GuestFile] = []
-        for file in files {
-            let bytes: [UInt8]
-            switch file.content {
-            case .bytes(let given): bytes = given
-            case .blob(let digest):
-                if let known = fetched[digest] {
-                    bytes = known
-                } else {
-                    bytes = try await Self.fetch(digest, at: file.path, from: blobs)
-                    fetched[digest] = bytes
-                }
-            }
-            total += bytes.count
-            guard total <= Bounds.input.bytes else {
-                throw .invalidPayload(
-                    InvalidPayload(
-                        path: file.path,
-                        sentence: "source, stdin and files exceed \(Bounds.input) with this file")
-                )
-            }
-            result.append(GuestFile(name: file.name, bytes: bytes))
-        }
-        return result
-    }
-
-    static func fetch(
-        _ digest: String, at path: String, from blobs: any BlobSource
-    ) async throws(AttemptError) -> [UInt8] {
-        let found: [UInt8]?
-        do { found = try await blobs.bytes(of: digest) } catch {
-            throw .blobUnavailable("the blob \(digest) could not be read: \(error)")
-        }
-        guard let found else {
-            throw .invalidPayload(
-                InvalidPayload(
-                    path: "\(path).blob",
-                    sentence: "there is no blob \(digest); store it with mayfly.put_blob first",
-                    reason: .blobMissing))
-        }
-        return found
+    /// The files, of which blobs are read while they are sent.
+    func resolvedFiles(
+        _ blobs: any BlobSource, _ limits: InputLimits
+    ) async throws(AttemptError) -> [GuestFile] {
+        var inputs = InputFiles(limits, from: blobs, beside: inlineByteCount)
+        for file in files { try await inputs.add(file.content, as: file.name, at: file.path) }
+        return inputs.files
     }
 }

@@ -210,7 +210,7 @@ struct CodeResult: JobResult {
 
     static func file(_ file: OutputFile) -> JSON {
         .object([
-            "name": .string(file.name), "size": .number(file.bytes.count),
+            "name": .string(file.name), "size": .number(file.byteCount),
             "sha256": .string(file.sha256), "status": .string(file.status.rawValue),
         ])
     }

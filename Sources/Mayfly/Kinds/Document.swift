@@ -13,12 +13,15 @@ struct DocumentKind: Kind {
     let image: String
     let standardTimeout: Duration
     let timeoutMax: Duration
+    let inputs: InputLimits
     let limits: OutputLimits
 
     init(_ configuration: Configuration) {
         image = configuration.text(.documentImage)
         standardTimeout = configuration.duration(.documentTimeout)
         timeoutMax = configuration.duration(.documentTimeoutMax)
+        inputs = InputLimits(
+            configuration, file: .documentInputFile, total: .documentInputTotal)
         var limits = configuration.outputLimits
         limits.fileCount = Self.outputFileCount
         self.limits = limits
@@ -37,16 +40,15 @@ struct DocumentKind: Kind {
             document = try DocumentPayload(payload)
             try checkTimeout(timeout, atMost: timeoutMax, setting: "document.timeout.max")
         } catch { throw .invalidPayload(error) }
-        var files: [GuestFile] = []
+        var files = InputFiles(inputs, from: blobs)
         for (number, input) in document.inputs.enumerated() {
-            let bytes = try await input.bytes(from: blobs)
-            files.append(GuestFile(name: DocumentPayload.place(number), bytes: bytes))
+            try await files.add(input.content, as: DocumentPayload.place(number), at: input.path)
         }
         return Recipe(
             image: image,
             job: GuestJob(
                 program: .python(source: Self.program),
-                standardInput: Array(document.request.text.utf8), files: files,
+                standardInput: Array(document.request.text.utf8), files: files.files,
                 outputs: ["\(DocumentResult.outputDirectory)/**"],
                 timeout: timeout ?? standardTimeout, limits: limits, hasEvents: true),
             programName: document.operation.rawValue)
@@ -74,14 +76,6 @@ struct DocumentPayload: Sendable {
         var path: String
         var name: String
         var content: CodePayload.File.Content
-
-        func bytes(from blobs: any BlobSource) async throws(AttemptError) -> [UInt8] {
-            switch content {
-            case .bytes(let bytes): return bytes
-            case .blob(let digest):
-                return try await CodePayload.fetch(digest, at: path, from: blobs)
-            }
-        }
     }
 
     private enum Bounds {

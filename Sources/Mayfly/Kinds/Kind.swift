@@ -45,7 +45,7 @@ extension Outcome {
     init(_ result: any JobResult) {
         var report = Report(
             result: result.json.text,
-            blobs: result.files.map { Blob(sha256: $0.sha256, bytes: $0.bytes) })
+            blobs: result.files.map(Blob.init))
         report.identify(result.identity)
         report.timings = result.timings.text
         report.usage = result.usage.text
@@ -89,14 +89,6 @@ struct InvalidPayload: Error, Sendable, CustomStringConvertible {
     var reason = Reason.invalidPayload
     var description: String { "\(path): \(sentence)" }
 }
-
-/// Where content-addressed files come from.
-protocol BlobSource: Sendable {
-    /// The bytes, or `nil` when there is no such blob.
-    func bytes(of digest: String) async throws -> [UInt8]?
-}
-
-extension JobInputs: BlobSource {}
 
 /// The kinds of jobs.
 struct Kinds: Sendable {

@@ -8,12 +8,13 @@ import Machines
 /// Runs the claimed job in a machine of its own and stores how that ended, exactly once.
 func attempt(_ claim: consuming Claim, in context: WorkerContext) async {
     let job = claim.job
-    let inputs = claim.inputs
+    let files = claim.files
     let metadata: Logger.Metadata = ["job.id": "\(job.id)", "attempt": "\(job.attempt)"]
     let (result, stopped) = await withLogger(mergingMetadata: metadata) { _ in
         await claim.stop.guarding { () async throws(AttemptError) in
             let kind = try context.kinds.named(job.kind)
-            let recipe = try await kind.recipe(for: job, blobs: inputs)
+            var recipe = try await kind.recipe(for: job, blobs: files)
+            recipe.job.sink = ByteSink(files)  // large files are stored while they come
             let (run, machine) = try await context.host.run(recipe, pin: job.pin)
             return (kind.outcome(of: run, recipe: recipe, job: job), machine)
         }

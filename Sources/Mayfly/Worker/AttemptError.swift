@@ -21,7 +21,7 @@ enum AttemptError: Error, Sendable {
         case .invalidPayload(let problem):
             return .failed(Failure(problem.reason, problem.description), nil)
         case .blobUnavailable(let sentence):
-            return .lost(Failure(.internal, sentence))
+            return .lost(Failure(.storeFailed, sentence))
         case .machine(let error):
             // Nobody stopped the attempt, so the host did: it is shutting down.
             if error.reason == .cancelled { return .interrupted }
@@ -64,6 +64,9 @@ extension Reason {
         // A refused image is as good as none: this worker has no verified one.
         case .imageMissing, .imageRefused: self = .imageMissing
         case .protocolViolation: self = .guestProtocolViolation
+        case .inputUnavailable: self = .blobUnavailable
+        case .storageFailed: self = .storeFailed
+        case .diskFull: self = .diskFull
         case .buildFailed, .bootFailed: self = .internal
         }
     }

@@ -41,6 +41,13 @@ extension Attack {
             "an open transaction after putting the blob that is b's result",
             sql: "begin; select mayfly.put_blob('the result', 'a')"),
         Attack(
+            "an open transaction in the middle of an upload of the bytes that are b's result",
+            sql: """
+                begin; select mayfly.append_blob(mayfly.begin_blob('a'), 'the result');
+                select mayfly.append_blob(u, repeat('x', 8000000)::bytea),
+                    mayfly.finish_blob(u) from mayfly.begin_blob('a') u;
+                """),
+        Attack(
             "an open transaction that read the view",
             sql: "begin; select count(*) from mayfly.job; select count(*) from mayfly.list()"),
         Attack(
@@ -271,13 +278,22 @@ extension Attack {
         Attack("cancelling and replaying b's jobs") {
             try await $0.expectRefused(
                 ["MF004"],
-                ["select mayfly.cancel(\($0.foreign))", "select mayfly.replay(\($0.foreign))"])
+                [
+                    "select mayfly.cancel(\($0.foreign))", "select mayfly.replay(\($0.foreign))",
+                    "select mayfly.list_blobs(\($0.foreign))",
+                    "select mayfly.get_transfer(\($0.foreign))",
+                ])
         },
         Attack("reading b's blobs by their address, and putting blobs for b") {
             try await $0.expectRefused(
                 ["MF007", "MF003"],
                 [
                     "select mayfly.get_blob('\($0.foreignBlob)')",
+                    "select mayfly.get_blob_part('\($0.foreignBlob)', 0)",
+                    "select mayfly.blob_size('\($0.foreignBlob)')",
+                    "select mayfly.append_blob(\($0.foreignUpload), 'x')",
+                    "select mayfly.finish_blob(\($0.foreignUpload))",
+                    "select mayfly.begin_blob('b')", "select mayfly.begin_blob()",
                     "select mayfly.put_blob('x', 'b')", "select mayfly.put_blob('x')",
                 ])
         },

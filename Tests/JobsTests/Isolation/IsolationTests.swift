@@ -14,10 +14,11 @@ struct Attacker {
     /// Jobs of a: one that runs, and some that wait.
     let running: Int64
     let waiting: [Int64]
-    /// A job of b that runs, its token, its worker, and a blob of b.
+    /// A job of b that runs, its token, its worker, a blob of b and an upload.
     let foreign: Int64
     let foreignToken: Int64
     let foreignBlob: String
+    let foreignUpload: Int64
 
     func run(_ statements: Statement...) async throws {
         for statement in statements { try await connection.run(statement) }
@@ -154,11 +155,13 @@ struct IsolatedWorld {
             var waiting: [Int64] = []
             for _ in 0..<200 { waiting.append(try await enqueue("a")) }
             let blob = try await owner.run("select mayfly.put_blob('secret of b', 'b') as sha256")
+            let upload = try await owner.run("select mayfly.begin_blob('b') as upload")
             return Attacker(
                 connection: try await database.connect(user: a), database: database,
                 running: running, waiting: waiting, foreign: foreign,
                 foreignToken: try #require(held.first { $0.id == foreign }).token,
-                foreignBlob: blob.string(0, "sha256"))
+                foreignBlob: blob.string(0, "sha256"),
+                foreignUpload: try #require(upload.integer(0, "upload")))
         }
     }
 
@@ -238,12 +241,8 @@ struct IsolatedWorld {
         let sha256 = rows.string(0, "sha256")
         try await worker.run([
             """
-            select mayfly.put_blob_part(\(me.number), \(me.secret), \(held.token), \(sha256), 0,
+            select mayfly.store_blob(\(me.number), \(me.secret), \(held.token), \(sha256),
                 \(bytes))
-            """,
-            """
-            select mayfly.seal_blob(\(me.number), \(me.secret), \(held.token), \(sha256),
-                \(bytes.count))
             """,
             """
             select mayfly.settle(\(me.number), \(me.secret), \(held.id), \(held.token),

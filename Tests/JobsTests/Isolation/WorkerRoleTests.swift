@@ -24,11 +24,16 @@ import Testing
             "select mayfly.arm_bell(\(number), \(secret)::uuid, '{}', '1 s')",
             "select mayfly.get_input(\(number), \(secret)::uuid, \(held.token), repeat('a', 64))",
             """
-            select mayfly.put_blob_part(\(number), \(secret)::uuid, \(held.token), repeat('a', 64),
-                0, \(part))
+            select mayfly.store_blob(\(number), \(secret)::uuid, \(held.token), repeat('a', 64),
+                \(part))
             """,
             """
-            select mayfly.seal_blob(\(number), \(secret)::uuid, \(held.token), repeat('a', 64), 3)
+            select mayfly.append_upload(\(number), \(secret)::uuid, \(held.token), null, 0,
+                \(part), 3)
+            """,
+            """
+            select mayfly.seal_upload(\(number), \(secret)::uuid, \(held.token), 1,
+                repeat('a', 64), 3)
             """,
         ]
     }
@@ -60,7 +65,7 @@ import Testing
                 }
                 // With its own number it gets no further: the attempt is not its own.
                 for call in calls(as: own.number, own.secret, on: held)
-                where call.text.contains("settle(") || call.text.contains("blob") {
+                where ["settle(", "blob", "upload", "input"].contains(where: call.text.contains) {
                     #expect(
                         await sqlstate { try await attacker.run(call) } == "MF005",
                         "\(call.text)")
@@ -102,15 +107,36 @@ import Testing
             let digest = try await connection.run(
                 "select encode(sha256('hello'), 'hex') as sha256")
             let address = digest.string(0, "sha256")
-            // Parts that were never sealed are nobody's blob.
-            try await connection.run(
+            #expect(
+                await sqlstate {
+                    try await connection.run(
+                        """
+                        select mayfly.store_blob(\(me.number), \(me.secret), \(held[0].token),
+                            \(address), \(evil))
+                        """)
+                } == "MF007")
+            // An upload is nobody's blob, and another attempt's is not one's own.
+            let upload = try await connection.run(
                 """
-                select mayfly.put_blob_part(\(me.number), \(me.secret), \(held[0].token),
-                    \(address), 0, \(evil))
-                """)
+                select mayfly.append_upload(\(me.number), \(me.secret), \(held[0].token), null, 0,
+                    \(evil), 4) as upload
+                """
+            ).integer(0, "upload")
             #expect(
                 await sqlstate { try await connection.run("select mayfly.get_blob(\(address))") }
                     == "MF007")
+            for call in [
+                """
+                select mayfly.append_upload(\(me.number), \(me.secret), \(held[1].token),
+                    \(upload), 0, \(evil), 4)
+                """,
+                """
+                select mayfly.seal_upload(\(me.number), \(me.secret), \(held[1].token), \(upload),
+                    \(address), 4)
+                """,
+            ] as [Statement] {
+                #expect(await sqlstate { try await connection.run(call) } == "MF007")
+            }
             try await connection.run("select mayfly.put_blob('hello')")
             let stored = try await connection.run(
                 "select convert_from(mayfly.get_blob(\(address)), 'UTF8') as text")
