@@ -88,9 +88,9 @@ struct SampleProgram: Sendable, CustomTestStringConvertible {
         #expect(also(json), context)
         for file in run.report.files where file.name.hasSuffix(".png") {
             // The picture's own width and height, behind its signature.
-            let isPicture =
-                file.bytes.starts(with: [0x89, 0x50, 0x4E, 0x47]) && file.bytes.count > 24
-            #expect(isPicture && file.bytes[16...19].contains { $0 > 0 }, context)
+            let bytes = file.bytes ?? []
+            let isPicture = bytes.starts(with: [0x89, 0x50, 0x4E, 0x47]) && bytes.count > 24
+            #expect(isPicture && bytes[16...19].contains { $0 > 0 }, context)
         }
         #expect((try? JSON(parsing: json.text)) == json, context)
     }
