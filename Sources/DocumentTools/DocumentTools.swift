@@ -13,6 +13,7 @@ package enum DocumentTools {
             module("job", PackageResources.job_py),
             module("kinds", PackageResources.kinds_py),
             module("limits", PackageResources.limits_py),
+            module("parked", PackageResources.parked_py),
             module("ranges", PackageResources.ranges_py),
             module("result", PackageResources.result_py),
             module("samples", PackageResources.samples_py),

@@ -11,6 +11,15 @@ from .events import Failure
 MIB = 1 << 20
 
 
+def is_emulated():
+    """Whether this machine's processor is QEMU's software emulation."""
+    try:
+        with open("/proc/cpuinfo") as file:
+            return "QEMU TCG" in file.read(4096)
+    except OSError:
+        return False
+
+
 @dataclasses.dataclass
 class Limits:
     """Bytes, counts and seconds; the host may send any of them under `limits`."""
@@ -33,10 +42,11 @@ class Limits:
     output_files: int = 600
     output_file: int = 200 * MIB
     output_all: int = 500 * MIB
+    # Beside the office, which is in the machine already.
     tool_memory: int = 900 * MIB
     tool_cpu: int = 90
     # Under software emulation everything takes longer.
-    time_factor: int = 1
+    time_factor: int = dataclasses.field(default_factory=lambda: 20 if is_emulated() else 1)
 
     @classmethod
     def of(cls, given):

@@ -58,16 +58,18 @@ package struct ImageDefinition: Sendable, Hashable, Codable {
         name: "document",
         packages: [
             "python3", "python3-uno", "libreoffice-writer-nogui", "libreoffice-calc-nogui",
-            "libreoffice-impress-nogui", "poppler-utils", "qpdf", "pandoc", "tesseract-ocr",
-            "tesseract-ocr-eng", "tesseract-ocr-osd", "fontconfig", "fonts-liberation",
+            "libreoffice-impress-nogui", "tesseract-ocr", "tesseract-ocr-eng",
+            "tesseract-ocr-osd", "fontconfig", "fonts-liberation",
             "fonts-crosextra-carlito", "fonts-crosextra-caladea", "fonts-dejavu-core",
             "fonts-noto-core", "fonts-noto-color-emoji", "fonts-noto-cjk",
         ],
-        memory: .gibibytes(1), interpreters: ["python"], pythonModules: ["mayfly_document.job"],
+        memory: .mebibytes(1280), interpreters: ["python"],
+        pythonModules: ["mayfly_document.parked"],
         pythonPackages: [
             "pypdfium2==5.15.2", "pikepdf==10.18.0", "lxml==6.1.3", "pillow==13.0.0",
             "python-calamine==0.9.1", "olefile==0.47", "nh3==0.3.8",
-            "charset-normalizer==3.5.3", "markdown-it-py==4.3.0",
+            "charset-normalizer==3.5.3", "markdown-it-py==4.3.0", "mdurl==0.1.2", "packaging==26.4",
+            "deprecated==1.3.1", "wrapt==2.5.2",
         ],
         warmUp: "/usr/bin/python3 -m mayfly_document.warm")
 
