@@ -49,9 +49,7 @@ package struct GuestReport: Sendable {
 }
 
 extension GuestReport {
-    /// Of all programs of a job, of which there is at least one: the last one's, with what they
-    /// used
-    /// together.
+    /// Of all programs of a job, at least one: the last one's, with what they used together.
     init(steps: [GuestReport]) {
         self = steps[steps.count - 1]
         guard steps.count > 1 else { return }
