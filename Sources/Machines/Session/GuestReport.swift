@@ -49,7 +49,8 @@ package struct GuestReport: Sendable {
 }
 
 extension GuestReport {
-    /// Of all programs of a job, at least one: the last one's, with what they used together.
+    /// Of all programs of a job, of which there is at least one: the last one's, with what they
+    /// used together.
     init(steps: [GuestReport]) {
         self = steps[steps.count - 1]
         guard steps.count > 1 else { return }
@@ -79,19 +80,6 @@ package struct SkippedFile: Sendable, Equatable {
     package var name: String
     package var size: UInt64
     package var reason: Reason
-}
-
-/// A file that the job left; `sha256` was computed by the host over what it received.
-package struct OutputFile: Sendable {
-    package enum Status: String, Sendable, CaseIterable {
-        case new, changed
-        /// One of the job's own files, asked for by its name: changed or not.
-        case given
-    }
-    package var name: String
-    package var bytes: [UInt8]
-    package var sha256: String
-    package var status = Status.new
 }
 
 /// Which machine ran a job.
