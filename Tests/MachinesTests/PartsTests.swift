@@ -27,8 +27,9 @@ struct OutputCaptureTests {
         let captured = capture.captured
         #expect(captured.isTruncated)
         #expect(captured.total.bytes == 1000)
-        #expect(Array(captured.bytes.prefix(10)) == Array(all.prefix(10)))
-        #expect(Array(captured.bytes.suffix(10)) == Array(all.suffix(10)))
+        // Two fifths and three: the end of what a program prints is what it came to.
+        #expect(Array(captured.bytes.prefix(8)) == Array(all.prefix(8)))
+        #expect(Array(captured.bytes.suffix(12)) == Array(all.suffix(12)))
     }
 }
 

@@ -126,7 +126,9 @@ struct DocumentTests {
         #expect(
             found.json["warnings"] == [["code": "macros_present", "message": "a macro"]])
         #expect(
-            found.json["files"] == [["name": "page-0001.png", "size": 1, "sha256": "d"]])
+            found.json["files"] == [
+                ["name": "page-0001.png", "size": 1, "sha256": "d", "status": "new"]
+            ])
     }
 
     @Test func `keeps the pages that were done when it fails, whatever ended it`() {

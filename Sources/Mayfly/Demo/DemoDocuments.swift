@@ -19,12 +19,12 @@ extension DemoJob {
                     | Lima | 125.25 |
                     $$
                     """),
-            file: "report.docx"),
+            file: "converted.docx"),
         DemoJob(
             title: "the DOCX becomes a PDF, by an office that was running before the job came",
             name: "pdf",
             sql: document("'operation', 'convert', 'to', 'pdf'", inputOf: "docx"),
-            file: "report.pdf"),
+            file: "converted.pdf"),
         DemoJob(
             title: "the PDF as text", name: "text",
             sql: document("'operation', 'text'", inputOf: "pdf"), text: ["Quarter", "125.25"]),
@@ -44,7 +44,7 @@ extension DemoJob {
             sql: document(
                 "'operation', 'convert', 'to', 'xlsx'",
                 input: "'name', 'cities.csv', 'text', E'city,amount\\nOslo,220\\nLima,125.25\\n'"),
-            file: "cities.xlsx"),
+            file: "converted.xlsx"),
         DemoJob(
             title: "the XLSX as data", name: "tables",
             sql: document("'operation', 'tables'", inputOf: "xlsx"), text: ["Lima", "125.25"]),

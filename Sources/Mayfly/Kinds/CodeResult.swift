@@ -176,27 +176,31 @@ struct CodeResult: JobResult {
 
     /// What is not as it should be although the program did its part; the codes are a closed list.
     var warnings: [(code: String, message: String)] {
-        events.warnings
-            + run.report.warnings.map { warning in
-                switch warning {
-                case .listingTruncated:
-                    (
-                        "outputs_truncated",
-                        "more files match the patterns in \"outputs\" than were listed; "
-                            + "use narrower patterns, or leave one archive"
-                    )
-                case .listingFailed(let words):
-                    ("outputs_unreadable", "the output files could not be listed: \(words)")
-                case .fileUnreadable(let name, let words):
-                    ("outputs_unreadable", "the output file \(name) could not be read: \(words)")
-                case .collectionUnfinished:
-                    (
-                        "outputs_unfinished",
-                        "collecting the output files took too long; "
-                            + "those that came in time are here"
-                    )
-                }
+        events.warnings + Self.warnings(of: run.report)
+    }
+
+    /// What is missing of a job's files although it did its part.
+    static func warnings(of report: GuestReport) -> [(code: String, message: String)] {
+        report.warnings.map { warning in
+            switch warning {
+            case .listingTruncated:
+                (
+                    "outputs_truncated",
+                    "more files match the patterns in \"outputs\" than were listed; "
+                        + "use narrower patterns, or leave one archive"
+                )
+            case .listingFailed(let words):
+                ("outputs_unreadable", "the output files could not be listed: \(words)")
+            case .fileUnreadable(let name, let words):
+                ("outputs_unreadable", "the output file \(name) could not be read: \(words)")
+            case .collectionUnfinished:
+                (
+                    "outputs_unfinished",
+                    "collecting the output files took too long; "
+                        + "those that came in time are here"
+                )
             }
+        }
     }
 
     /// As a shell would say it; null when the program was stopped by us.

@@ -97,7 +97,9 @@ struct DocumentResult: JobResult {
     }
     private var allWarnings: [JobEvents.Warning] {
         events.warnings
-            + common.warnings.map { JobEvents.Warning(code: $0.code, message: $0.message) }
+            + CodeResult.warnings(of: run.report).map {
+                JobEvents.Warning(code: $0.code, message: $0.message)
+            }
     }
 
     /// The files by the names that `value` calls them.

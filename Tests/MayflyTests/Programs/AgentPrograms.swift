@@ -161,7 +161,7 @@ extension SampleProgram {
             $0.timeout = .seconds(20)
             $0.reason = "timeout"
             $0.files = ["part.txt"]
-            $0.also = { 
+            $0.also = {
                 // The loop's first line or its body.
                 $0["stderr"]?.string?.contains("in spin") == true
                     && $0["exception"]?["type"] == "KeyboardInterrupt"

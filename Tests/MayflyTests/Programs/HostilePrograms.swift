@@ -92,13 +92,13 @@ extension SampleProgram {
             "more files than may be kept, and one too large",
             """
             for i in range(120): open(f"f{i:03}", "w").write("x")
-            with open("big", "wb") as f: f.truncate(65 << 20)
+            with open("big", "wb") as f: f.truncate(1100 << 20)
             """
         ) {
             $0.also = {
                 let skipped = $0["skipped_files"]?.elements ?? []
                 return $0["files"]?.elements.count == 99 && skipped.count == 22
-                    && skipped.first == ["name": "big", "size": 68_157_440, "reason": "file_limit"]
+                    && skipped.first == ["name": "big", "size": 1_153_433_600, "reason": "file_limit"]
                     && skipped.last?["reason"] == "count_limit"
             }
         },

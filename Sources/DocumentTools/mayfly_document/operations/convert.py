@@ -64,7 +64,9 @@ def repaired(job, path):
 def by_office(job, path, kind, to, settings=None):
     """The document as LibreOffice writes it, in the scratch directory; checked to open."""
     target = os.path.join(job.scratch, f"office.{to}")
-    source = os.path.join(job.scratch, f"office-in.{kind}")
+    # A sheet of a CSV is called as its file.
+    stem = "Sheet1" if kind == "csv" else "office-in"
+    source = os.path.join(job.scratch, f"{stem}.{kind}")
     shutil.copyfile(path, source)
     for attempt in (1, 2):
         if os.path.exists(target):

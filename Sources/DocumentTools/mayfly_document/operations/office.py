@@ -290,10 +290,12 @@ def convert(source, input_path, to, output_path, password=None, settings=None):
 
     Answers None, or the word for what LibreOffice could not do."""
     import uno
+
+    # First: a process has no UNO classes before its context, whoever imported the module.
+    desktop = _connect()
     from com.sun.star.uno import Exception as UnoException
 
     settings = settings or {}
-    desktop = _connect()
 
     def properties(options):
         return tuple(_property(name, value) for name, value in options.items())
