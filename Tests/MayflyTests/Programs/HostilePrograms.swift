@@ -98,7 +98,9 @@ extension SampleProgram {
             $0.also = {
                 let skipped = $0["skipped_files"]?.elements ?? []
                 return $0["files"]?.elements.count == 99 && skipped.count == 22
-                    && skipped.first == ["name": "big", "size": 1_153_433_600, "reason": "file_limit"]
+                    && skipped.first == [
+                        "name": "big", "size": 1_153_433_600, "reason": "file_limit",
+                    ]
                     && skipped.last?["reason"] == "count_limit"
             }
         },
