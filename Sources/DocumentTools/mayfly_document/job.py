@@ -11,7 +11,6 @@ import nh3  # noqa: F401
 import olefile  # noqa: F401
 import pikepdf  # noqa: F401
 import python_calamine  # noqa: F401
-import uno  # noqa: F401
 
 from . import (  # noqa: F401
     decrypt,
