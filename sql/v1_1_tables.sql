@@ -145,6 +145,8 @@ insert into mayfly.reason (reason, whose, retryable, meaning) values
     ('expansion_limit', 'job', false, 'Unpacked, the document would be larger or deeper than allowed.'),
     ('pixel_limit', 'job', false, 'An image or page has more pixels than allowed.'),
     ('converter_crashed', 'job', true, 'A tool ended by itself while it read the document.'),
+    ('package_unavailable', 'job', false,
+        'The image lacks what the job asks for, such as a language of the OCR.'),
     ('page_failed', 'job', true, 'The page could not be loaded, or an action on it did not work.'),
     ('network_denied', 'job', false, 'The program needs a destination that its allow-list lacks.'),
     ('machine_lost', 'ours', true,

@@ -84,6 +84,7 @@ package enum Reason: String, Sendable, CaseIterable {
     case expansionLimit = "expansion_limit"
     case pixelLimit = "pixel_limit"
     case converterCrashed = "converter_crashed"
+    case packageUnavailable = "package_unavailable"
     case pageFailed = "page_failed"
     case networkDenied = "network_denied"
     case machineLost = "machine_lost"
@@ -114,7 +115,7 @@ package enum Reason: String, Sendable, CaseIterable {
         switch self {
         case .invalidPayload, .blobMissing, .unsupportedFormat, .formatMismatch, .documentDamaged,
             .documentEncrypted, .wrongPassword, .pageRange, .expansionLimit, .pixelLimit,
-            .networkDenied:
+            .packageUnavailable, .networkDenied:
             false
         default: true
         }

@@ -62,7 +62,7 @@ extension JSON {
         return (try? JSON(parsing: text)) ?? .string(text)
     }
 
-    var texts: [JSON] { if case .array(let values) = self { values } else { [] } }
+    var elements: [JSON] { if case .array(let values) = self { values } else { [] } }
 }
 
 extension JobRow {

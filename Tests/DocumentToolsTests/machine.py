@@ -16,8 +16,8 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import corpus  # noqa: E402
 import hostile  # noqa: E402
 import makers  # noqa: E402
-from native import Ended, Native  # noqa: E402
-from run import Report, check_corpus, check_hostile, faults, in_order  # noqa: E402
+from native import Native  # noqa: E402
+from run import Report, check_corpus, check_hostile, in_order  # noqa: E402
 
 # So many documents share a machine; what a job may leave is set accordingly.
 BATCH = 40
@@ -86,6 +86,8 @@ def check_jobs(program, report):
          lambda value, files: [] if value["tables"][0]["rows"] == [["name", "n"], ["a", 1], ["b", 2.5]] else [str(value["tables"])]),
         ("PDF to PNG", {"operation": "render", "dpi": 50, "input": encoded("a.pdf", pdf.data())}, None,
          lambda value, files: [] if files.get("page-0001.png", b"").startswith(b"\x89PNG") else [f"no PNG in {sorted(files)}"]),
+        ("CSV to WebP", {"operation": "convert", "to": "webp", "options": {"quality": 60}, "input": {"name": "a.csv", "text": "a,b\n1,2\n"}}, None,
+         lambda value, files: [] if files.get("page-0001.webp", b"")[8:12] == b"WEBP" else [f"no WebP in {sorted(files)}"]),
         ("a password that is missing", {"operation": "text", "input": encoded("a.docx", makers.fixture("secret.docx"))},
          "document_encrypted", None),
         ("a text that says it is a DOCX", {"operation": "text", "input": {"name": "a.docx", "text": "#!/bin/sh\nid\n"}},

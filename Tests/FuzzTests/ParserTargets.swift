@@ -134,7 +134,16 @@ func fuzzPayload(_ bytes: [UInt8]) throws(BrokenPromise) {
         throw error
     } catch { throw BrokenPromise("\(error)") }
     do {
-        let code = try CodePayload(value)
+        let document = try DocumentPayload(PayloadField(path: "$", value: value))
+        try promise(!document.inputs.isEmpty, "no document")
+        try promise(document.request["password"]?.string?.contains("\0") != true, "a zero byte")
+    } catch let error as InvalidPayload {
+        try promiseOneLine(error.description)
+    } catch let error as BrokenPromise {
+        throw error
+    } catch { throw BrokenPromise("\(error)") }
+    do {
+        let code = try CodePayload(PayloadField(path: "$", value: value))
         let names = code.files.map { Array($0.name.utf8) }
         try promise(Set(names).count == names.count, "two files with one name")
         try promise(code.files.allSatisfy { GuestPath.isValid($0.name) }, "a file outside")

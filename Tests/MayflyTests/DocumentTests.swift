@@ -25,6 +25,19 @@ struct DocumentTests {
         #expect(packed.sorted() == there.sorted())
     }
 
+    @Test func `has the reasons and warnings of its tools, and no other`() throws {
+        let events = try #require(DocumentTools.files.first { $0.path.hasSuffix("/events.py") })
+        let text = String(decoding: events.bytes, as: UTF8.self)
+        func words(after name: String) throws -> Set<String> {
+            let parts = text.components(separatedBy: "\(name) = frozenset(\n    \"\"\"")
+            let list = try #require(parts.count == 2 ? parts[1] : nil)
+            return Set(
+                list.prefix { $0 != "\"" }.split(whereSeparator: \.isWhitespace).map(String.init))
+        }
+        #expect(try words(after: "REASONS") == Set(DocumentResult.reasons.map(\.rawValue)))
+        #expect(try words(after: "WARNINGS") == DocumentResult.warningCodes)
+    }
+
     @Test func `hands the tools what they may know, and the documents as files with names of ours`()
         async throws
     {
@@ -33,7 +46,7 @@ struct DocumentTests {
             payload: """
                 {"operation": "convert", "to": "pdf", "pages": "1-3,7,9-", "password": "p",
                  "languages": ["eng", "chi_sim"], "dpi": 150, "layout": true,
-                 "options": {"pdfa": "2b", "landscape": true},
+                 "options": {"pdfa": "2b", "landscape": true, "quality": 80},
                  "input": {"name": "../../etc/pass wd.docx", "base64": "UEsDBA=="}}
                 """, timeout: nil, blobs: NoBlobs())
         #expect(recipe.image == "document")
@@ -46,7 +59,7 @@ struct DocumentTests {
         #expect(request["to"] == "pdf")
         #expect(request["password"] == "p")
         #expect(request["languages"] == ["eng", "chi_sim"])
-        #expect(request["options"] == ["pdfa": "2b", "landscape": true])
+        #expect(request["options"] == ["pdfa": "2b", "quality": 80, "landscape": true])
         #expect(
             request["inputs"] == [["path": "input/1", "name": "../../etc/pass wd.docx"]])
         guard case .python(let source) = recipe.job.program else {
@@ -69,6 +82,18 @@ struct DocumentTests {
         (#"{"operation": "text", "do": "merge", "input": {"text": ""}}"#, "$.do: belongs to"),
         (#"{"operation": "convert", "input": {"text": ""}}"#, "\"to\" is missing"),
         (#"{"operation": "convert", "to": "exe", "input": {"text": ""}}"#, "$.to: \"exe\""),
+        (
+            #"{"operation": "text", "to": "pdf", "input": {"text": ""}}"#,
+            "$.to: \"pdf\" is not known"
+        ),
+        (
+            #"{"operation": "pages", "do": "merge", "to": "pdf", "input": {"text": ""}}"#,
+            "leave it out"
+        ),
+        (
+            #"{"operation": "render", "to": "webp", "options": {"quality": 0}, "input": {"text": ""}}"#,
+            "quality"
+        ),
         (#"{"operation": "text", "pages": "0", "input": {"text": ""}}"#, "$.pages: \"0\""),
         (#"{"operation": "text", "pages": "1,,2", "input": {"text": ""}}"#, "$.pages"),
         (#"{"operation": "text", "pages": "-", "input": {"text": ""}}"#, "$.pages"),
@@ -118,6 +143,7 @@ struct DocumentTests {
             .exited(code: 0),
             events: """
                 {"warning": {"code": "macros_present", "message": "a macro"}}
+                {"warning": {"code": "all_is_well", "message": "no such warning"}}
                 {"value": {"text": "hello"}}
                 """,
             files: [OutputFile(name: "out/page-0001.png", bytes: [1], sha256: "d")])

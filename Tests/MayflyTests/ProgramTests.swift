@@ -71,7 +71,7 @@ struct ProgramTests {
     {
         let config = try await mayfly(["config", "--json"])
         #expect(config.status == 0 && config.errors == "")
-        #expect(try JSON(parsing: config.output).texts.count == Setting.all.count)
+        #expect(try JSON(parsing: config.output).elements.count == Setting.all.count)
         let help = try await mayfly(["image", "build", "--help"])
         #expect(help.status == 0 && help.errors == "" && help.output.contains("Examples:"))
         let usage = try await mayfly(["jobs", "--state", "lost"])

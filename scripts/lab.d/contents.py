@@ -137,7 +137,7 @@ OTHER_KERNEL = {"MAYFLY_IMAGE_CODE_SUITE": "trixie", "MAYFLY_IMAGE_CODE_PACKAGES
 
 def base_name():
     return "base-" + digest("base-3", *OTHER_KERNEL.items(), read(f"{PARTS}/worker.conf"),
-                            read(f"{CHECKOUT}/Sources/Machines/Images/BaseBuilder.swift"))
+                            read(f"{CHECKOUT}/Sources/Machines/Images/Build/BaseBuilder.swift"))
 
 
 def ensure_base():

@@ -14,7 +14,7 @@ REASONS = frozenset(
     expansion_limit pixel_limit converter_crashed invalid_payload out_of_memory timeout output_limit
     package_unavailable""".split()
 )
-# The host keeps 1 MiB of events: the pages' own texts take at most this, the value has the rest.
+# The host keeps 4 MiB of events: the pages' own texts take at most this, the value has the rest.
 PAGE_TEXT_BYTES = 160 << 10
 MAX_WARNINGS = 200
 

@@ -172,7 +172,7 @@ class Recorder:
 
     def __init__(self, descriptor, limits):
         self.descriptor, self.limits = descriptor, limits
-        self.warnings, self.parts, self.pages = [], {}, {}
+        self.parts, self.pages = {}, {}
         self.at, self.value, self.failure = None, None, None
         self._warned = set()
 
@@ -192,7 +192,6 @@ class Recorder:
             key = (content["code"], content["page"])
             if key not in self._warned:
                 self._warned.add(key)
-                self.warnings.append(content)
                 self._write(data)
         elif member == "page":
             if content["page"] not in self.pages:
@@ -221,9 +220,9 @@ class Recorder:
     def finish(self, out):
         """The last lines; `out` is where files stand, whole or as far as they got."""
         if self.value is not None:
-            self.send("value", {**self.value, "warnings": self.warnings})
+            self.send("value", self.value)
             return
-        if self.parts or self.pages or self.warnings:
+        if self.parts or self.pages:
             value = self.partial()
             for name in ("text.txt", "text.md"):
                 path = os.path.join(out, name)
@@ -231,7 +230,7 @@ class Recorder:
                     os.unlink(path)
                 elif os.path.exists(path):
                     value["text_file"] = name
-            self.send("value", {**value, "warnings": self.warnings})
+            self.send("value", value)
         self.send("failure", self.failure)
 
 

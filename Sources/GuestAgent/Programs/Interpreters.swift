@@ -81,6 +81,7 @@ struct Python: ~Copyable {
         for (name, bytes) in [
             ("_mayfly_program.py", PackageResources._mayfly_program_py),
             ("_mayfly_rich.py", PackageResources._mayfly_rich_py),
+            ("_mayfly_values.py", PackageResources._mayfly_values_py),
             ("_mayfly_notebook.py", PackageResources._mayfly_notebook_py),
             ("fresh.py", PackageResources.fresh_py),
         ] {

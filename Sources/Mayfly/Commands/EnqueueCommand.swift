@@ -65,11 +65,8 @@ struct EnqueueCommand: AsyncParsableCommand {
 
     private func request() throws -> NewJob {
         var job = NewJob(kind: kind, payload: try payloadText())
-        if kind == "code" {
-            do throws(InvalidPayload) { _ = try CodePayload(job.payload) } catch {
-                throw ConfigurationError(
-                    "\(error.reason.rawValue): \(Console.harmless("\(error)"))")
-            }
+        do throws(InvalidPayload) { try Kinds.check(job.payload, of: kind) } catch {
+            throw ConfigurationError("\(error.reason.rawValue): \(Console.harmless("\(error)"))")
         }
         job.queue = queue
         job.tenant = tenant

@@ -117,7 +117,7 @@ struct ShowCommand: AsyncParsableCommand {
         of job: JobRow, to out: String, from base: Database, overwriting: Bool = false
     ) async throws {
         try Files.makeDirectory(out)
-        for file in JSON.stored(job.result)["files"]?.texts ?? [] {
+        for file in JSON.stored(job.result)["files"]?.elements ?? [] {
             guard let name = file["name"]?.string, let digest = file["sha256"]?.string else {
                 continue
             }

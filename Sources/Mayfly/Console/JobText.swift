@@ -27,7 +27,7 @@ enum JobText {
         if let value = result["value"], value != .null {
             output("value", value["text"]?.string ?? String(value.text.prefix(2000)))
         }
-        for file in result["files"]?.texts ?? [] {
+        for file in result["files"]?.elements ?? [] {
             let size = Format.bytes(file["size"]?.int ?? 0)
             line("file", "\(file["name"]?.string ?? "") \(size) \(file["sha256"]?.string ?? "")")
         }

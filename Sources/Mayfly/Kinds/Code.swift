@@ -8,35 +8,32 @@ import Wire
 
 /// The kind `code`.
 struct CodeKind: Kind {
-    let name = "code"
-    let image: String
-    let standardTimeout: Duration
-    let timeoutMax: Duration
-    let inputs: InputLimits
-    let limits: OutputLimits
+    static let name = "code"
+    let settings: KindSettings
 
     init(_ configuration: Configuration) {
-        image = configuration.text(.codeImage)
-        standardTimeout = configuration.duration(.codeTimeout)
-        timeoutMax = configuration.duration(.codeTimeoutMax)
-        inputs = InputLimits(configuration, file: .inputFile, total: .inputTotal)
-        limits = configuration.outputLimits
+        settings = KindSettings(
+            configuration, image: .codeImage, timeout: .codeTimeout, timeoutMax: .codeTimeoutMax,
+            inputFile: .inputFile, inputTotal: .inputTotal)
     }
+
+    static func check(payload: String) throws(InvalidPayload) { _ = try CodePayload(payload) }
 
     func recipe(
         payload: String, timeout: Duration?, blobs: any BlobSource
     ) async throws(AttemptError) -> Recipe {
-        let code: CodePayload
+        let (code, limit): (CodePayload, Duration)
         do throws(InvalidPayload) {
             code = try CodePayload(payload)
-            try checkTimeout(timeout, atMost: timeoutMax, setting: "code.timeout.max")
+            limit = try settings.timeout(timeout)
         } catch { throw .invalidPayload(error) }
         let first = code.steps[0]
         var job = GuestJob(
             program: first.language.program(source: first.source), arguments: first.arguments,
             standardInput: Array(first.standardInput.utf8), environment: first.environment,
-            files: try await code.resolvedFiles(blobs, inputs), outputs: code.outputs ?? [],
-            timeout: timeout ?? standardTimeout, limits: limits,
+            files: try await code.resolvedFiles(blobs, settings.inputs),
+            outputs: code.outputs ?? [],
+            timeout: limit, limits: settings.outputs,
             usesParkedInterpreter: first.interpreter == .warm)
         job.collectsChanges = code.outputs == nil
         job.reportsValues = first.reportsValues
@@ -133,15 +130,10 @@ struct CodePayload: Sendable {
     static let keys = Step.keys + ["files", "outputs", "network", "setup", "steps"]
 
     init(_ payload: String) throws(InvalidPayload) {
-        let value: JSON
-        do throws(JSONError) { value = try JSON(parsing: payload) } catch {
-            throw InvalidPayload(path: "$", sentence: "is not valid JSON: \(error)")
-        }
-        try self.init(value)
+        try self.init(try PayloadField(parsing: payload))
     }
 
-    init(_ value: JSON) throws(InvalidPayload) {
-        let root = PayloadField(path: "$", value: value)
+    init(_ root: PayloadField) throws(InvalidPayload) {
         let fields = try root.members(Self.keys)
         steps = try Self.readSteps(root, fields)
         if let field = fields["files"] { try readFiles(field) }

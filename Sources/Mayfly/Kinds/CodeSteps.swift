@@ -21,8 +21,7 @@ extension CodePayload {
 
         /// `fields`: the members of `root`, which are known.
         init(_ root: PayloadField, _ fields: [String: PayloadField]) throws(InvalidPayload) {
-            let languages = Language.allCases.map(\.rawValue)
-            let known = "\(languages.dropLast().joined(separator: ", ")) or \(languages.last ?? "")"
+            let known = PayloadField.oneOf(Language.self)
             guard let languageField = fields["language"] else {
                 throw root.refuse("\"language\" is missing; use \(known)")
             }
@@ -38,14 +37,9 @@ extension CodePayload {
             source = try sourceField.text(atMost: Bounds.source)
             if let field = fields["stdin"] { standardInput = try field.text(atMost: Bounds.input) }
             try readCommandLine(args: fields["args"], env: fields["env"])
-            if let field = fields["interpreter"] { interpreter = try CodePayload.word(field) }
-            if let field = fields["value"] { value = try CodePayload.word(field) }
-            if let field = fields["continue"] {
-                guard case .bool(let flag) = field.value else {
-                    throw field.refuse("expected a boolean, found \(field.value.kind)")
-                }
-                allowsFailure = flag
-            }
+            if let field = fields["interpreter"] { interpreter = try field.word() }
+            if let field = fields["value"] { value = try field.word() }
+            if let field = fields["continue"] { allowsFailure = try field.flag() }
         }
 
         var reportsValues: Bool { value == .last && language.hasValues }
@@ -114,17 +108,5 @@ extension CodePayload {
             steps.append(try Step(entry, entry.members(Step.keys + ["continue"])))
         }
         return steps
-    }
-
-    /// One word of few.
-    static func word<Word: RawRepresentable & CaseIterable>(
-        _ field: PayloadField
-    ) throws(InvalidPayload) -> Word where Word.RawValue == String {
-        let text = try field.text(atMost: .kibibytes(1))
-        guard let word = Word(rawValue: text) else {
-            let known = Word.allCases.map(\.rawValue).joined(separator: " or ")
-            throw field.refuse("\"\(JSON.shortened(text))\" is not known; use \(known)")
-        }
-        return word
     }
 }

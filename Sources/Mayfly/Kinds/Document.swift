@@ -9,23 +9,19 @@ import Wire
 
 /// The kind `document`.
 struct DocumentKind: Kind {
-    let name = "document"
-    let image: String
-    let standardTimeout: Duration
-    let timeoutMax: Duration
-    let inputs: InputLimits
-    let limits: OutputLimits
+    static let name = "document"
+    let settings: KindSettings
 
     init(_ configuration: Configuration) {
-        image = configuration.text(.documentImage)
-        standardTimeout = configuration.duration(.documentTimeout)
-        timeoutMax = configuration.duration(.documentTimeoutMax)
-        inputs = InputLimits(
-            configuration, file: .documentInputFile, total: .documentInputTotal)
-        var limits = configuration.outputLimits
-        limits.fileCount = Self.outputFileCount
-        self.limits = limits
+        var settings = KindSettings(
+            configuration, image: .documentImage, timeout: .documentTimeout,
+            timeoutMax: .documentTimeoutMax, inputFile: .documentInputFile,
+            inputTotal: .documentInputTotal)
+        settings.outputs.fileCount = Self.outputFileCount
+        self.settings = settings
     }
+
+    static func check(payload: String) throws(InvalidPayload) { _ = try DocumentPayload(payload) }
 
     /// A page is a file: as many as a job may have pages, and some.
     private static let outputFileCount = 600
@@ -35,12 +31,12 @@ struct DocumentKind: Kind {
     func recipe(
         payload: String, timeout: Duration?, blobs: any BlobSource
     ) async throws(AttemptError) -> Recipe {
-        let document: DocumentPayload
+        let (document, limit): (DocumentPayload, Duration)
         do throws(InvalidPayload) {
             document = try DocumentPayload(payload)
-            try checkTimeout(timeout, atMost: timeoutMax, setting: "document.timeout.max")
+            limit = try settings.timeout(timeout)
         } catch { throw .invalidPayload(error) }
-        var files = InputFiles(inputs, from: blobs)
+        var files = InputFiles(settings.inputs, from: blobs)
         for (number, input) in document.inputs.enumerated() {
             try await files.add(input.content, as: DocumentPayload.place(number), at: input.path)
         }
@@ -50,7 +46,7 @@ struct DocumentKind: Kind {
                 program: .python(source: Self.program),
                 standardInput: Array(document.request.text.utf8), files: files.files,
                 outputs: ["\(DocumentResult.outputDirectory)/**"],
-                timeout: timeout ?? standardTimeout, limits: limits, hasEvents: true),
+                timeout: limit, limits: settings.outputs, hasEvents: true),
             programName: document.operation.rawValue)
     }
 
@@ -67,6 +63,22 @@ struct DocumentKind: Kind {
 struct DocumentPayload: Sendable {
     enum Operation: String, CaseIterable, Sendable {
         case text, markdown, tables, metadata, render, convert, ocr, pages
+
+        /// What may be asked for with `to`.
+        var targets: [String] {
+            switch self {
+            case .text, .markdown: ["md"]
+            case .tables: ["csv"]
+            case .render: ["png", "jpeg", "webp"]
+            case .convert:
+                [
+                    "pdf", "docx", "odt", "rtf", "html", "md", "txt", "csv", "json", "xlsx", "ods",
+                    "pptx", "odp", "png", "jpeg", "webp",
+                ]
+            case .ocr: ["pdf"]
+            case .metadata, .pages: []
+            }
+        }
     }
     enum PageAction: String, CaseIterable, Sendable {
         case merge, split, rotate, decrypt
@@ -84,15 +96,12 @@ struct DocumentPayload: Sendable {
         static let password = ByteCount.kibibytes(1)
         static let pageList = ByteCount.kibibytes(1)
         static let languages = 8
-        static let dpi = 18...600
-        static let pageCount = 1...5000
+        static let dpi = 10...1200
+        static let pageCount = 1...500
     }
     private static let keys = [
         "operation", "input", "inputs", "to", "pages", "password", "ocr", "languages", "layout",
-        "per_page", "attachments", "dpi", "max_pages", "do", "angle", "options", "network",
-    ]
-    private static let formats = [
-        "pdf", "docx", "odt", "html", "md", "txt", "xlsx", "csv", "json", "png", "jpeg", "webp",
+        "per_page", "attachments", "dpi", "max_pages", "do", "options", "network",
     ]
 
     let operation: Operation
@@ -104,27 +113,21 @@ struct DocumentPayload: Sendable {
     static func place(_ number: Int) -> String { "input/\(number + 1)" }
 
     init(_ payload: String) throws(InvalidPayload) {
-        let value: JSON
-        do throws(JSONError) { value = try JSON(parsing: payload) } catch {
-            throw InvalidPayload(path: "$", sentence: "is not valid JSON: \(error)")
-        }
-        let root = PayloadField(path: "$", value: value)
+        try self.init(try PayloadField(parsing: payload))
+    }
+
+    init(_ root: PayloadField) throws(InvalidPayload) {
         let fields = try root.members(Self.keys)
         guard let operationField = fields["operation"] else {
-            throw root.refuse("\"operation\" is missing; use \(Self.words(Operation.self))")
+            throw root.refuse("\"operation\" is missing; use \(PayloadField.oneOf(Operation.self))")
         }
-        operation = try operationField.word(Operation.self)
+        operation = try operationField.word()
         request = .null
         inputs = try Self.inputs(fields, root, operation)
         request = .object(try requestMembers(fields, root))
         if let network = fields["network"] {
             throw network.refuse("document jobs have no network; leave it out")
         }
-    }
-
-    private static func words<Word: RawRepresentable & CaseIterable>(_: Word.Type) -> String
-    where Word.RawValue == String {
-        Word.allCases.map(\.rawValue).joined(separator: ", ")
     }
 
     private static func inputs(
@@ -181,7 +184,10 @@ struct DocumentPayload: Sendable {
             members.append(.init(name: name, value: try read(field)))
         }
         try add("to") { field throws(InvalidPayload) in
-            .string(try field.word(of: Self.formats))
+            guard !operation.targets.isEmpty else {
+                throw field.refuse("is nothing that \(operation.rawValue) can choose; leave it out")
+            }
+            return .string(try field.word(of: operation.targets))
         }
         try add("pages") { field throws(InvalidPayload) in
             .string(try Self.pageList(field))
@@ -207,18 +213,15 @@ struct DocumentPayload: Sendable {
         try add("options") { field throws(InvalidPayload) in try Self.options(field) }
         if operation == .pages {
             guard let action = fields["do"] else {
-                throw root.refuse("\"do\" is missing; use \(Self.words(PageAction.self))")
+                throw root.refuse("\"do\" is missing; use \(PayloadField.oneOf(PageAction.self))")
             }
-            members.append(
-                .init(name: "do", value: .string(try action.word(PageAction.self).rawValue)))
-            try add("angle") { field throws(InvalidPayload) in
-                .number(try field.integer(in: -270...270))
-            }
-        } else if let field = fields["do"] ?? fields["angle"] {
+            let word: PageAction = try action.word()
+            members.append(.init(name: "do", value: .string(word.rawValue)))
+        } else if let field = fields["do"] {
             throw field.refuse("belongs to the operation pages")
         }
         if operation == .convert, fields["to"] == nil {
-            throw root.refuse("\"to\" is missing; use \(Self.formats.joined(separator: ", "))")
+            throw root.refuse("\"to\" is missing; use \(PayloadField.oneOf(operation.targets))")
         }
         return members
     }
@@ -264,48 +267,21 @@ struct DocumentPayload: Sendable {
     }
 
     private static func options(_ field: PayloadField) throws(InvalidPayload) -> JSON {
-        let fields = try field.members(["pdfa", "landscape", "single_page_sheets"])
+        let flags = ["landscape", "single_page_sheets", "linearize"]
+        let fields = try field.members(["pdfa", "quality", "angle"] + flags)
         var members: [JSON.Member] = []
         if let pdfa = fields["pdfa"] {
-            members.append(
-                .init(name: "pdfa", value: .string(try pdfa.word(of: ["1b", "2b", "3b"]))))
+            let word = try pdfa.word(of: ["1b", "2b", "3b"])
+            members.append(.init(name: "pdfa", value: .string(word)))
         }
-        for name in ["landscape", "single_page_sheets"] {
+        for (name, range) in [("quality", 1...100), ("angle", -90...270)] {
+            guard let field = fields[name] else { continue }
+            members.append(.init(name: name, value: .number(try field.integer(in: range))))
+        }
+        for name in flags {
             guard let flag = fields[name] else { continue }
             members.append(.init(name: name, value: .bool(try flag.flag())))
         }
         return .object(members)
-    }
-}
-
-extension PayloadField {
-    func flag() throws(InvalidPayload) -> Bool {
-        guard case .bool(let value) = value else {
-            throw refuse("expected true or false, found \(value.kind)")
-        }
-        return value
-    }
-    func integer(in range: ClosedRange<Int>) throws(InvalidPayload) -> Int {
-        guard let number = value.int, range.contains(number) else {
-            throw refuse(
-                "expected a whole number from \(range.lowerBound) to \(range.upperBound)")
-        }
-        return number
-    }
-    /// One of some words.
-    func word(of words: [String]) throws(InvalidPayload) -> String {
-        let word = try text(atMost: .kibibytes(1))
-        guard words.contains(word) else {
-            throw refuse(
-                "\"\(JSON.shortened(word))\" is not known; use \(words.joined(separator: ", "))")
-        }
-        return word
-    }
-    func word<Word: RawRepresentable & CaseIterable>(
-        _: Word.Type
-    ) throws(InvalidPayload) -> Word where Word.RawValue == String {
-        let word = try word(of: Word.allCases.map(\.rawValue))
-        guard let found = Word(rawValue: word) else { throw refuse("is not known") }
-        return found
     }
 }

@@ -25,9 +25,17 @@ struct DocumentResult: JobResult {
     }
 
     /// Why the tools may refuse a document: the reasons that they may give, a closed list.
-    private static let reasons: Set<Reason> = [
+    static let reasons: Set<Reason> = [
         .unsupportedFormat, .formatMismatch, .documentDamaged, .documentEncrypted, .wrongPassword,
-        .pageRange, .expansionLimit, .pixelLimit, .converterCrashed, .outOfMemory, .invalidPayload,
+        .pageRange, .expansionLimit, .pixelLimit, .converterCrashed, .packageUnavailable,
+        .outOfMemory, .timeout, .outputLimit, .invalidPayload,
+    ]
+    /// What they may warn of, a closed list, too; anything else is not from them.
+    static let warningCodes: Set<String> = [
+        "macros_present", "external_references", "embedded_files", "javascript_present",
+        "launch_action", "xfa_present", "dtd_present", "active_content_removed", "hidden_text",
+        "fonts_substituted", "no_text_layer", "low_confidence", "repaired", "type_mismatch",
+        "pages_skipped", "formula_values_missing", "columns_uncertain", "screenshot_clipped",
     ]
 
     /// `nil` when the tools did what they should.
@@ -96,7 +104,7 @@ struct DocumentResult: JobResult {
         allWarnings.map { ($0.code, $0.message) }
     }
     private var allWarnings: [JobEvents.Warning] {
-        events.warnings
+        events.warnings.filter { Self.warningCodes.contains($0.code) }
             + CodeResult.warnings(of: run.report).map {
                 JobEvents.Warning(code: $0.code, message: $0.message)
             }

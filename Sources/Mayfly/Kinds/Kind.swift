@@ -8,9 +8,11 @@ import StrictJSON
 
 /// One kind of job, by the word in `mayfly.job.kind`.
 protocol Kind: Sendable {
-    var name: String { get }
-    /// The golden image that its machines are restored from.
-    var image: String { get }
+    static var name: String { get }
+    var settings: KindSettings { get }
+    init(_ configuration: Configuration)
+    /// Whether a payload says what to do, as far as that can be seen from it alone.
+    static func check(payload: String) throws(InvalidPayload)
     /// Checks everything about a payload that can be checked without a machine.
     ///
     /// - Throws: ``AttemptError/invalidPayload(_:)`` for the job's own fault,
@@ -22,6 +24,40 @@ protocol Kind: Sendable {
     ///
     /// - Parameter queueDelay: how long the job waited in the queue; `nil` where there was none.
     func result(of run: MachineRun, recipe: Recipe, queueDelay: Duration?) -> any JobResult
+}
+
+/// What an operator sets for a kind.
+struct KindSettings: Sendable {
+    let image: String
+    let inputs: InputLimits
+    var outputs: OutputLimits
+    private let standardTimeout: Duration
+    private let timeoutMax: Duration
+    private let timeoutMaxKey: String
+
+    init(
+        _ configuration: Configuration, image: Setting, timeout: Setting, timeoutMax: Setting,
+        inputFile: Setting, inputTotal: Setting
+    ) {
+        self.image = configuration.text(image)
+        inputs = InputLimits(configuration, file: inputFile, total: inputTotal)
+        outputs = configuration.outputLimits
+        standardTimeout = configuration.duration(timeout)
+        self.timeoutMax = configuration.duration(timeoutMax)
+        timeoutMaxKey = timeoutMax.key
+    }
+
+    /// The wall clock of one attempt at a job that asks for `timeout`.
+    func timeout(_ timeout: Duration?) throws(InvalidPayload) -> Duration {
+        guard let timeout else { return standardTimeout }
+        guard timeout > .zero, timeout <= timeoutMax else {
+            throw InvalidPayload(
+                path: "timeout",
+                sentence: "is \(timeout.settingText); it may be up to \(timeoutMax.settingText) "
+                    + "(\(timeoutMaxKey) of the worker)")
+        }
+        return timeout
+    }
 }
 
 /// What a job leaves, in the words of its kind.
@@ -55,18 +91,13 @@ extension Outcome {
 }
 
 extension Kind {
+    var name: String { Self.name }
+    /// The golden image that its machines are restored from.
+    var image: String { settings.image }
+
     /// What is stored of a job whose machine ran to the job's own end, well or not.
     func outcome(of run: MachineRun, recipe: Recipe, job: Job) -> Outcome {
         Outcome(result(of: run, recipe: recipe, queueDelay: job.queueDelay))
-    }
-    func checkTimeout(
-        _ timeout: Duration?, atMost limit: Duration, setting: String
-    ) throws(InvalidPayload) {
-        guard let timeout, timeout <= .zero || timeout > limit else { return }
-        throw InvalidPayload(
-            path: "timeout",
-            sentence: "is \(timeout.settingText); it may be up to \(limit.settingText) "
-                + "(\(setting) of the worker)")
     }
     func recipe(for job: Job, blobs: any BlobSource) async throws(AttemptError) -> Recipe {
         try await recipe(payload: job.payload, timeout: job.timeout, blobs: blobs)
@@ -82,26 +113,23 @@ struct Recipe: Sendable {
     var programName: String
 }
 
-/// A place in a payload and what is wrong there: `$.files[0].name: …`.
-struct InvalidPayload: Error, Sendable, CustomStringConvertible {
-    var path: String
-    var sentence: String
-    var reason = Reason.invalidPayload
-    var description: String { "\(path): \(sentence)" }
-}
-
 /// The kinds of jobs.
 struct Kinds: Sendable {
+    private static let types: [any Kind.Type] = [CodeKind.self, DocumentKind.self]
     /// Those that there are, by the word in `mayfly.job.kind`.
-    static let names = ["code", "document"]
+    static let names = types.map { $0.name }
 
     let all: [any Kind]
-    init(_ configuration: Configuration) {
-        all = [CodeKind(configuration), DocumentKind(configuration)]
-    }
+    init(_ configuration: Configuration) { all = Self.types.map { $0.init(configuration) } }
     private init(_ all: [any Kind]) { self.all = all }
     func filter(_ isWanted: (any Kind) throws -> Bool) rethrows -> Kinds {
         Kinds(try all.filter(isWanted))
+    }
+    /// Whether a payload is one of that kind's.
+    ///
+    /// Of a kind that is not known here nothing can be said.
+    static func check(_ payload: String, of kind: String) throws(InvalidPayload) {
+        try types.first { $0.name == kind }?.check(payload: payload)
     }
     func named(_ name: String) throws(AttemptError) -> any Kind {
         guard let kind = all.first(where: { $0.name == name }) else { throw .unknownKind(name) }
@@ -110,63 +138,4 @@ struct Kinds: Sendable {
     var names: [String] { all.map(\.name) }
     /// Each image once.
     var images: [String] { Set(all.map(\.image)).sorted() }
-}
-
-// MARK: Reading payloads
-
-/// A value with its path, read strictly; every kind uses it.
-struct PayloadField: Sendable {
-    let path: String
-    let value: JSON
-
-    func refuse(_ sentence: String) -> InvalidPayload {
-        InvalidPayload(path: path, sentence: sentence)
-    }
-    private func expected(_ what: String) -> InvalidPayload {
-        refuse("expected \(what), found \(value.kind)")
-    }
-
-    /// The members, every one of which must be in `known`.
-    func members(_ known: [String]) throws(InvalidPayload) -> [String: PayloadField] {
-        guard case .object(let members) = value else { throw expected("an object") }
-        var fields: [String: PayloadField] = [:]
-        for member in members {
-            guard known.contains(where: { $0.utf8.elementsEqual(member.name.utf8) }) else {
-                let name = JSON.shortened(member.name)
-                throw refuse(
-                    "unknown key \"\(name)\"; the keys are \(known.joined(separator: ", "))")
-            }
-            fields[member.name] = PayloadField(path: "\(path).\(member.name)", value: member.value)
-        }
-        return fields
-    }
-
-    /// Any text without zero bytes, which neither a program nor PostgreSQL can take.
-    func text(atMost limit: ByteCount) throws(InvalidPayload) -> String {
-        guard case .string(let text) = value else { throw expected("a string") }
-        guard text.utf8.count <= limit.bytes else {
-            throw refuse("is \(text.utf8.count) bytes long; at most \(limit) are allowed")
-        }
-        guard !text.utf8.contains(0) else { throw refuse("contains a zero byte") }
-        return text
-    }
-
-    func list(atMost limit: Int) throws(InvalidPayload) -> [PayloadField] {
-        guard case .array(let values) = value else { throw expected("an array") }
-        guard values.count <= limit else {
-            throw refuse("has \(values.count) entries; at most \(limit) are allowed")
-        }
-        return values.enumerated().map { PayloadField(path: "\(path)[\($0)]", value: $1) }
-    }
-
-    /// Members with free names.
-    func dictionary(atMost limit: Int) throws(InvalidPayload) -> [(String, PayloadField)] {
-        guard case .object(let members) = value else { throw expected("an object") }
-        guard members.count <= limit else {
-            throw refuse("has \(members.count) entries; at most \(limit) are allowed")
-        }
-        return members.map {
-            ($0.name, PayloadField(path: "\(path).\(JSON.shortened($0.name))", value: $0.value))
-        }
-    }
 }

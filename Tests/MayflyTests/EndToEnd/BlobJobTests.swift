@@ -111,7 +111,7 @@ extension EndToEndTests {
                     #expect(try digest(file.name, in: world) == digest(result, in: world))
                 }
                 let listed = try await world.mayfly(["blob", "ls", "--job", "\(id)", "--json"])
-                #expect(try JSON(parsing: listed.output).texts.count == 2 * counts.count)
+                #expect(try JSON(parsing: listed.output).elements.count == 2 * counts.count)
                 #expect(try leftovers(world) == "0|0")
             }
         }

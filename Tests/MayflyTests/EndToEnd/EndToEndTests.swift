@@ -105,7 +105,7 @@ extension EndToEndTests {
                         #expect(printed.contains(part), "\(language) lacks \(part): \(printed)")
                     }
                     #expect(job.resultJSON["stderr"] == .string("to stderr\n"))
-                    let left = job.resultJSON["files"]?.texts ?? []
+                    let left = job.resultJSON["files"]?.elements ?? []
                     #expect(left.compactMap { $0["name"]?.string } == ["out/a.txt"])
                     let digest = left.first?["sha256"]?.string ?? ""
                     let bytes = try world.sql(
@@ -167,7 +167,7 @@ extension EndToEndTests {
                 let again = try await world.mayfly(["replay", "\(first.id)", "--json"])
                 #expect(again.status == 0, "\(again.errors)")
                 let id = try #require(
-                    try JSON(parsing: again.output).texts.first?["id"]?.int.map(Int64.init))
+                    try JSON(parsing: again.output).elements.first?["id"]?.int.map(Int64.init))
                 let second = try await world.ended(id)
                 #expect(second.id != first.id && second.replayOf == first.id)
                 #expect(second.state == "succeeded" && second.stdout != first.stdout)
@@ -175,7 +175,8 @@ extension EndToEndTests {
                 let pinned = try await world.mayfly(["replay", "\(first.id)", "--pinned", "--json"])
                 let third = try await world.ended(
                     try #require(
-                        try JSON(parsing: pinned.output).texts.first?["id"]?.int.map(Int64.init)))
+                        try JSON(parsing: pinned.output).elements.first?["id"]?.int.map(Int64.init))
+                )
                 #expect(third.state == "succeeded", "\(third.error ?? "")")
                 let random = first.stdout?.split(separator: " ").first
                 #expect(third.stdout?.split(separator: " ").first == random)

@@ -20,7 +20,7 @@ extension EndToEndTests {
                     "--machines", "1,9", "--worker", "\(worker.program.pid)", "--json",
                 ])
                 #expect(ended.status == 0, "\(ended.errors)")
-                let rows = try JSON(parsing: ended.output).texts
+                let rows = try JSON(parsing: ended.output).elements
                 func row(_ what: String) -> JSON? { rows.first { $0["what"] == .string(what) } }
                 func number(_ what: String, _ column: String) -> Double {
                     row(what)?[column].flatMap { Double($0.text) } ?? -1

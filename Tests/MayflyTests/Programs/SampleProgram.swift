@@ -97,7 +97,6 @@ struct SampleProgram: Sendable, CustomTestStringConvertible {
 }
 
 extension JSON {
-    var elements: [JSON] { if case .array(let values) = self { values } else { [] } }
     var names: [String] {
         if case .object(let members) = self { members.map(\.name) } else { [] }
     }

@@ -12,7 +12,7 @@ from ..readers import pdf
 from . import docxwriter, fonts, office
 
 TEXTS = frozenset("md html epub eml msg txt csv".split())
-TARGETS = frozenset("pdf docx odt rtf html md txt csv json xlsx ods pptx odp png jpeg".split())
+TARGETS = frozenset("pdf docx odt rtf html md txt csv json xlsx ods pptx odp png jpeg webp".split())
 
 
 def decode_text(path, kind):
@@ -165,7 +165,7 @@ def run(job):
     to = job.to
     if to not in TARGETS:
         raise Failure("invalid_payload", f"`to` is {to!r}; use one of {', '.join(sorted(TARGETS))}")
-    if to in ("png", "jpeg"):
+    if to in ("png", "jpeg", "webp"):
         from . import images
 
         return images.run(job)

@@ -11,6 +11,8 @@ from ..readers import pdf
 Image.MAX_IMAGE_PIXELS = None
 FORMATS = ["PNG", "JPEG", "GIF", "TIFF", "BMP", "WEBP"]
 _LEAST_DPI = 18
+# The format's own limit.
+WEBP_SIDE = 16383
 
 
 def open_image(path, limits):
@@ -135,9 +137,13 @@ def draw(document, number, scale):
 
 def save(picture, job, number, to, options):
     name = f"page-{number:04}.{to}"
-    if to == "jpeg":
-        quality = max(1, min(int(options.get("quality", 85)), 100))
-        picture.save(job.output(name), "JPEG", quality=quality)
+    quality = max(1, min(int(options.get("quality", 85)), 100))
+    if to == "webp" and max(picture.size) > WEBP_SIDE:
+        raise Failure(
+            "pixel_limit", f"a side of page {number} has more than {WEBP_SIDE} pixels; use png"
+        )
+    if to in ("jpeg", "webp"):
+        picture.save(job.output(name), to.upper(), quality=quality)
     else:
         picture.save(job.output(name), "PNG", compress_level=3)
     return name
@@ -146,8 +152,8 @@ def save(picture, job, number, to, options):
 def run(job):
     """Files `page-0001.png`, and an entry for each in `per_page`."""
     to = job.to or "png"
-    if to not in ("png", "jpeg"):
-        raise Failure("invalid_payload", f"`to` is {to!r}; render makes png and jpeg")
+    if to not in ("png", "jpeg", "webp"):
+        raise Failure("invalid_payload", f"`to` is {to!r}; render makes png, jpeg and webp")
     if job.detected.format in kinds.IMAGES:
         made, count = _pictures(job, to)
     else:

@@ -38,6 +38,8 @@ struct PythonPackages {
             for file in Self.borrowed {
                 try? FileManager.default.removeItem(atPath: root + file.to)
             }
+            // As every image has it: names are the host's business.
+            try? writeFile(root + "/etc/resolv.conf", [], mode: 0o644)
         }
         var request = ProgramRequest(
             try await BaseBuilder.isolation + [
