@@ -42,7 +42,11 @@ extension ImageCommand {
             }
             var table = Table("WHAT", "VALUE")
             table.cellLimit = 1000
-            for fact in facts { table.add(.string(fact.name), fact.value) }
+            for fact in facts {
+                // As words: numbers would stand at the right of a column of sentences.
+                let words = if case .number(let text) = fact.value { text } else { fact.value.string }
+                table.add(.string(fact.name), .optional(words))
+            }
             table.print(asJSON: false, empty: "")
             Console.data("")
             packages.print(asJSON: false, empty: "no list of packages")
