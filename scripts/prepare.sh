@@ -27,6 +27,7 @@ check_host() {
 packages=(
     qemu-system-x86 mmdebstrap e2fsprogs kmod           # machines and their images
     xz-utils zstd lz4                                   # unpack kernels and their modules
+    skopeo umoci busybox-static                         # images out of OCI images, and one to test with
     postgresql postgresql-client libpq-dev              # the queue
     spin                                                # checks the model of the queue
     libssl-dev libseccomp-dev pkg-config gcc libc6-dev g++ git ca-certificates binutils zlib1g-dev

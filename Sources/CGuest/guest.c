@@ -191,10 +191,24 @@ static int limit(int resource, rlim_t value) {
     struct rlimit both = {value, value};
     return setrlimit(resource, &both);
 }
+static int confine(void) {
+    struct sock_fprog program = {sizeof filter / sizeof *filter, (struct sock_filter *)filter};
+    return prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program);
+}
 #define TRY(call)                                                                                  \
     do {                                                                                           \
         if ((long)(call) < 0) return;                                                              \
     } while (0)
+/* Whether another process is PID 1. */
+static int is_below_init;
+/* How readily this process is killed when memory runs out: -1000 never, 0 as any other. */
+static int be_killable(int score) {
+    int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+    if (fd < 0) return -errno;
+    int result = dprintf(fd, "%d", score) < 0 ? -errno : 0;
+    close(fd);
+    return result;
+}
 /* Returns only when something failed, with errno set. */
 static void become_program(const struct mayfly_guest_program *p) {
     int fd[5], count = 0;
@@ -213,14 +227,33 @@ static void become_program(const struct mayfly_guest_program *p) {
     }
     umask(022);
     TRY(chdir(p->directory));
+    if (is_below_init) TRY(be_killable(0));
     signal(SIGPIPE, SIG_DFL); /* the only one that the agent changed */
     sigset_t none;
     sigemptyset(&none);
     TRY(sigprocmask(SIG_SETMASK, &none, NULL));
-    struct sock_fprog program = {sizeof filter / sizeof *filter, (struct sock_filter *)filter};
     TRY(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
-    TRY(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program));
+    TRY(confine());
     execve(p->path, p->argv, p->envp);
+}
+int mayfly_guest_start_init(char *const argv[], char *const envp[]) {
+    pid_t pid = fork();
+    if (pid < 0) return -errno;
+    if (pid == 0) {
+        is_below_init = 1;
+        /* What a job leaves behind becomes ours, as it would be PID 1's. */
+        if (prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) < 0) return -errno;
+        return be_killable(-1000);
+    }
+    sigset_t none;
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    signal(SIGPIPE, SIG_DFL);
+    /* Services are under the jobs' filter; no_new_privs would break those that change their user. */
+    if (confine() == 0) execve(argv[0], argv, envp);
+    dprintf(2, "mayfly-agent: cannot start %s: %s\n", argv[0], strerror(errno));
+    mayfly_guest_power_off();
+    _exit(127);
 }
 int mayfly_guest_spawn(const struct mayfly_guest_program *program, pid_t *pid) {
     int report[2];

@@ -43,6 +43,8 @@ struct Agent: ~Copyable {
     /// What a program may use when the host names no limit.
     var memory: Int64 = 0
     private var life = Life.booted
+    /// The job's directory is on the machine's own disk.
+    var isScratchMounted = false
 
     static func main() {
         let options = Boot.start()
@@ -50,7 +52,13 @@ struct Agent: ~Copyable {
             let children = try check("wait for children", mayfly_guest_child_signal())
             let group = try ControlGroup.make(number: 1)
             let link = try HostLink(vsock: options.port)
-            var agent = Agent(options, children, try Identity(), group, link)
+            var identity = try Identity()
+            if options.startsSystemd {
+                // One that is empty systemd would replace, where PREPARE could not reach it.
+                try identity.machineID.set(hexadecimal(randomBytes(16)))
+                try Boot.startSystemd()
+            }
+            var agent = Agent(options, children, identity, group, link)
             agent.run()
         } catch { powerOff("cannot start: \(error.description)") }
     }

@@ -247,7 +247,8 @@ package final class MachineHost {
         of image: GoldenImage, forWarm: Bool = false
     ) async throws(MachineError) -> Standby {
         try await Standby.spawn(
-            for: image, isForWarm: forWarm, program: probe.hypervisor, mark: mark)
+            for: image, isForWarm: forWarm, program: probe.hypervisor, mark: mark,
+            scratchDirectory: "\(settings.stateDirectory)/scratch")
     }
     func fillStandbys(of image: GoldenImage) async {
         while !isClosed,

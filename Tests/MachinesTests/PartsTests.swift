@@ -180,7 +180,7 @@ struct ImageDefinitionTests {
 }
 
 /// A directory that is gone when the test is.
-final class TemporaryDirectory {
+final class TemporaryDirectory: Sendable {
     let path: String
     init() throws {
         path = NSTemporaryDirectory() + "mayfly-test-" + hexText(randomBytes(8))

@@ -28,7 +28,8 @@ struct CommandTests {
     @Test func `has every command of the design`() {
         let names = Set(Self.commands.map { $0.words.joined(separator: " ") })
         let wanted = [
-            "demo", "worker", "migrate", "image build", "image list", "image verify", "image prune",
+            "demo", "worker", "migrate", "image build", "image list", "image show", "image verify",
+            "image prune",
             "enqueue", "jobs", "show", "logs", "cancel", "replay", "run", "doctor",
             "bench queue", "bench restore", "bench jobs", "prune", "config", "restore",
         ]

@@ -53,3 +53,6 @@ struct mayfly_guest_program {
 /* Starts it as the leader of a new session, with no_new_privs and under the filter that keeps every
    task away from the host's channel; 0, or -errno of the step that failed. */
 int mayfly_guest_spawn(const struct mayfly_guest_program *program, pid_t *pid);
+/* Goes on as a child of this process, which becomes the init `argv` names and stays PID 1. Where that
+   cannot be started the machine ends. */
+int mayfly_guest_start_init(char *const argv[], char *const envp[]);

@@ -29,7 +29,7 @@ enum JobDirectory {
         for segment in GuestPath.segments(of: name).dropLast() {
             if unsafe mkdirat(parent, segment, 0o755) == 0 {
                 _ = unsafe fchownat(
-                    parent, segment, Account.user, Account.user, AT_SYMLINK_NOFOLLOW)
+                    parent, segment, Account.user, Account.group, AT_SYMLINK_NOFOLLOW)
             }
             let next = try check(
                 "open \(segment)",

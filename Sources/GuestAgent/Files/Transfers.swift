@@ -90,7 +90,7 @@ struct Transfers: ~Copyable {
             (status, message) = (.invalid, "the file ended \(upload.remaining) bytes early")
         }
         if upload.file >= 0 {
-            fchown(upload.file, Account.user, Account.user)
+            fchown(upload.file, Account.user, Account.group)
             fchmod(upload.file, upload.isExecutable ? 0o755 : 0o644)
             given[Array(upload.name.utf8)] = FileState(file: upload.file)
             close(upload.file)

@@ -54,10 +54,11 @@ function seededRandom(seed) {
 
 function become(packet) {
   const [seed, source, count, ...rest] = packet.toString('utf8').split('\0');
+  const [user, group] = process.env.MAYFLY_ACCOUNT.split(':').map(Number);
   fs.closeSync(3);
   process.setgroups([]);
-  process.setgid(1000);
-  process.setuid(1000);
+  process.setgid(group);
+  process.setuid(user);
   process.chdir('/work');
   for (const name of Object.keys(process.env)) delete process.env[name];
   for (const field of rest.slice(Number(count))) {

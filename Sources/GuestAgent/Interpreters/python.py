@@ -29,7 +29,7 @@ unicodedata unittest urllib.error urllib.parse urllib.request uuid warnings weak
 xml.etree.ElementTree zipfile zlib zoneinfo
 """.split()
 
-USER = 1000
+USER, GROUP = (int(number) for number in os.environ.pop("MAYFLY_ACCOUNT").split(":"))
 control = socket.socket(fileno=3)
 
 
@@ -200,7 +200,7 @@ def become(packet, files):
         os.dup2(file, number)
     os.closerange(len(files) - 1, 64)
     os.setgroups([])
-    os.setresgid(USER, USER, USER)
+    os.setresgid(GROUP, GROUP, GROUP)
     os.setresuid(USER, USER, USER)
     os.chdir("/work")
     seed, source, count, *rest = packet.split(b"\0")

@@ -14,7 +14,8 @@ enum Boot {
     /// Together they may exceed it: what jobs write there counts against their cgroup's memory,
     /// which cannot.
     private static let rootOptions = "size=40%,mode=755"
-    private static let workOptions = "size=40%,mode=755,uid=1000,gid=1000"
+    private static let workOptions =
+        "size=40%,mode=755,uid=\(Account.user),gid=\(Account.group)"
     private static let temporaryOptions = "size=25%,mode=1777"
 
     static func start() -> Options {
@@ -23,9 +24,11 @@ enum Boot {
             try mount("sysfs", "/sys", "sysfs", mayfly_mount_locked)
             var options = Options(commandLine: readFile("/proc/cmdline"))
             options.warmUp = readFile("/warmup")
+            if Account.user == 0 { throw SystemError(what: "run jobs as root", code: EPERM) }
             try loadModules()
+            let disk = try findRootDisk()
             let added = readAdded()
-            try enterRoot()
+            try enterRoot(disk)
             try mountRest()
             try addFiles(added)
             try settle()
@@ -61,12 +64,27 @@ enum Boot {
                 say("module \(name): \(SystemError.text(-result))")
             }
         }
-        for _ in 0..<2000 where unsafe access("/dev/vda", F_OK) != 0 { usleep(5000) }
+    }
+
+    /// The disk that cannot be written; another one is the machine's own.
+    ///
+    /// Which of them comes first is the hypervisor's affair.
+    private static func findRootDisk() throws(SystemError) -> String {
+        for _ in 0..<2000 {
+            if let disk = disk(isReadOnly: true) { return disk }
+            usleep(5000)
+        }
+        throw SystemError(what: "find the root disk", code: ENODEV)
+    }
+    static func disk(isReadOnly: Bool) -> String? {
+        let wanted = isReadOnly ? "1" : "0"
+        return ["vda", "vdb"].first { readFile("/sys/block/\($0)/ro").hasPrefix(wanted) }
+            .map { "/dev/\($0)" }
     }
 
     /// The image read-only below, RAM above, and both together as the new root.
-    private static func enterRoot() throws(SystemError) {
-        try mount("/dev/vda", "/lower", "ext4", mayfly_mount_read_only, "noload")
+    private static func enterRoot(_ disk: String) throws(SystemError) {
+        try mount(disk, "/lower", "ext4", mayfly_mount_read_only, "noload")
         try mount("tmpfs", "/scratch", "tmpfs", mayfly_mount_no_devices, rootOptions)
         for path in ["/scratch/upper", "/scratch/work"] { _ = unsafe mkdir(path, 0o755) }
         try mount(
@@ -79,7 +97,7 @@ enum Boot {
         // The initramfs is RAM: give it back. The running program keeps its own pages.
         for path in ["/modules", "/added"] { _ = unsafe mayfly_guest_empty_directory(path) }
         for path in ["/modules", "/added", "/proc", "/sys", "/dev"] { _ = unsafe rmdir(path) }
-        for path in ["/init", "/warmup"] { _ = unsafe unlink(path) }
+        for path in ["/init", "/warmup", "/process"] { _ = unsafe unlink(path) }
         try check("enter the root file system", unsafe mayfly_guest_enter_root("/root"))
     }
 
@@ -125,6 +143,32 @@ enum Boot {
         _ = unsafe mkdir(run, 0o755)
         // Tells a job nothing that it may know; only the agent needs it.
         _ = unsafe chmod("/dev/vsock", 0o600)
+    }
+
+    /// Puts the machine's own disk in the place of the job's directory.
+    ///
+    /// Not before PREPARE: a snapshot must know nothing of what is on it.
+    static func mountScratch() throws(SystemError) {
+        guard let disk = disk(isReadOnly: false) else {
+            throw SystemError(what: "find the scratch disk", code: ENODEV)
+        }
+        // Only now, so that the kernel writes nothing by itself: not even its tables of inodes.
+        try mount(disk, work, "ext4", mayfly_mount_no_devices, "noinit_itable,nobarrier")
+        try checkErrno("hand over \(work)", unsafe chown(work, Account.user, Account.group))
+    }
+
+    /// Hands PID 1 over to systemd, as it would run in a container: devices, modules and the console
+    /// are the agent's affair.
+    static func startSystemd() throws(SystemError) {
+        let arguments = [
+            "/lib/systemd/systemd", "--system", "systemd.getty_auto=no", "systemd.show_status=no",
+            "systemd.mask=console-getty.service", "systemd.mask=getty.target",
+        ]
+        let environment = ["container=mayfly", "PATH=\(Environment.path)"]
+        let status = unsafe withCStrings(arguments) { argv in
+            unsafe withCStrings(environment) { unsafe mayfly_guest_start_init(argv, $0) }
+        }
+        try check("start systemd", status)
     }
 
     private static func settle() throws(SystemError) {

@@ -87,7 +87,13 @@ extension Agent {
         step("boot-id") { () throws(SystemError) in
             try identity.bootID.set(Self.uuid())
         }
-        step("workdir") { () throws(SystemError) in try JobDirectory.clear() }
+        step("workdir") { () throws(SystemError) in
+            if options.hasScratch, !isScratchMounted {
+                try Boot.mountScratch()
+                isScratchMounted = true
+            }
+            try JobDirectory.clear()
+        }
         step("interpreters") { () throws(SystemError) in
             try interpreters.seed(preparation.interpreterSeed)
         }

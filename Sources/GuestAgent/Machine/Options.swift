@@ -16,6 +16,10 @@ struct Options {
     /// Emulation translates a program's code anew at each address where it finds it: with random
     /// ones every start of every program is a first one, which takes three times as long.
     var fixesLayout = false
+    /// systemd is PID 1, and the agent one of its children.
+    var startsSystemd = false
+    /// There is a disk for the job's directory beside the root disk.
+    var hasScratch = false
     /// A shell line that WARM runs; empty: none.
     ///
     /// From the initramfs, which has room for it.
@@ -35,6 +39,8 @@ struct Options {
                 warmsPython = items.contains("python")
                 warmsNode = items.contains("node")
             case "mayfly.modules": pythonModules = items
+            case "mayfly.init": startsSystemd = value == "systemd"
+            case "mayfly.scratch": hasScratch = value == "on"
             case "mayfly.layout": fixesLayout = value == "fixed"
             default: say("unknown option \(word)")
             }

@@ -64,7 +64,8 @@ struct Python: ~Copyable {
         let null = try openFile("/dev/null", O_RDWR)
         let (pid, error) = Command(
             path: Self.path, arguments: [Self.path, script] + modules,
-            environment: Environment.standard + ["MPLBACKEND=Agg"], directory: "/", isRoot: true,
+            environment: Environment.standard + ["MPLBACKEND=Agg", Account.variable],
+            directory: "/", isRoot: true,
             hasFixedLayout: hasFixedLayout
         ).start(stdio: [null, null, 2, ends[1]], in: -1)
         close(null)
@@ -166,7 +167,8 @@ struct Node: ~Copyable {
         try check("make a socket pair", unsafe mayfly_guest_packet_pair(&ends))
         let (pid, error) = Command(
             path: Self.path, arguments: [Self.path, script],
-            environment: Environment.standard, isRoot: true, hasFixedLayout: hasFixedLayout
+            environment: Environment.standard + [Account.variable], isRoot: true,
+            hasFixedLayout: hasFixedLayout
         ).start(stdio: pipes.theirs[..<3] + [ends[1], pipes.theirs[3]], in: -1)
         close(ends[1])
         pipes.closeTheirs()
@@ -223,7 +225,7 @@ struct Node: ~Copyable {
     }
 }
 
-private func hexadecimal(_ bytes: [UInt8]) -> String {
+func hexadecimal(_ bytes: [UInt8]) -> String {
     let digits = Array("0123456789abcdef".utf8)
     var text: [UInt8] = []
     for byte in bytes {

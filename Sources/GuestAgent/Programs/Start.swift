@@ -7,7 +7,10 @@ import Wire
 
 /// The unprivileged user of all jobs.
 enum Account {
-    static let user: uid_t = 1000
+    static var user: uid_t { ImageProcess.own.user }
+    static var group: gid_t { ImageProcess.own.group }
+    /// For the interpreters that become that user by themselves.
+    static var variable: String { "MAYFLY_ACCOUNT=\(user):\(group)" }
     /// RLIMIT_NOFILE of every program.
     static let openFiles: UInt64 = 4096
 }
@@ -28,7 +31,7 @@ struct Pipes: ~Copyable {
             ours[index] = ends[index == 0 ? 1 : 0]
             self.ends[index] = ends[index == 0 ? 0 : 1]
             // A program may open its streams by name: /dev/stdin, /dev/stderr.
-            fchown(ends[0], Account.user, Account.user)
+            fchown(ends[0], Account.user, Account.group)
         }
         if !hasInput { ends[0] = try openFile("/dev/null", O_RDONLY) }
     }
@@ -72,12 +75,13 @@ struct Command {
                 unsafe path.withCString { path in
                     unsafe directory.withCString { directory in
                         let user = isRoot ? 0 : Account.user
+                        let accounts = isRoot ? 0 : Account.group
                         let more = stdio.dropFirst(3) + [-1, -1]
                         var program = unsafe mayfly_guest_program(
                             path: path, argv: argv, envp: envp, directory: directory,
                             stdio: (stdio[0], stdio[1], stdio[2], more[3], more[4]),
                             cgroup: group,
-                            uid: user, gid: user, open_files: Account.openFiles,
+                            uid: user, gid: accounts, open_files: Account.openFiles,
                             fixed_layout: hasFixedLayout ? 1 : 0)
                         return unsafe mayfly_guest_spawn(&program, &pid)
                     }
@@ -100,6 +104,14 @@ enum Environment {
             "SHELL=/bin/bash", "LANG=C.UTF-8",
         ]
         if unsafe access(matplotlib, F_OK) == 0 { variables.append("MPLCONFIGDIR=\(matplotlib)") }
+        // The image's own stand above these, but for where a job's files are.
+        for variable in ImageProcess.own.environment {
+            guard let end = variable.utf8.firstIndex(of: UInt8(ascii: "=")) else { continue }
+            let start = variable[...end]
+            guard start != "HOME=", start != "PWD=" else { continue }
+            variables.removeAll { $0.hasPrefix(start) }
+            variables.append(variable)
+        }
         return variables
     }
     /// - Parameter events: the number of the descriptor for them, in a program that has it.

@@ -30,7 +30,7 @@ struct Warming {
         guard stage == .shell || stage == .warmUp, pid == child else { return }
         isStageOver = true
         if stage == .warmUp, ending != .code(0) {
-            failure = "the warm-up failed (\(ending)); its last words are in the console"
+            failure = "the warm-up ended with \(ending.words)\(WarmUp.lastWords)"
         }
     }
     fileprivate mutating func wait(for pid: pid_t) { child = pid }
@@ -160,13 +160,17 @@ extension Agent {
         let group = try ControlGroup.make(name: "warmup")
         try group.set("pids.max", "max")
         try group.set("memory.oom.group", "0")
-        let null = try openFile("/dev/null", O_RDONLY)
-        defer { close(null) }
+        let (null, log) = (try openFile("/dev/null", O_RDONLY), try WarmUp.open())
+        defer {
+            close(null)
+            close(log)
+        }
+        let environment = Environment.standard.filter { !$0.hasPrefix("HOME=") }
         let command = Command(
             path: "/bin/sh", arguments: ["/bin/sh", "-c", options.warmUp],
-            environment: Environment.standard.filter { !$0.hasPrefix("HOME=") } + ["HOME=/root"],
+            environment: environment + ["HOME=/root", "TMPDIR=\(WarmUp.directory)"],
             directory: "/", isRoot: true, hasFixedLayout: options.fixesLayout)
-        let (pid, error) = command.start(stdio: [null, 2, 2], in: group.directory)
+        let (pid, error) = command.start(stdio: [null, log, log], in: group.directory)
         try check("start the warm-up", error)
         return pid
     }
@@ -192,8 +196,41 @@ extension Agent {
 
     /// What jobs get is measured with everything parked in its place.
     private mutating func finishWarming() {
-        _ = unsafe chown(Environment.matplotlib, Account.user, Account.user)
+        _ = unsafe chown(Environment.matplotlib, Account.user, Account.group)
         nextGroup()
         measureMemory()
+    }
+}
+
+/// Where the image's own warm-up may leave files, and where what it prints goes: neither PARK nor
+/// PREPARE empties it, so what it leaves running keeps both.
+private enum WarmUp {
+    static let directory = "/var/lib/mayfly-warm"
+    private static let log = directory + "/output"
+    /// So much of it fits into an answer.
+    private static let wordsByteCount = 800
+
+    static func open() throws(SystemError) -> CInt {
+        _ = unsafe mkdir("/var/lib", 0o755)
+        _ = unsafe mkdir(directory, 0o755)
+        _ = unsafe chmod(directory, 0o1777)
+        return try openFile(log, O_WRONLY | O_CREAT | O_APPEND)
+    }
+    /// The end of what it printed, as one line.
+    static var lastWords: String {
+        let lines = readWhole(log).suffix(wordsByteCount).split(separator: UInt8(ascii: "\n"))
+        var words = lines.map { String(decoding: $0, as: UTF8.self) }.joined(separator: " | ")
+        // What is no UTF-8 has grown.
+        while words.utf8.count > wordsByteCount { words.removeFirst() }
+        return words.isEmpty ? "" : ": " + words
+    }
+}
+
+extension ExitReport.Ending {
+    fileprivate var words: String {
+        switch self {
+        case .code(let code): "exit code \(code)"
+        case .signal(let signal): "signal \(signal)"
+        }
     }
 }

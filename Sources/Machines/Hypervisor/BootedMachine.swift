@@ -12,6 +12,7 @@ struct BootedMachine: ~Copyable {
     /// Memory files: the guest's memory and device state, once they are saved.
     let memory: Descriptor
     let state: Descriptor
+    private let scratch: ScratchDisk.File?
 
     /// Starts a hypervisor with the kernel and initramfs of the generation in `directory`.
     ///
@@ -28,6 +29,9 @@ struct BootedMachine: ~Copyable {
         var parts = MachineParts(
             memory: memory.number, rootDisk: rootDisk.number, state: state.number,
             mark: "MAYFLY_BUILD=1", directory: work)
+        let scratch = try ScratchDisk(of: manifest, in: directory)?.make(
+            in: directory, owner: HypervisorUser.forAccelerator(manifest.hardware.accelerator))
+        parts.scratch = scratch?.number
         parts.boot = MachineParts.Boot(
             kernel: "\(directory)/\(manifest.kernel.path)",
             initramfs: "\(directory)/\(manifest.initramfs.path)",
@@ -35,6 +39,7 @@ struct BootedMachine: ~Copyable {
         hypervisor = try program.start(manifest.hardware, parts)
         self.memory = memory
         self.state = state
+        self.scratch = scratch
     }
 
     /// Waits for the agent.

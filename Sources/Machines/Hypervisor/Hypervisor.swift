@@ -52,6 +52,8 @@ struct VirtualHardware: Sendable, Hashable, Codable {
     var accelerator: Accelerator
     /// Decides which device carries the session.
     var transport: Transport
+    /// Of the disk that each machine has for itself; `nil`: none.
+    var scratch: ByteCount?
 }
 
 /// The files of one machine, open.
@@ -60,6 +62,8 @@ struct MachineParts {
     /// write.
     var memory: CInt
     var rootDisk: CInt
+    /// The machine's own disk, where its hardware has one.
+    var scratch: CInt?
     /// A memory file: the device state to restore or, when booting, to be saved; its offset moves.
     var state: CInt
     /// `HostMark.environment` of the owner, for the sweep.
@@ -90,6 +94,7 @@ extension SpawnRequest {
         environment = [parts.mark]
         // The program itself for a script, whose interpreter opens it by this number.
         kept = [parts.memory, parts.rootDisk, parts.state, program.descriptor]
+        if let scratch = parts.scratch { kept.append(scratch) }
         executable = program.descriptor
         // It allocates what a guest's device requests ask for; without a bound that is the host's
         // memory.
@@ -99,6 +104,8 @@ extension SpawnRequest {
         user = HypervisorUser.forAccelerator(hardware.accelerator)
         // A machine's writable files are its logs; while an image is built, the memory files too.
         fileSizeLimit = UInt64(
-            parts.boot == nil ? HypervisorLog.byteCount : hardware.memory.bytes)
+            max(
+                parts.boot == nil ? HypervisorLog.byteCount : hardware.memory.bytes,
+                hardware.scratch?.bytes ?? 0))
     }
 }

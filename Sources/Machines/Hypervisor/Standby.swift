@@ -11,28 +11,33 @@ struct Standby: ~Copyable {
     let image: GoldenImage
     /// Kept open for the process that inherited it.
     let state: Descriptor
+    private let scratch: ScratchDisk.File?
     var startedFrom = MachineTimings.Start.spawn
 
     /// Starts and prepares one for `image`.
     static func spawn(
         for image: GoldenImage, isForWarm: Bool, program: HypervisorProgram,
-        mark: borrowing HostMark
+        mark: borrowing HostMark, scratchDirectory: String
     ) async throws(MachineError) -> Standby {
         try await image.checkRootDisk()
         // A description of its own: reading the state moves its offset.
         let path = "/proc/self/fd/\(image.state.number)"
         let state = try attempting(Descriptor.open(path, O_RDONLY))
-        let parts = MachineParts(
+        let hardware = image.manifest.hardware
+        let scratch = try image.scratch?.make(
+            in: scratchDirectory, owner: HypervisorUser.forAccelerator(hardware.accelerator))
+        var parts = MachineParts(
             memory: image.memory.number, rootDisk: image.rootDisk.number, state: state.number,
             mark: mark.environment, directory: mark.machinesDirectory,
             isForWarm: isForWarm)
-        let hypervisor = try program.start(image.manifest.hardware, parts)
+        parts.scratch = scratch?.number
+        let hypervisor = try program.start(hardware, parts)
         do throws(MachineError) {
             try await hypervisor.begin(before: .now + .seconds(30))
         } catch {
             throw await hypervisor.end(explaining: error)
         }
-        return Standby(hypervisor: hypervisor, image: image, state: state)
+        return Standby(hypervisor: hypervisor, image: image, state: state, scratch: scratch)
     }
     consuming func destroy() async { _ = await hypervisor.end() }
 }

@@ -15,6 +15,8 @@ final class GoldenImage: Sendable {
     let memory: Descriptor
     let state: Descriptor
     let rootDisk: Descriptor
+    /// What each machine's own disk begins with.
+    let scratch: ScratchDisk?
     /// Told apart from a generation of the same name that was built again.
     let identity: GenerationIdentity
     private let rootDiskIdentity: Mutex<FileIdentity>
@@ -23,7 +25,8 @@ final class GoldenImage: Sendable {
 
     private init(
         manifest: Manifest, directory: String, locks: [ImageLock], memory: consuming Descriptor,
-        state: consuming Descriptor, rootDisk: consuming Descriptor, facts: FileFacts?
+        state: consuming Descriptor, rootDisk: consuming Descriptor, scratch: ScratchDisk?,
+        facts: FileFacts?
     ) throws(MachineError) {
         self.manifest = manifest
         self.directory = directory
@@ -35,6 +38,7 @@ final class GoldenImage: Sendable {
         self.memory = memory
         self.state = state
         self.rootDisk = rootDisk
+        self.scratch = scratch
     }
 
     /// Reads and verifies everything; blocking, so call it through `offload`.
@@ -56,7 +60,8 @@ final class GoldenImage: Sendable {
         let rootDisk = try openImageFile("\(directory)/\(manifest.rootDisk.path)")
         return try GoldenImage(
             manifest: manifest, directory: directory, locks: locks, memory: memory, state: state,
-            rootDisk: rootDisk, facts: facts)
+            rootDisk: rootDisk, scratch: try ScratchDisk(of: manifest, in: directory),
+            facts: facts)
     }
 
     /// Verifies without keeping anything: every file's digest, the kernel and initramfs included.
@@ -144,7 +149,7 @@ final class GoldenImage: Sendable {
         throw refusal(file, in: directory)
     }
 
-    private static func refusal(_ file: ImageFile, in directory: String) -> MachineError {
+    static func refusal(_ file: ImageFile, in directory: String) -> MachineError {
         MachineError(
             .imageRefused,
             "\(directory)/\(file.path) does not match the digest in its manifest; "
@@ -226,7 +231,22 @@ private struct FileReading {
 private let seekData: CInt = 3
 
 extension Manifest {
-    var files: [ImageFile] { [memory, state, rootDisk, kernel, initramfs] }
+    var files: [ImageFile] {
+        [memory, state, rootDisk, kernel, initramfs] + (scratch.map { [$0] } ?? [])
+    }
+}
+
+extension ScratchDisk {
+    /// That of a generation, verified; `nil` when its machines have none.
+    init?(of manifest: Manifest, in directory: String) throws(MachineError) {
+        guard let file = manifest.scratch, let size = manifest.hardware.scratch else { return nil }
+        let path = "\(directory)/\(file.path)"
+        guard file.byteCount <= Self.templateByteCountMax,
+            let data = FileManager.default.contents(atPath: path),
+            SHA256.hex(of: [UInt8](data)) == file.sha256
+        else { throw GoldenImage.refusal(file, in: directory) }
+        try self.init(template: [UInt8](data), size: size)
+    }
 }
 
 /// Which generation a path names at this moment.

@@ -23,12 +23,26 @@ package struct ImageDefinition: Sendable, Hashable, Codable {
     ///
     /// What it leaves running is running in every machine.
     package var warmUp: String
+    /// A disk of each machine's own, which holds the job's directory; 0: none.
+    package var scratch: ByteCount
+    /// An OCI layout or archive on the host, instead of packages: `/path` or `/path:TAG`; empty:
+    /// none.
+    package var oci: String
+    /// What PID 1 is in the guest.
+    package var initProcess: InitProcess
+
+    package enum InitProcess: String, Sendable, Codable, CaseIterable {
+        case agent
+        /// With the agent beside it; its services are up before the snapshot.
+        case systemd
+    }
 
     package init(
         name: String, suite: String = "bookworm", packages: [String],
         memory: ByteCount = .mebibytes(512), vCPUCount: Int = 1, interpreters: [String] = [],
         pythonModules: [String] = [], pythonPackages: [String] = [], files: [String] = [],
-        warmUp: String = ""
+        warmUp: String = "", scratch: ByteCount = ByteCount(bytes: 0),
+        oci: String = "", initProcess: InitProcess = .agent
     ) {
         self.name = name
         self.suite = suite
@@ -40,6 +54,9 @@ package struct ImageDefinition: Sendable, Hashable, Codable {
         self.pythonPackages = pythonPackages
         self.files = files
         self.warmUp = warmUp
+        self.scratch = scratch
+        self.oci = oci
+        self.initProcess = initProcess
     }
 
     /// The definition of the `code` image that worker.conf's defaults describe.
@@ -106,6 +123,20 @@ package struct ImageDefinition: Sendable, Hashable, Codable {
         }
         if warmUp.utf8.contains(0) || warmUp.utf8.count > 4096 {
             return "image.\(name).warmup: use a shell line of at most 4 KiB"
+        }
+        if !oci.isEmpty {
+            if !oci.hasPrefix("/") || oci.utf8.contains(0) {
+                return "image.\(name).oci: \"\(oci)\" is no absolute path"
+            }
+            if !packages.isEmpty || !pythonPackages.isEmpty {
+                return "image.\(name).oci brings its own packages: set image.\(name).packages = "
+                    + "\"\" and image.\(name).pip = \"\""
+            }
+        }
+        if scratch.bytes != 0,
+            scratch < .mebibytes(16) || scratch > .gibibytes(1024) || scratch.bytes % 4096 != 0
+        {
+            return "image.\(name).scratch is \(scratch): use 16MiB to 1024GiB, or 0B for none"
         }
         return nil
     }
@@ -182,6 +213,8 @@ struct Manifest: Codable {
     var rootDisk: ImageFile
     var kernel: ImageFile
     var initramfs: ImageFile
+    /// What each machine's own disk begins with, where it has one.
+    var scratch: ImageFile?
     var commandLine: String
     /// Wall time from the hypervisor's start to READY with every interpreter parked, in ms.
     var buildBootMilliseconds: Int

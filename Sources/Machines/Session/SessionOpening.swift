@@ -194,8 +194,10 @@ extension AgentSession {
     func warm(before deadline: ContinuousClock.Instant) async throws(MachineError) {
         try send(.warm)
         let (_, message) = try await message(before: deadline)
-        guard case .ack(.ok, _) = message else {
-            throw MachineError(.buildFailed, "the interpreters did not start: \(message)")
+        switch message {
+        case .ack(.ok, _): return
+        case .ack(_, let words): throw MachineError(.buildFailed, words)
+        default: throw MachineError(.buildFailed, "the guest did not warm up: \(message)")
         }
     }
     /// Makes the agent forget this connection; nothing is in flight afterwards.

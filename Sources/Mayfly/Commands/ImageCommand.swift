@@ -7,15 +7,16 @@ import StrictJSON
 struct ImageCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "image",
-        abstract: "Builds, lists, verifies and prunes golden images.",
+        abstract: "Builds, lists, shows, verifies and prunes golden images.",
         discussion: """
             Examples:
               mayfly image build
               mayfly image list --json
+              mayfly image show code
               mayfly image verify code
               mayfly image prune --keep 1 --dry-run
             """,
-        subcommands: [Build.self, List.self, Verify.self, Prune.self])
+        subcommands: [Build.self, List.self, Show.self, Verify.self, Prune.self])
 
     struct Build: AsyncParsableCommand {
         static let configuration = CommandConfiguration(

@@ -7,9 +7,10 @@ import Machines
 extension Setting {
     /// What can be set of an image; the raw value is the end of its key.
     enum ImageKey: String, CaseIterable {
-        case packages, pip, files, memory, vcpus, interpreters
+        case packages, pip, files, memory, scratch, vcpus, interpreters
         case pythonModules = "python.modules"
-        case warmup, suite
+        case warmup, suite, oci
+        case initProcess = "init"
     }
 
     /// The setting of an image, with the shipped definition's value as its default.
@@ -29,6 +30,11 @@ extension Setting {
                     .size(.mebibytes(128) ... .gibibytes(64)), "\(standard.memory)",
                     "memory of each machine, disk included"
                 )
+            case .scratch:
+                (
+                    .size(ByteCount(bytes: 0) ... .gibibytes(1024)), "\(standard.scratch)",
+                    "a disk of each machine's own for the job's files; 0B: they are in its memory"
+                )
             case .vcpus:
                 (.count(1...32), "\(standard.vCPUCount)", "virtual processors of each machine")
             case .interpreters:
@@ -45,6 +51,17 @@ extension Setting {
                 (
                     .text, "\"\(standard.warmUp)\"",
                     "a shell line run once before the snapshot; what it starts keeps running"
+                )
+            case .oci:
+                (
+                    .text, "\"\(standard.oci)\"",
+                    "an OCI layout or archive, /path or /path:TAG, instead of packages"
+                )
+            case .initProcess:
+                (
+                    .word(ImageDefinition.InitProcess.allCases.map(\.rawValue)),
+                    standard.initProcess.rawValue,
+                    "PID 1 of the guest; with systemd its services are up in the snapshot"
                 )
             case .suite: (.text, "\"\(standard.suite)\"", "the Debian release")
             }
@@ -88,7 +105,9 @@ extension Configuration {
             interpreters: list(setting(.interpreters)),
             pythonModules: list(setting(.pythonModules)),
             pythonPackages: list(setting(.pip)), files: list(setting(.files)),
-            warmUp: text(setting(.warmup)))
+            warmUp: text(setting(.warmup)), scratch: size(setting(.scratch)),
+            oci: text(setting(.oci)),
+            initProcess: .init(rawValue: text(setting(.initProcess))) ?? .agent)
     }
 
     /// What the program itself puts into an image, for the kinds that use it.

@@ -28,6 +28,7 @@ final class Firecracker: Hypervisor {
         static let memory = "memory"
         static let state = "state"
         static let rootDisk = "root"
+        static let scratch = "scratch"
     }
 
     init(
@@ -42,12 +43,14 @@ final class Firecracker: Hypervisor {
         request.standardOutput = console.writer.number
         request.standardError = messages.writer.number
         // Its own signal handler ends it at this limit, which a restore reaches when it is zero.
-        request.fileSizeLimit = UInt64(hardware.memory.bytes)
+        request.fileSizeLimit = UInt64(
+            max(hardware.memory.bytes, hardware.scratch?.bytes ?? 0))
         let directory = try MachineDirectory(in: parts.directory, owner: request.user)
         request.directory = directory.file.number
         try directory.link(Name.memory, to: parts.memory)
         try directory.link(Name.state, to: parts.state)
         try directory.link(Name.rootDisk, to: parts.rootDisk)
+        if let scratch = parts.scratch { try directory.link(Name.scratch, to: scratch) }
         let owner = request.user?.user ?? geteuid()
         api = FirecrackerAPI(FirecrackerSocket(Name.api, in: directory, owner: owner))
         agent = FirecrackerSocket(Name.vsock, in: directory, owner: owner)
@@ -88,6 +91,14 @@ final class Firecracker: Hypervisor {
                 "drive_id": "root", "path_on_host": .string(Name.rootDisk),
                 "is_root_device": false, "is_read_only": true,
             ], before: deadline)
+        if hardware.scratch != nil {
+            try await api.put(
+                "/drives/scratch",
+                [
+                    "drive_id": "scratch", "path_on_host": .string(Name.scratch),
+                    "is_root_device": false, "is_read_only": false,
+                ], before: deadline)
+        }
         // The context id means nothing outside of the machine: every clone may have the same.
         try await api.put(
             "/vsock", ["guest_cid": 3, "uds_path": .string(Name.vsock)], before: deadline)

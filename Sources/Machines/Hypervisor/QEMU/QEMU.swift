@@ -27,8 +27,10 @@ final class QEMU: Hypervisor {
     ) throws(MachineError) {
         let monitorPair = try attempting(SocketPair())
         let portPair = try attempting(SocketPair())
-        let console = try HypervisorLog("mayfly-console")
-        let messages = try HypervisorLog("mayfly-messages")
+        // A machine that may write a whole disk could fill memory files, too.
+        let isFileBounded = hardware.scratch == nil
+        let console = try isFileBounded ? HypervisorLog("mayfly-console") : HypervisorLog()
+        let messages = try isFileBounded ? HypervisorLog("mayfly-messages") : HypervisorLog()
         vsock = hardware.transport == .vsock ? try VsockContext.take() : nil
         let arguments = Self.arguments(
             hardware, parts, vsock, monitor: monitorPair.theirs.number,
@@ -126,12 +128,26 @@ final class QEMU: Hypervisor {
                 + "mem-path=/proc/self/fd/\(parts.memory),share=\(sharing)",
             "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
             "-add-fd", "fd=\(console),set=2",
-            "-chardev", "file,id=console,path=/dev/fdset/2", "-serial", "chardev:console",
+            // What may be a pipe cannot be made empty, which is what QEMU does otherwise.
+            "-chardev", "file,id=console,path=/dev/fdset/2,append=on", "-serial", "chardev:console",
             "-add-fd", "fd=\(parts.rootDisk),set=1",
             "-drive",
             "if=none,id=root,file=/dev/fdset/1,format=raw,readonly=on,cache=writeback,"
                 + "aio=threads,file.locking=off",
             "-device", "virtio-blk-device,drive=root",
+        ]
+        if let scratch = parts.scratch {
+            // A host's disk that is full is an error in the guest, and no reason to stand still.
+            arguments += [
+                "-add-fd", "fd=\(scratch),set=3",
+                "-drive",
+                "if=none,id=scratch,file=/dev/fdset/3,format=raw,cache=writeback,aio=threads,"
+                    + "file.locking=off,auto-read-only=off,werror=report,rerror=report,"
+                    + "discard=unmap",
+                "-device", "virtio-blk-device,drive=scratch",
+            ]
+        }
+        arguments += [
             "-device", "virtio-serial-device,max_ports=2",
             "-chardev", "socket,id=agent,fd=\(port)",
             "-device", "virtserialport,chardev=agent,name=mayfly.agent",

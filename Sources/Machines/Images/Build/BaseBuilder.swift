@@ -1,5 +1,5 @@
-// The part of an image that only Debian decides: root file system, kernel and modules. Built by
-// mmdebstrap once per definition, shared by every generation that is snapshotted on top of it.
+// The part of an image that is the same for every generation on top of it: root file system, kernel
+// and modules. Built once per definition, by mmdebstrap or out of an OCI image.
 
 import Events
 import Foundation
@@ -19,6 +19,12 @@ struct ImageBase {
     var id: String { (directory as NSString).lastPathComponent }
     var packages: String { text("packages") }
     var kernelRelease: String { text("kernel.release").trimmed }
+    /// The Debian release of the kernel; bases of earlier versions do not say it.
+    var suite: String { text("suite").trimmed }
+    /// `ImageProcess.fields`; empty unless the image says how programs are to be run.
+    var process: [UInt8] {
+        [UInt8](FileManager.default.contents(atPath: "\(directory)/process") ?? Data())
+    }
 
     private func text(_ name: String) -> String {
         (try? String(contentsOfFile: "\(directory)/\(name)", encoding: .utf8)) ?? ""
@@ -37,7 +43,7 @@ struct BaseBuilder {
     /// The base of this definition: the one on disk, or a new one when there is none or `fresh`.
     func base(fresh: Bool) async throws(MachineError) -> ImageBase {
         let added = try hostFiles()
-        let id = id(added)
+        let id = id(added, try await ociImage?.digest())
         let newest = "\(store.basesDirectory)/\(id).newest"
         let there = "\(store.basesDirectory)/\(store.link(of: newest) ?? id)"
         if !fresh, FileManager.default.fileExists(atPath: "\(there)/packages") {
@@ -55,19 +61,84 @@ struct BaseBuilder {
             withExtendedLifetime(lock) {}
             try? FileManager.default.removeItem(atPath: work)
         }
-        try await step("packages") { () throws(MachineError) in
-            try await bootstrap(into: "\(work)/root")
+        if let ociImage {
+            try await build(ociImage, added, work, fresh: fresh)
+        } else {
+            try await build(added, work)
         }
+        return try publish("\(work)/out", as: newest, id)
+    }
+
+    /// Out of Debian's packages and PyPI's.
+    private func build(_ added: [AddedFile], _ work: String) async throws(MachineError) {
+        let root = RootDirectory(path: "\(work)/root")
+        try await step("packages") { () throws(MachineError) in
+            try await bootstrap(into: root.path)
+        }
+        try root.customize(ImageProcess())
+        try root.removeTraces()
         if !definition.pythonPackages.isEmpty {
             try await step("packages from PyPI") { () throws(MachineError) in
                 try await PythonPackages(
-                    root: "\(work)/root", definition: definition, progress: progress
+                    root: root.path, definition: definition, progress: progress
                 ).install()
             }
         }
-        for file in added { try write(file, into: "\(work)/root") }
+        for file in added { try root.write(file) }
+        try makeDirectory("\(work)/out/modules")
+        try await takeKernel(of: root.path, to: "\(work)/out")
         try await step("the root disk") { () throws(MachineError) in try await finish(work) }
-        return try publish("\(work)/out", as: newest, id)
+    }
+
+    /// Out of an image that somebody else has made, with Debian's kernel.
+    private func build(
+        _ image: OCIImage, _ added: [AddedFile], _ work: String, fresh: Bool
+    ) async throws(MachineError) {
+        let kernel = try await kernelBase(fresh: fresh)
+        let (root, out) = (RootDirectory(path: "\(work)/root"), "\(work)/out")
+        var process = ImageProcess()
+        try await step("layers") { () throws(MachineError) in
+            process = try await image.unpack(into: root.path, work: work)
+        }
+        try root.customize(process)
+        for file in added { try root.write(file) }
+        try makeDirectory(out)
+        for name in ["kernel", "kernel.release", "modules"] {
+            do {
+                try FileManager.default.copyItem(
+                    atPath: "\(kernel.directory)/\(name)", toPath: "\(out)/\(name)")
+            } catch { throw MachineError(.buildFailed, "the kernel cannot be copied: \(error)") }
+        }
+        try writeFile("\(out)/process", process.fields, mode: 0o644)
+        try await step("the root disk") { () throws(MachineError) in try await finish(work) }
+    }
+
+    /// A base of the same Debian release that is here already, with the newest kernel; else one that
+    /// has nothing but a kernel.
+    private func kernelBase(fresh: Bool) async throws(MachineError) -> ImageBase {
+        var newest: ImageBase?
+        for name in children(of: store.basesDirectory) where !fresh && !name.hasPrefix(".") {
+            let directory = "\(store.basesDirectory)/\(name)"
+            guard store.link(of: directory) == nil,
+                let base = try? ImageBase(directory: directory), base.suite == definition.suite,
+                FileManager.default.fileExists(atPath: "\(directory)/packages")
+            else { continue }
+            let order = newest?.kernelRelease.compare(base.kernelRelease, options: .numeric)
+            if order == nil || order == .orderedAscending { newest = base }
+        }
+        if let newest { return newest }
+        return try await BaseBuilder(
+            store: store,
+            definition: ImageDefinition(
+                name: definition.name, suite: definition.suite, packages: []),
+            progress: progress
+        ).base(fresh: fresh)
+    }
+
+    private var ociImage: OCIImage? {
+        guard !definition.oci.isEmpty else { return nil }
+        return OCIImage(
+            place: definition.oci, key: "image.\(definition.name).oci", progress: progress)
     }
 
     /// Under a name made of its content, so that no base that is in use is ever replaced.
@@ -91,8 +162,9 @@ struct BaseBuilder {
     }
 
     /// What the base depends on; two definitions that differ only in memory share one.
-    private func id(_ added: [AddedFile]) -> String {
+    private func id(_ added: [AddedFile], _ imageDigest: String?) -> String {
         var parts = [definition.suite] + (Self.commonPackages + definition.packages).sorted()
+        if let imageDigest { parts.append("oci:\(imageDigest)") }
         parts += definition.pythonPackages.map { "pip:\($0)" }
         parts += added.map { "file:\($0.path):\($0.mode):\(SHA256.hex(of: $0.bytes))" }.sorted()
         return String(
@@ -114,21 +186,16 @@ struct BaseBuilder {
         }
         return files
     }
-    /// Beneath the root even where the path leads over one of its links.
-    private func write(_ file: AddedFile, into root: String) throws(MachineError) {
-        let parts = file.path.split(separator: "/").map(String.init)
-        var directory = root
-        for part in parts.dropLast() {
-            directory += "/\(part)"
-            if (try? FileManager.default.destinationOfSymbolicLink(atPath: directory)) != nil {
-                throw MachineError(
-                    .buildFailed,
-                    "\(file.path) leads over \(directory.dropFirst(root.count)), a link of the "
-                        + "image; name the place that it leads to")
-            }
-            try makeDirectory(directory)
+
+    /// What a tool's output gives as its reasons, or its last lines when it gives none.
+    nonisolated static func reasons(in output: String, marked marks: [String]) -> String {
+        let lines = output.split(whereSeparator: \.isNewline).map(String.init)
+        var reasons: [String] = []
+        for line in lines where marks.contains(where: line.hasPrefix) && !reasons.contains(line) {
+            reasons.append(line)
         }
-        try writeFile(root + file.path, file.bytes, mode: file.mode)
+        return (reasons.isEmpty ? lines.suffix(5) : reasons.prefix(8))
+            .map { String($0.prefix(300)) }.joined(separator: " | ")
     }
 
     /// Says what a step cost.
@@ -173,41 +240,15 @@ struct BaseBuilder {
             if line.hasPrefix("I:") { progress("mmdebstrap: \(line.dropFirst(3))") }
         }
         guard result.status == 0 else {
-            let lines = result.output.split(separator: "\n").suffix(5).joined(separator: " | ")
             throw MachineError(
                 .buildFailed,
-                "mmdebstrap failed; check image.\(definition.name).packages and the network: "
-                    + "\(lines)"
-            )
-        }
-        try customize(root)
-    }
-
-    /// The user that jobs run as, the job's directory, and nothing left of the build.
-    private func customize(_ root: String) throws(MachineError) {
-        func append(_ path: String, _ line: String) throws(MachineError) {
-            let old = FileManager.default.contents(atPath: root + path) ?? Data()
-            try writeFile(root + path, [UInt8](old) + Array((line + "\n").utf8), mode: 0o644)
-        }
-        try append("/etc/passwd", "task:x:1000:1000:job:/work:/bin/bash")
-        try append("/etc/group", "task:x:1000:")
-        try writeFile(root + "/etc/hostname", Array("mayfly\n".utf8), mode: 0o644)
-        try writeFile(root + "/etc/hosts", Array("127.0.0.1 localhost\n".utf8), mode: 0o644)
-        // No resolver: names are the host's business.
-        unsafe unlink(root + "/etc/resolv.conf")
-        try writeFile(root + "/etc/resolv.conf", [], mode: 0o644)
-        try writeFile(root + "/etc/machine-id", [], mode: 0o444)
-        try makeDirectory(root + "/work")
-        for path in ["/var/cache/apt", "/var/lib/apt/lists", "/var/log", "/tmp"] {
-            for name in children(of: root + path) {
-                try? FileManager.default.removeItem(atPath: "\(root)\(path)/\(name)")
-            }
+                "image.\(definition.name).packages: mmdebstrap failed: "
+                    + Self.reasons(in: result.output, marked: ["E: "]))
         }
     }
 
-    private func finish(_ work: String) async throws(MachineError) {
-        let (root, out) = ("\(work)/root", "\(work)/out")
-        try makeDirectory("\(out)/modules")
+    /// The kernel and the modules that the agent loads, out of a root file system.
+    private func takeKernel(of root: String, to out: String) async throws(MachineError) {
         guard let release = children(of: "\(root)/lib/modules").last else {
             throw MachineError(.buildFailed, "the root file system has no kernel modules")
         }
@@ -235,13 +276,22 @@ struct BaseBuilder {
         let names = order.map { KernelModules.moduleName($0) + ".ko" }.joined(separator: "\n")
         try writeFile("\(out)/modules/order", Array((names + "\n").utf8), mode: 0o644)
         try writeFile("\(out)/kernel.release", Array(release.utf8), mode: 0o644)
-        let list = try await runTool([
-            "dpkg-query", "--admindir=\(root)/var/lib/dpkg", "-W", "-f",
-            "${Package} ${Version}\\n",
-        ])
-        let python = PythonPackages(root: root, definition: definition, progress: progress)
-        let packages = list.output + python.installed()
+    }
+
+    private func finish(_ work: String) async throws(MachineError) {
+        let (root, out) = ("\(work)/root", "\(work)/out")
+        var packages = ""
+        // What is no Debian has no such list.
+        if FileManager.default.fileExists(atPath: "\(root)/var/lib/dpkg/status") {
+            packages = try await runTool([
+                "dpkg-query", "--admindir=\(root)/var/lib/dpkg", "-W", "-f",
+                "${Package} ${Version}\\n",
+            ]).output
+        }
+        packages += PythonPackages(root: root, definition: definition, progress: progress)
+            .installed()
         try await makeDisk(root: root, disk: "\(out)/root.ext4")
+        try writeFile("\(out)/suite", Array(definition.suite.utf8), mode: 0o644)
         // Written last: its presence says that the base is complete.
         try writeFile("\(out)/packages", Array(packages.utf8), mode: 0o644)
     }

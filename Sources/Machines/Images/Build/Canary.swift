@@ -32,7 +32,9 @@ enum Canary {
         of image: GoldenImage, on host: MachineHost, isWarm: Bool = false
     ) async throws(MachineError) -> [String] {
         var lines: [String] = []
-        var programs: [(String, GuestJob.Program)] = [("shell", .bash(source: shell))]
+        var programs: [(String, GuestJob.Program)] = [
+            ("shell", .command(["/bin/sh", "-c", shell]))
+        ]
         let interpreters = image.manifest.definition.interpreters
         if interpreters.contains("python") { programs.append(("python", .python(source: python))) }
         if interpreters.contains("node") { programs.append(("node", .node(source: node))) }

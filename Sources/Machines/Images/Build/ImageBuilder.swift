@@ -121,7 +121,8 @@ package struct ImageBuilder {
         for fallback in probe.fallbacks { progress(fallback) }
         let hardware = VirtualHardware(
             vCPUCount: definition.vCPUCount, memory: definition.memory,
-            accelerator: profile.accelerator, transport: profile.transport)
+            accelerator: profile.accelerator, transport: profile.transport,
+            scratch: definition.scratch.bytes > 0 ? definition.scratch : nil)
         let agentDigest = SHA256.hex(of: agent)
         let generation = Manifest.generation(
             definition: definition, base: base.id, packages: base.packages, agent: agentDigest,
@@ -153,6 +154,9 @@ package struct ImageBuilder {
         if profile.hypervisor == .firecracker {
             try await KernelImage(path: "\(base.directory)/kernel").extract(to: "\(work)/vmlinux")
         }
+        if let size = hardware.scratch {
+            try await ScratchDisk.makeTemplate("\(work)/scratch", size: size)
+        }
         var manifest = try newManifest(
             base: base, hardware: hardware, profile: profile, agent: agentDigest,
             generation: generation, directory: work)
@@ -167,6 +171,20 @@ package struct ImageBuilder {
     }
 
     // MARK: Parts
+
+    /// With systemd it begins when every service is up; one that is not is named by its failure.
+    private var warmUp: String? {
+        let own = definition.warmUp
+        guard definition.initProcess == .systemd else { return own.isEmpty ? nil : own }
+        return """
+            until [ -S /run/systemd/private ]; do sleep 0.1; done
+            state=$(systemctl is-system-running --wait)
+            if [ "$state" != running ]; then
+                echo "systemd is $state"; systemctl --failed --no-legend --plain; exit 1
+            fi
+            \(own)
+            """
+    }
 
     private func agentBytes() throws(MachineError) -> [UInt8] {
         let program =
@@ -187,9 +205,8 @@ package struct ImageBuilder {
         archive.addDirectory("dev")
         archive.addDevice("dev/console", major: 5, minor: 1)
         archive.addFile("init", agent, mode: 0o100755)
-        if !definition.warmUp.isEmpty {
-            archive.addFile("warmup", Array(definition.warmUp.utf8))
-        }
+        if let warmUp { archive.addFile("warmup", Array(warmUp.utf8)) }
+        if !base.process.isEmpty { archive.addFile("process", base.process) }
         if !tools.isEmpty {
             // In RAM, a few hundred KiB: a base need not be built again when only they change.
             archive.addDirectory("added")
@@ -240,6 +257,8 @@ package struct ImageBuilder {
         if !definition.interpreters.isEmpty {
             line.append("mayfly.warm=\(definition.interpreters.joined(separator: ","))")
         }
+        if definition.initProcess == .systemd { line.append("mayfly.init=systemd") }
+        if hardware.scratch != nil { line.append("mayfly.scratch=on") }
         if !definition.pythonModules.isEmpty {
             line.append("mayfly.modules=\(definition.pythonModules.joined(separator: ","))")
         }
@@ -255,6 +274,7 @@ package struct ImageBuilder {
             kernel: try describe(
                 profile.hypervisor == .firecracker ? "vmlinux" : "base/kernel", in: directory),
             initramfs: try describe("initramfs", in: directory),
+            scratch: hardware.scratch == nil ? nil : try describe("scratch", in: directory),
             commandLine: line.joined(separator: " "), buildBootMilliseconds: 0)
     }
 
@@ -280,15 +300,13 @@ package struct ImageBuilder {
             let begin = ContinuousClock.now
             let session = try await firstAnswer(of: boot, manifest, before: deadline)
             progress("the agent answers after \((ContinuousClock.now - begin).shown)")
-            let parked = definition.interpreters.joined(separator: " and ")
-            if !definition.warmUp.isEmpty { progress("warming up: \(definition.warmUp)") }
-            if !parked.isEmpty { progress("starting \(parked) to be parked") }
-            try await session.warm(before: deadline)
+            try await warm(session, before: deadline)
             manifest.buildBootMilliseconds = Int((ContinuousClock.now - begin).milliseconds)
             try await session.park(before: deadline)
-            progress("parked after \((ContinuousClock.now - begin).shown); saving")
+            let parked = ContinuousClock.now
             try await boot.hypervisor.pause(before: deadline)
             try await boot.hypervisor.save(before: deadline)
+            progress("parked and saved in \((ContinuousClock.now - parked).shown)")
             _ = await boot.hypervisor.end()
         } catch {
             throw await boot.hypervisor.end(explaining: error)
@@ -302,6 +320,30 @@ package struct ImageBuilder {
         manifest.memory = try describe("memory", in: work)
         manifest.state = try describe("state", in: work)
         for name in ["memory", "state"] { unsafe chmod("\(work)/\(name)", 0o444) }
+    }
+
+    /// The image's own warm-up, then the interpreters.
+    private func warm(
+        _ session: AgentSession, before deadline: ContinuousClock.Instant
+    ) async throws(MachineError) {
+        let parked = definition.interpreters.joined(separator: " and ")
+        if definition.initProcess == .systemd { progress("waiting for systemd's services") }
+        if !definition.warmUp.isEmpty { progress("warming up: \(definition.warmUp)") }
+        if !parked.isEmpty { progress("starting \(parked) to be parked") }
+        let begin = ContinuousClock.now
+        do throws(MachineError) { try await session.warm(before: deadline) } catch {
+            let isSystemd = definition.initProcess == .systemd
+            let what = warmUp == nil ? "interpreters" : isSystemd ? "init" : "warmup"
+            if session.slowness == .deadline {
+                throw MachineError(
+                    .buildFailed,
+                    "image.\(definition.name).\(what): not done \(Self.bootTimeout.shown) after "
+                        + "the boot")
+            }
+            guard error.reason == .buildFailed else { throw error }
+            throw MachineError(.buildFailed, "image.\(definition.name).\(what): \(error)")
+        }
+        progress("warm after \((ContinuousClock.now - begin).shown)")
     }
 
     /// The session once the agent has answered, which under KVM is the proof that KVM works.
@@ -343,6 +385,7 @@ package struct ImageBuilder {
     /// Restores real clones at the same time and compares what must differ.
     private func proveClones(in work: String, profile: HostProfile) async throws(MachineError) {
         progress("comparing \(Self.canaryCount) clones")
+        let begin = ContinuousClock.now
         let trust = try store.trustedKeys()
         let image = try await offload { () throws(MachineError) in
             try GoldenImage.load(directory: work, trust: trust, host: profile)
@@ -377,6 +420,7 @@ package struct ImageBuilder {
             throw MachineError(
                 .buildFailed, "two clones share \(alike); the image was not published")
         }
+        progress("no two are alike; that took \((ContinuousClock.now - begin).shown)")
     }
 
     /// One rename puts a generation in place; of one that is built again the old goes away, and a

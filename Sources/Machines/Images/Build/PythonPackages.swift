@@ -58,11 +58,10 @@ struct PythonPackages {
             }
         }
         guard result.status == 0 else {
-            let lines = result.output.split(separator: "\n").filter { !$0.hasPrefix("WARNING") }
-                .suffix(4).joined(separator: " | ")
             throw MachineError(
                 .buildFailed,
-                "pip failed; check image.\(definition.name).pip and the network: \(lines)")
+                "image.\(definition.name).pip: pip failed: "
+                    + BaseBuilder.reasons(in: result.output, marked: ["ERROR: "]))
         }
     }
 
