@@ -1,9 +1,8 @@
-// The few files that commands read and write: a source, a payload, output files into a directory
-// that the caller chose. A name that came from a guest never leaves that directory.
+// The few small files that commands read whole: a source, a payload. What is large, or written, is
+// in FileStreams.swift.
 
 import Glibc
 import Machines
-import Wire
 
 /// A file that could not be read or written, as a sentence.
 struct FileError: Error, CustomStringConvertible {
@@ -57,24 +56,6 @@ enum Files {
         for part in path.split(separator: "/") {
             built += "/" + part
             if unsafe mkdir(built, mode) != 0, errno != EEXIST { throw FileError("make", built) }
-        }
-    }
-
-    /// Writes an output file below `directory`, which must not have another of that name unless
-    /// `overwriting`: the name is a guest's choice.
-    static func write(
-        _ bytes: [UInt8], name: String, below directory: String, overwriting: Bool = false
-    ) throws(FileError) {
-        let digest = RunningDigest()
-        digest.update(bytes)
-        let place = try OutputPlace(name, below: directory)
-        guard
-            let file = try place.open(sha256: digest.finish(), overwriting: overwriting)
-        else { return }
-        defer { close(file) }
-        do throws(FileError) { try write(bytes, to: file, named: place.shown) } catch {
-            place.remove()
-            throw error
         }
     }
 }

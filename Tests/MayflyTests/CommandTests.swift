@@ -136,70 +136,83 @@ struct CommandTests {
 
 @Suite("An output file")
 struct OutputFileTests {
-    private func withDirectory(_ body: (String) throws -> Void) throws {
+    private func withDirectory(_ body: (String) async throws -> Void) async throws {
         let path = NSTemporaryDirectory() + "mayfly-files-\(UUID().uuidString)"
         try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
         defer { try? FileManager.default.removeItem(atPath: path) }
-        try body(path)
+        try await body(path)
+    }
+    private func write(
+        _ bytes: [UInt8], name: String, below directory: String, overwriting: Bool = false
+    ) async throws {
+        let digest = RunningDigest()
+        digest.update(bytes)
+        let size = try await Files.writing(
+            name, below: directory, sha256: digest.finish(), overwriting: overwriting
+        ) { file in
+            try Files.write(bytes, to: file, named: name)
+            return bytes.count
+        }
+        #expect(size == bytes.count)
     }
 
-    @Test func `is written below its directory`() throws {
-        try withDirectory { path in
-            try Files.write([1, 2, 3], name: "a/b/c.bin", below: path)
+    @Test func `is written below its directory`() async throws {
+        try await withDirectory { path in
+            try await write([1, 2, 3], name: "a/b/c.bin", below: path)
             #expect(try Files.read("\(path)/a/b/c.bin", atMost: .kibibytes(1)) == [1, 2, 3])
         }
     }
 
     @Test("never leaves it", arguments: ["../x", "/x", "a/../../x", "", ".", "a//b", "a\0b"])
-    func leaving(_ name: String) throws {
-        try withDirectory { path in
-            #expect(throws: FileError.self) { try Files.write([1], name: name, below: path) }
+    func leaving(_ name: String) async throws {
+        try await withDirectory { path in
+            await #expect(throws: FileError.self) { try await write([1], name: name, below: path) }
         }
     }
 
     /// `out` may be a directory full of the caller's own work, and names are the guest's choice.
-    @Test func `overwrites nothing that it finds, unless it is told to`() throws {
-        try withDirectory { path in
-            try Files.write([1, 2], name: "a/Makefile", below: path)
-            try Files.write([1, 2], name: "a/Makefile", below: path)
+    @Test func `overwrites nothing that it finds, unless it is told to`() async throws {
+        try await withDirectory { path in
+            try await write([1, 2], name: "a/Makefile", below: path)
+            try await write([1, 2], name: "a/Makefile", below: path)
             for bytes: [UInt8] in [[], [1], [1, 3], [1, 2, 3]] {
-                #expect(throws: FileError.self) {
-                    try Files.write(bytes, name: "a/Makefile", below: path)
+                await #expect(throws: FileError.self) {
+                    try await write(bytes, name: "a/Makefile", below: path)
                 }
             }
             #expect(try Files.read("\(path)/a/Makefile", atMost: .kibibytes(1)) == [1, 2])
-            try Files.write([7], name: "a/Makefile", below: path, overwriting: true)
+            try await write([7], name: "a/Makefile", below: path, overwriting: true)
             #expect(try Files.read("\(path)/a/Makefile", atMost: .kibibytes(1)) == [7])
         }
     }
 
     /// To Swift a slash and an accent behind it are one character; to Linux they are a slash.
-    @Test func `splits a name as Linux does`() throws {
-        try withDirectory { path in
+    @Test func `splits a name as Linux does`() async throws {
+        try await withDirectory { path in
             let files = FileManager.default
             try files.createDirectory(atPath: "\(path)/out", withIntermediateDirectories: true)
             try files.createSymbolicLink(atPath: "\(path)/out/link", withDestinationPath: path)
-            #expect(throws: FileError.self) {
-                try Files.write([1], name: "link/\u{301}x", below: "\(path)/out")
+            await #expect(throws: FileError.self) {
+                try await write([1], name: "link/\u{301}x", below: "\(path)/out")
             }
             #expect(!files.fileExists(atPath: "\(path)/\u{301}x"))
-            try Files.write([1], name: "new/\u{301}x", below: "\(path)/out")
+            try await write([1], name: "new/\u{301}x", below: "\(path)/out")
             #expect(files.fileExists(atPath: "\(path)/out/new/\u{301}x"))
         }
     }
 
-    @Test func `follows no link that stands in its way`() throws {
-        try withDirectory { path in
+    @Test func `follows no link that stands in its way`() async throws {
+        try await withDirectory { path in
             let files = FileManager.default
             try files.createDirectory(atPath: "\(path)/out", withIntermediateDirectories: true)
             try files.createSymbolicLink(atPath: "\(path)/out/link", withDestinationPath: path)
             try files.createSymbolicLink(
                 atPath: "\(path)/out/file", withDestinationPath: "\(path)/target")
-            #expect(throws: FileError.self) {
-                try Files.write([1], name: "link/x", below: "\(path)/out")
+            await #expect(throws: FileError.self) {
+                try await write([1], name: "link/x", below: "\(path)/out")
             }
-            #expect(throws: FileError.self) {
-                try Files.write([1], name: "file", below: "\(path)/out")
+            await #expect(throws: FileError.self) {
+                try await write([1], name: "file", below: "\(path)/out")
             }
             #expect(!files.fileExists(atPath: "\(path)/x"))
             #expect(!files.fileExists(atPath: "\(path)/target"))

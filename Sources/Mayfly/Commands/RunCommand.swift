@@ -81,7 +81,7 @@ struct RunCommand: AsyncParsableCommand {
         let configuration = try options.load()
         let (text, limit) = try request(configuration)
         let kind = try Kinds(configuration).named(kind)
-        let recipe: Recipe
+        var recipe: Recipe
         do throws(AttemptError) {
             recipe = try await kind.recipe(payload: text, timeout: limit, blobs: NoBlobs())
         } catch {
@@ -92,30 +92,46 @@ struct RunCommand: AsyncParsableCommand {
             throw FileError("\(error)")
         }
         if let out { try Files.makeDirectory(out) }
+        let spool = try OutputSpool()
+        recipe.job.sink = spool.sink
+        let (job, image) = (recipe.job, recipe.image)
         let isQuiet = output.isJSON
         let run = try await withLogger(configuration.makeLogger(isQuiet: true)) { _ in
             try await MachineHost.with(configuration.host, standbys: 0) { host in
                 try await withStopSignals(stopping: "the job") {
-                    try await host.run(recipe.job, image: recipe.image) { stream, bytes in
+                    try await host.run(job, image: image) { stream, bytes in
                         guard !isQuiet else { return }
                         Console.bytes(bytes, to: stream == .stdout ? STDOUT_FILENO : STDERR_FILENO)
                     }
                 }
             }
         }
-        try finish(kind.result(of: run, recipe: recipe, queueDelay: nil), run.report.ending)
+        try await finish(
+            kind.result(of: run, recipe: recipe, queueDelay: nil), run.report.ending, spool)
     }
 
     /// Writes what may be written; `false` when a file was left out, which has been said.
-    private func writeFiles(_ files: [OutputFile], to out: String) -> Bool {
+    private func writeFiles(
+        _ files: [OutputFile], to out: String, from spool: OutputSpool
+    ) async throws -> Bool {
         var isWritten = true
         for file in files {
-            // Without a sink all are held.
-            guard let bytes = file.bytes else { continue }
-            do throws(FileError) {
-                try Files.write(bytes, name: file.name, below: out, overwriting: force)
-                Console.say("\(out)/\(Console.harmless(file.name)): \(bytes.count) bytes")
-            } catch {
+            let shown = "\(out)/\(Console.harmless(file.name))"
+            do {
+                _ = try await Files.writing(
+                    file.name, below: out, sha256: file.sha256, overwriting: force
+                ) { descriptor in
+                    switch file.content {
+                    case .bytes(let bytes):
+                        try Files.write(bytes, to: descriptor, named: shown)
+                    case .stored(let number):
+                        try spool.copy(
+                            number, byteCount: file.byteCount, to: descriptor, named: shown)
+                    }
+                    return file.byteCount
+                }
+                Console.say("\(shown): \(file.byteCount) bytes")
+            } catch let error as FileError {
                 isWritten = false
                 Console.say("mayfly: \(Console.harmless("\(error)"))")
             }
@@ -124,11 +140,11 @@ struct RunCommand: AsyncParsableCommand {
     }
 
     private func finish(
-        _ result: any JobResult, _ ending: GuestReport.Ending
-    ) throws {
+        _ result: any JobResult, _ ending: GuestReport.Ending, _ spool: OutputSpool
+    ) async throws {
         var isWritten = true
         if let out {
-            isWritten = writeFiles(result.files, to: out)
+            isWritten = try await writeFiles(result.files, to: out, from: spool)
         } else if !result.files.isEmpty {
             Console.say("the job left output files; use --out to write them somewhere")
         }
