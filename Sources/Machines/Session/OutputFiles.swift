@@ -11,7 +11,11 @@ extension AgentSession {
     /// A program that has ended keeps its result whatever happens here, as long as its machine is
     /// there and keeps to the protocol: what could not be collected in time becomes a warning.
     func collect(_ job: GuestJob, into report: inout GuestReport) async throws(MachineError) {
-        guard !job.listing.patterns.isEmpty else { return }
+        // What was shown was said in events.
+        let isNothingShown = report.steps.isEmpty && report.events.total.bytes == 0
+        guard !job.outputs.isEmpty || job.collectsChanges || !isNothingShown,
+            !job.listing.patterns.isEmpty
+        else { return }
         let deadline = ContinuousClock.now + transferTimeout
         do throws(MachineError) {
             let wanted = try await list(job, into: &report, deadline)
