@@ -2,6 +2,8 @@
 
 import StrictJSON
 
+@testable import Mayfly
+
 extension SampleProgram {
     private static let csv: JSON = [
         "files": [["name": "sales.csv", "text": "city,amount\nOslo,120.5\nLima,80\nOslo,99.5\n"]]

@@ -2,6 +2,8 @@
 
 import StrictJSON
 
+@testable import Mayfly
+
 extension SampleProgram {
     private static func representation(_ body: String) -> String {
         "class A:\n    def __repr__(self):\n        \(body)\nA()"
