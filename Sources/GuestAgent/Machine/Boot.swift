@@ -157,8 +157,8 @@ enum Boot {
         try checkErrno("hand over \(work)", unsafe chown(work, Account.user, Account.group))
     }
 
-    /// Hands PID 1 over to systemd, as it would run in a container: devices, modules and the console
-    /// are the agent's affair.
+    /// Hands PID 1 over to systemd, as it would run in a container: devices, modules and the
+    /// console are the agent's affair.
     static func startSystemd() throws(SystemError) {
         let arguments = [
             "/lib/systemd/systemd", "--system", "systemd.getty_auto=no", "systemd.show_status=no",

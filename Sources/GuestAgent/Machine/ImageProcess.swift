@@ -1,5 +1,5 @@
-// Who jobs are and what they find in their environment where the image says so: one that was made of
-// an OCI image. The builder has put it into the initramfs.
+// Who jobs are and what they find in their environment where the image says so: one that was made
+// of an OCI image. The builder has put it into the initramfs.
 
 import Glibc
 

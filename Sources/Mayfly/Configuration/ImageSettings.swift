@@ -17,55 +17,55 @@ extension Setting {
     static func image(_ name: String, _ key: ImageKey) -> Setting {
         let shipped = ImageDefinition.shipped.first { $0.name == name }
         let standard = shipped ?? ImageDefinition(name: name, packages: [])
-        func list(_ words: [String]) -> String { "\"" + words.joined(separator: " ") + "\"" }
-        let (form, text, reason): (Form, String, String) =
-            switch key {
-            case .packages: (.list, list(standard.packages), "Debian packages in the image")
-            case .pip:
-                (.list, list(standard.pythonPackages), "packages from PyPI, each as name==version")
-            case .files:
-                (.list, list(standard.files), "files to put in, each as /on/the/host:/in/the/guest")
-            case .memory:
-                (
-                    .size(.mebibytes(128) ... .gibibytes(64)), "\(standard.memory)",
-                    "memory of each machine, disk included"
-                )
-            case .scratch:
-                (
-                    .size(ByteCount(bytes: 0) ... .gibibytes(1024)), "\(standard.scratch)",
-                    "a disk of each machine's own for the job's files; 0B: they are in its memory"
-                )
-            case .vcpus:
-                (.count(1...32), "\(standard.vCPUCount)", "virtual processors of each machine")
-            case .interpreters:
-                (
-                    .list, list(standard.interpreters),
-                    "interpreters already running in the snapshot"
-                )
-            case .pythonModules:
-                (
-                    .list, list(standard.pythonModules),
-                    "imported before the snapshot, so that no job waits for them"
-                )
-            case .warmup:
-                (
-                    .text, "\"\(standard.warmUp)\"",
-                    "a shell line run once before the snapshot; what it starts keeps running"
-                )
-            case .oci:
-                (
-                    .text, "\"\(standard.oci)\"",
-                    "an OCI layout or archive, /path or /path:TAG, instead of packages"
-                )
-            case .initProcess:
-                (
-                    .word(ImageDefinition.InitProcess.allCases.map(\.rawValue)),
-                    standard.initProcess.rawValue,
-                    "PID 1 of the guest; with systemd its services are up in the snapshot"
-                )
-            case .suite: (.text, "\"\(standard.suite)\"", "the Debian release")
-            }
-        return Setting("image.\(name).\(key.rawValue)", form, text, reason)
+        let (form, text) = form(of: key, standard)
+        return Setting("image.\(name).\(key.rawValue)", form, text, reason(for: key))
+    }
+
+    /// What may be written there, and the default as it is written.
+    private static func form(
+        of key: ImageKey, _ standard: ImageDefinition
+    ) -> (Form, String) {
+        func list(_ words: [String]) -> (Form, String) {
+            (.list, "\"" + words.joined(separator: " ") + "\"")
+        }
+        func text(_ text: String) -> (Form, String) { (.text, "\"\(text)\"") }
+        return switch key {
+        case .packages: list(standard.packages)
+        case .pip: list(standard.pythonPackages)
+        case .files: list(standard.files)
+        case .memory: (.size(.mebibytes(128) ... .gibibytes(64)), "\(standard.memory)")
+        case .scratch:
+            (.size(ByteCount(bytes: 0) ... .gibibytes(1024)), "\(standard.scratch)")
+        case .vcpus: (.count(1...32), "\(standard.vCPUCount)")
+        case .interpreters: list(standard.interpreters)
+        case .pythonModules: list(standard.pythonModules)
+        case .warmup: text(standard.warmUp)
+        case .oci: text(standard.oci)
+        case .initProcess:
+            (
+                .word(ImageDefinition.InitProcess.allCases.map(\.rawValue)),
+                standard.initProcess.rawValue
+            )
+        case .suite: text(standard.suite)
+        }
+    }
+
+    private static func reason(for key: ImageKey) -> String {
+        switch key {
+        case .packages: "Debian packages in the image"
+        case .pip: "packages from PyPI, each as name==version"
+        case .files: "files to put in, each as /on/the/host:/in/the/guest"
+        case .memory: "memory of each machine, disk included"
+        case .scratch:
+            "a disk of each machine's own for the job's files; 0B: they are in its memory"
+        case .vcpus: "virtual processors of each machine"
+        case .interpreters: "interpreters already running in the snapshot"
+        case .pythonModules: "imported before the snapshot, so that no job waits for them"
+        case .warmup: "a shell line run once before the snapshot; what it starts keeps running"
+        case .oci: "an OCI layout or archive, /path or /path:TAG, instead of packages"
+        case .initProcess: "PID 1 of the guest; with systemd its services are up in the snapshot"
+        case .suite: "the Debian release"
+        }
     }
 
     static func image(_ name: String) -> [Setting] { ImageKey.allCases.map { image(name, $0) } }

@@ -68,7 +68,8 @@ extension RealMachineTests {
             let built = try await builder.build(force: false, refresh: false)
             defer {
                 // Every run makes another one; only the kernel's base is used again.
-                let link = ImageStore(stateDirectory: settings.stateDirectory)
+                let link =
+                    ImageStore(stateDirectory: settings.stateDirectory)
                     .link(of: (built.first?.directory ?? "") + "/base") ?? "none"
                 let id = (link as NSString).lastPathComponent
                 for name in children(of: bases)
@@ -90,7 +91,16 @@ extension RealMachineTests {
                 #expect(report.ending == .exited(code: 0), "\(TestImage.text(report.stderr))")
                 #expect(
                     TestImage.text(report.stdout) == """
-                        x
+                        1234
+                        1235
+                        COLOUR=blue
+                        HOME=/work
+                        PATH=/bin
+                        new
+                        gone
+                        entry in /srv as 1234:1235 with a b c
+                        entry in /srv as 1234:1235 with the default
+
                         """)
                 #expect(report.files.map(\.name) == ["file"])
             }

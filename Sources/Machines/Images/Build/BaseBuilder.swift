@@ -113,8 +113,8 @@ struct BaseBuilder {
         try await step("the root disk") { () throws(MachineError) in try await finish(work) }
     }
 
-    /// A base of the same Debian release that is here already, with the newest kernel; else one that
-    /// has nothing but a kernel.
+    /// A base of the same Debian release that is here already, with the newest kernel; else one
+    /// that has nothing but a kernel.
     private func kernelBase(fresh: Bool) async throws(MachineError) -> ImageBase {
         var newest: ImageBase?
         for name in children(of: store.basesDirectory) where !fresh && !name.hasPrefix(".") {

@@ -44,7 +44,8 @@ extension ImageCommand {
             table.cellLimit = 1000
             for fact in facts {
                 // As words: numbers would stand at the right of a column of sentences.
-                let words = if case .number(let text) = fact.value { text } else { fact.value.string }
+                let words =
+                    if case .number(let text) = fact.value { text } else { fact.value.string }
                 table.add(.string(fact.name), .optional(words))
             }
             table.print(asJSON: false, empty: "")
