@@ -54,8 +54,10 @@ struct Agent: ~Copyable {
             let link = try HostLink(vsock: options.port)
             var identity = try Identity()
             if options.startsSystemd {
-                // One that is empty systemd would replace, where PREPARE could not reach it.
+                // One that is empty systemd would replace, where PREPARE could not reach it; its
+                // journal refuses to begin without either.
                 try identity.machineID.set(hexadecimal(randomBytes(16)))
+                try identity.bootID.set(uuid())
                 try Boot.startSystemd()
             }
             var agent = Agent(options, children, identity, group, link)

@@ -163,6 +163,8 @@ enum Boot {
         let arguments = [
             "/lib/systemd/systemd", "--system", "systemd.getty_auto=no", "systemd.show_status=no",
             "systemd.mask=console-getty.service", "systemd.mask=getty.target",
+            // It would keep this boot's name in the place of the file that PREPARE writes.
+            "systemd.mask=systemd-machine-id-commit.service",
         ]
         let environment = ["container=mayfly", "PATH=\(Environment.path)"]
         let status = unsafe withCStrings(arguments) { argv in

@@ -103,7 +103,7 @@ extension Agent {
     }
 
     /// A random UUID, version 4.
-    private static func uuid() -> String {
+    static func uuid() -> String {
         var bytes = randomBytes(16)
         bytes[6] = bytes[6] & 0x0F | 0x40
         bytes[8] = bytes[8] & 0x3F | 0x80
