@@ -47,6 +47,7 @@ int mayfly_guest_mount(const char *source, const char *target, const char *type,
 }
 int mayfly_guest_load_module(int fd) { return RESULT(syscall(SYS_finit_module, fd, "", 0)); }
 
+int mayfly_guest_write_back(int fd) { return syncfs(fd) < 0 ? -errno : 0; }
 int mayfly_guest_enter_root(const char *path) {
     if (chdir(path) < 0) return -errno;
     if (mount(".", "/", NULL, MS_MOVE, NULL) < 0) return -errno;

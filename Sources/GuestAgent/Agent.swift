@@ -43,8 +43,8 @@ struct Agent: ~Copyable {
     /// What a program may use when the host names no limit.
     var memory: Int64 = 0
     private var life = Life.booted
-    /// The job's directory is on the machine's own disk.
-    var isScratchMounted = false
+    /// The machine's own disk once the job's directory is on it: open since nothing was written.
+    var scratch: ScratchDisk?
 
     static func main() {
         let options = Boot.start()
@@ -310,6 +310,7 @@ struct Agent: ~Copyable {
         try program?.flushInput(&connection)
         program?.checkTime(group)
         guard let report = try program?.report(group, &connection) else { return }
+        do throws(SystemError) { try scratch?.checkWrites() } catch { powerOff(error.description) }
         if let stream = program?.stream { try connection.send(.exit(report), on: stream) }
         program = nil
         // The host waits for this, and not for what comes after.

@@ -20,6 +20,8 @@ int mayfly_guest_mount(const char *source, const char *target, const char *type,
 int mayfly_guest_load_module(int fd);
 /* Moves the mount at `path` onto / and makes it the root of this process. */
 int mayfly_guest_enter_root(const char *path);
+/* Writes the file system of `fd`; -errno also for a write since `fd` was opened that failed unseen. */
+int mayfly_guest_write_back(int fd);
 int mayfly_guest_loopback_up(void);
 /* Credits `bytes` to the kernel's generator (all bits) and rekeys it; `fd` is /dev/urandom. */
 int mayfly_guest_add_entropy(int fd, const uint8_t *bytes, size_t count);

@@ -40,15 +40,20 @@ function parse(source, sourceType) {
   });
 }
 
+// Whether a script ends in one call of the console and nothing else, which has no value: the parser,
+// slow in a cold clone, has nothing to do then. No for everything that is not plainly so.
+function endsInOneCall(source) {
+  if (/\b(?:import|export|await)\b/.test(source)) return false;
+  const [, before, line] = /^([^]*?)([^\n]*)$/.exec(source.trimEnd());
+  if (line.length > 500 || !/^$|[;}]$/.test(before.trimEnd())) return false;
+  return /^console\.\w+\((?:[^()'"`]|'[^'\\]*'|"[^"\\]*"|`[^`\\$]*`|\([^()'"`]*\))*\);?$/.test(line);
+}
+
 // The source with its last expression reported, and whether it is a module; lines stay where they
 // are. A source that cannot be parsed is as it was: node says what is wrong with it.
 function rewrite(source, isModule) {
   if (source.length > SOURCE || parser() === null) return { source, isModule };
-  // The usual end of a script has no value: then the parser, slow in a cold clone, has nothing to do.
-  const lastLine = /([^\n]*)$/.exec(source.trimEnd())[1];
-  if (!isModule && lastLine.startsWith('console.') && !/\b(?:import|export|await)\b/.test(source)) {
-    return { source, isModule };
-  }
+  if (!isModule && endsInOneCall(source)) return { source, isModule };
   let tree = null;
   for (const type of isModule ? ['module'] : ['script', 'module']) {
     try {

@@ -36,7 +36,7 @@ enum Boot {
         } catch { powerOff("cannot start: \(error.description)") }
     }
 
-    private static func mount(
+    static func mount(
         _ source: String, _ target: String, _ type: String, _ flags: UInt, _ data: String = ""
     ) throws(SystemError) {
         _ = unsafe mkdir(target, 0o755)
@@ -143,18 +143,6 @@ enum Boot {
         _ = unsafe mkdir(run, 0o755)
         // Tells a job nothing that it may know; only the agent needs it.
         _ = unsafe chmod("/dev/vsock", 0o600)
-    }
-
-    /// Puts the machine's own disk in the place of the job's directory.
-    ///
-    /// Not before PREPARE: a snapshot must know nothing of what is on it.
-    static func mountScratch() throws(SystemError) {
-        guard let disk = disk(isReadOnly: false) else {
-            throw SystemError(what: "find the scratch disk", code: ENODEV)
-        }
-        // Only now, so that the kernel writes nothing by itself: not even its tables of inodes.
-        try mount(disk, work, "ext4", mayfly_mount_no_devices, "noinit_itable,nobarrier")
-        try checkErrno("hand over \(work)", unsafe chown(work, Account.user, Account.group))
     }
 
     /// Hands PID 1 over to systemd, as it would run in a container: devices, modules and the

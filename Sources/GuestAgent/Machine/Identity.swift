@@ -88,10 +88,7 @@ extension Agent {
             try identity.bootID.set(Self.uuid())
         }
         step("workdir") { () throws(SystemError) in
-            if options.hasScratch, !isScratchMounted {
-                try Boot.mountScratch()
-                isScratchMounted = true
-            }
+            if options.hasScratch, scratch == nil { scratch = try ScratchDisk() }
             try JobDirectory.clear()
         }
         step("interpreters") { () throws(SystemError) in

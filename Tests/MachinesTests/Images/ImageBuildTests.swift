@@ -129,8 +129,37 @@ extension RealMachineTests {
                 let found = try await output(of: again, in: "own", host)
                 #expect(found == "1\n")
             }
+            try await expectLossOnFullDisk(settings)
             // Nothing with a name was left, and nothing without one: the host's processes are gone.
             #expect(children(of: settings.stateDirectory + "/scratch") == [])
+        }
+
+        /// A program is told of no write that fails behind its back: its machine is lost instead.
+        @LoopActor
+        private func expectLossOnFullDisk(_ settings: HostSettings) async throws {
+            let place = settings.stateDirectory + "/scratch"
+            let mounted = try await runTool(["mount", "-t", "tmpfs", "-o", "size=64m", "x", place])
+            try #require(mounted.status == 0, "\(mounted.output)")
+            do {
+                try await MachineHost.with(settings) { host in
+                    let script = "head -c 200M /dev/zero | tr '\\0' x > big; echo $?"
+                    let job = GuestJob(
+                        program: .command(["/bin/sh", "-c", script]), outputs: ["big"],
+                        timeout: .seconds(120))
+                    await #expect {
+                        _ = try await host.run(job, image: "own")
+                    } throws: {
+                        let error = $0 as? MachineError
+                        return error?.reason == .machineLost
+                            && "\($0)".contains("write to the scratch disk")
+                    }
+                }
+            } catch {
+                _ = try? await runTool(["umount", place])
+                throw error
+            }
+            let unmounted = try await runTool(["umount", place])
+            #expect(unmounted.status == 0, "\(unmounted.output)")
         }
 
         @Test func `has systemd as PID 1, whose service answers every job`() async throws {
@@ -188,6 +217,17 @@ extension RealMachineTests {
             }
             let store = ImageStore(stateDirectory: try settings().stateDirectory)
             #expect(store.generations(of: "failing") == [])
+        }
+
+        @Test func `is not made with systemd when it has none, and the build says so`() async throws
+        {
+            var definition = try own()
+            (definition.name, definition.initProcess) = ("without", .systemd)
+            await #expect {
+                _ = try await build(definition)
+            } throws: {
+                "\($0)".hasPrefix("image.without.init: the image has no /lib/systemd/systemd")
+            }
         }
 
         @Test func `is not made of a package that does not exist, which is named`() async throws {

@@ -64,6 +64,7 @@ package struct ImageBuilder {
         let probes = try await HostProbe.all(settings, retryingKVM: force)
         let agent = try agentBytes()
         let base = try await baseBuilder.base(fresh: refresh)
+        try await checkInit(of: base)
         var built: [BuiltImage] = []
         var hasFallenBack = false
         for probe in probes {
@@ -171,6 +172,22 @@ package struct ImageBuilder {
     }
 
     // MARK: Parts
+
+    /// Before a machine is booted that could only end with a line on its console.
+    private func checkInit(of base: ImageBase) async throws(MachineError) {
+        guard definition.initProcess == .systemd else { return }
+        let path = "/lib/systemd/systemd"
+        for place in [path, "/usr" + path] {
+            let shown = try await runTool([
+                "debugfs", "-R", "stat \(place)", "\(base.directory)/root.ext4",
+            ])
+            if shown.output.contains("Inode:") { return }
+        }
+        throw MachineError(
+            .buildFailed,
+            "image.\(definition.name).init: the image has no \(path); add systemd to "
+                + "image.\(definition.name).packages")
+    }
 
     /// With systemd it begins when every service is up; one that is not is named by its failure.
     private var warmUp: String? {
