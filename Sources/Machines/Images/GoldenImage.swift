@@ -168,6 +168,8 @@ final class GoldenImage: Sendable {
             throw MachineError(.hostUnfit, "no memory for \(path): \(errnoText(errno))")
         }
         let reading = try FileReading(of: source.number, as: file, facts)
+        // The copy has the full length before a byte is read: missing zeros would not show in it.
+        guard reading.isWhole else { throw refusal(file, in: directory) }
         try copyData(of: path, source.number, to: copy.number, byteCount: file.byteCount)
         guard mayfly_seal(copy.number) == 0, mayfly_is_sealed(copy.number) == 1 else {
             throw MachineError(.hostUnfit, "this kernel cannot seal memory files")
@@ -205,6 +207,7 @@ final class GoldenImage: Sendable {
 /// A file of an image that is about to be read, and whether its digest is known without that.
 private struct FileReading {
     let identity: FileIdentity
+    let isWhole: Bool
     let isKnown: Bool
     private let isRememberable: Bool
     private let file: ImageFile
@@ -212,7 +215,7 @@ private struct FileReading {
 
     init(of descriptor: CInt, as file: ImageFile, _ facts: FileFacts?) throws(MachineError) {
         identity = try FileIdentity(of: descriptor)
-        let isWhole = identity.byteCount == file.byteCount
+        isWhole = identity.byteCount == file.byteCount
         isRememberable = isWhole && facts?.mayRemember(identity) == true
         isKnown = isWhole && facts?.recall(.sha256, of: identity) == file.sha256
         self.file = file

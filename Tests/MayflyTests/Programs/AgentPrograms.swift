@@ -191,6 +191,13 @@ extension SampleProgram {
             "async function main() {\n  await null;\n  return [1, 'b'];\n}\nmain();"
         ) { $0.json = [1, "b"] },
         SampleProgram(
+            "a last line that prints and then has a value", "node",
+            "const x = 6;\nconsole.log('x'); x * 7"
+        ) {
+            $0.stdout = "x\n"
+            $0.json = 42
+        },
+        SampleProgram(
             "an exception", "node",
             "const f = () => {\n  throw new RangeError('no');\n};\nconsole.log('so far');\nf();"
         ) {
