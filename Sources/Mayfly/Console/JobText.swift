@@ -14,6 +14,7 @@ enum JobText {
         if job.attempt > 1 || job.maxAttempts > 1 {
             line("attempt", "\(job.attempt), at most \(job.maxAttempts) of its own failures")
         }
+        if let progress = progress(job) { line("progress", progress) }
         if let transfer {
             let done = Format.bytes(transfer.byteCount)
             line("file \(transfer.way)", "\(done) of \(Format.bytes(transfer.size))")
@@ -39,6 +40,16 @@ enum JobText {
             let machine = attempt.machine.map { " in \($0)" } ?? ""
             line("attempt \(attempt.attempt)", "\(attempt.outcome)\(reason)\(machine)")
         }
+    }
+
+    /// How far a running job has come: `3 of 20`, or its own words.
+    static func progress(_ job: JobRow) -> String? {
+        guard let text = job.progress else { return nil }
+        let progress = JSON.stored(text)
+        guard let done = progress["done"]?.int, let total = progress["total"]?.int else {
+            return text
+        }
+        return "\(done) of \(total)"
     }
 
     private static func line(_ name: String, _ text: String) {
