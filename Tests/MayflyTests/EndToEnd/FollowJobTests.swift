@@ -89,8 +89,10 @@ extension EndToEndTests {
                 let output = try await world.mayfly(["logs", "-f", "\(large)"]).output
                 // Each byte of the 2.7 MB once, or counted among those that are left out.
                 let whole = (1...400_000).map { "\($0)\n" }.joined()
+                let parts = output.split(
+                    separator: "\n[… ", omittingEmptySubsequences: false)
                 var (place, leftOut) = (whole.startIndex, 0)
-                for (index, part) in output.split(separator: "\n[… ").enumerated() {
+                for (index, part) in parts.enumerated() {
                     var part = part
                     if index > 0 {
                         let count = try #require(Int(part.prefix { $0.isNumber }))
