@@ -55,5 +55,52 @@ extension EndToEndTests {
                 #expect(JSON.stored(fake.result)["machine"]?["image"] == "document")
             }
         }
+
+        @Test func `of many pages says by SQL how far it is, and gives each page as it comes`()
+            async throws
+        {
+            try await World.with { world in
+                _ = try await world.worker(["--slots", "1", "--set", "worker.kinds=document"])
+                let text = (1...1500).map { "Paragraph \($0) of many.\n\n" }.joined()
+                let made = try await run(
+                    [
+                        "operation": "convert", "to": "pdf",
+                        "input": ["name": "a.txt", "text": .string(text)],
+                    ], in: world)
+                #expect(made.state == "succeeded", "\(made.error ?? "")")
+                let address = try #require(
+                    JSON.stored(made.result)["files"]?.elements.first?["sha256"])
+                let payload: JSON = [
+                    "operation": "render", "dpi": 200,
+                    "input": ["name": "a.pdf", "blob": address],
+                ]
+                let id = try world.number(
+                    """
+                    select mayfly.enqueue('document', $payload$\(payload.text)$payload$,
+                        timeout => '10 min')
+                    """)
+                _ = try await world.until(id) { $0.state == "running" }
+                try world.sql("select * from mayfly.follow(\(id))")
+                let job = try await world.until(id) { $0.progress != nil || $0.hasEnded }
+                #expect(job.state == "running")
+                let progress = JSON.stored(job.progress)
+                let total = try #require(progress["total"]?.int)
+                #expect(total > 20)
+                #expect((1...total).contains(progress["done"]?.int ?? 0))
+                let deadline = ContinuousClock.now + .seconds(60)
+                var events = ""
+                while !events.contains("{\"page\"") && .now < deadline {
+                    events = try world.sql(
+                        "select text from mayfly.follow(\(id)) where stream = 'events'")
+                    try await Task.sleep(for: .milliseconds(100))
+                }
+                #expect(events.contains("{\"page\""))
+                #expect(try await world.until(id) { _ in true }.state == "running")
+                try world.sql("select mayfly.cancel(\(id))")
+                let ended = try await world.ended(id)
+                #expect(ended.state == "cancelled")
+                #expect(ended.progress == nil)
+            }
+        }
     }
 }
