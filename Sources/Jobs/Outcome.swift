@@ -115,7 +115,8 @@ package enum Reason: String, Sendable, CaseIterable {
     package var isRetryable: Bool {
         switch self {
         case .invalidPayload, .blobMissing, .secretUnreadable, .unsupportedFormat, .formatMismatch,
-            .documentDamaged, .documentEncrypted, .wrongPassword, .pageRange, .expansionLimit, .pixelLimit,
+            .documentDamaged, .documentEncrypted, .wrongPassword, .pageRange, .expansionLimit,
+            .pixelLimit,
             .packageUnavailable, .networkDenied:
             false
         default: true

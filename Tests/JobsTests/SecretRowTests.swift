@@ -30,7 +30,8 @@ import Testing
                 #"{"password": "\#(String(repeating: "A", count: 20_000))"}"#,
             ]
             for payload in refused {
-                let many = #"[{"kind": "code", "payload": {}}, {"kind": "code", "payload": \#(payload)}]"#
+                let job = #"{"kind": "code", "payload": \#(payload)}"#
+                let many = #"[{"kind": "code", "payload": {}}, \#(job)]"#
                 let ways: [Statement] = [
                     "select mayfly.enqueue('code', \(payload)::jsonb)",
                     "select mayfly.enqueue('document', \(payload)::jsonb)",
@@ -58,8 +59,8 @@ import Testing
             let id = try await connection.enqueue(payload)
             try await connection.run(
                 "insert into mayfly.job (kind, payload) values ('code', \(payload)::jsonb)")
-            try await connection.run(
-                "select mayfly.enqueue_many(\("[{\"kind\": \"code\", \"payload\": \(payload)}]")::jsonb)")
+            let many = #"[{"kind": "code", "payload": \#(payload)}]"#
+            try await connection.run("select mayfly.enqueue_many(\(many)::jsonb)")
             // What only looks like one is somebody's own.
             _ = try await connection.enqueue(#"{"env": {"password": "x"}, "secrets": {}}"#)
             try await connection.run("select mayfly.cancel(\(id))")
@@ -76,7 +77,8 @@ import Testing
 
     private static func jwk(_ kid: String) -> String {
         let coordinate = String(repeating: "A", count: 43)
-        return #"{"kty": "EC", "crv": "P-256", "x": "\#(coordinate)", "y": "\#(coordinate)", "kid": "\#(kid)"}"#
+        let point = #""x": "\#(coordinate)", "y": "\#(coordinate)""#
+        return #"{"kty": "EC", "crv": "P-256", \#(point), "kid": "\#(kid)"}"#
     }
 
     @Test func `is sealed with the newest key that is not retired`() async throws {
@@ -108,7 +110,8 @@ import Testing
             ] {
                 #expect(
                     await sqlstate {
-                        try await connection.run("select mayfly.publish_secret_key(\(wrong)::jsonb)")
+                        try await connection.run(
+                            "select mayfly.publish_secret_key(\(wrong)::jsonb)")
                     } == "MF011", "\(wrong)")
             }
             #expect(

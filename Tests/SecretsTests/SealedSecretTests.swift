@@ -30,8 +30,9 @@ struct SealedSecretTests {
         var fields = Dictionary(uniqueKeysWithValues: members.map { ($0.name, $0.value) })
         change(&fields)
         let changed = JSON.object(fields.map { .init(name: $0.key, value: $0.value) })
-        return Base64URL.encode(Array(changed.text.utf8)) + Vectors.jwcrypto.dropFirst(
-            parts[0].count)
+        return Base64URL.encode(Array(changed.text.utf8))
+            + Vectors.jwcrypto.dropFirst(
+                parts[0].count)
     }
 
     @Test func `opens what other libraries sealed`() throws {

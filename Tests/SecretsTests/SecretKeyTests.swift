@@ -70,7 +70,8 @@ struct SecretKeyTests {
             let half = try #require(JSON(parsing: foreign)["d"]?.string)
             let own = try #require(JSON(parsing: text)["d"]?.string)
             for wrong in [
-                text.replacingOccurrences(of: own, with: half), foreign, String(text.prefix(50)), "",
+                text.replacingOccurrences(of: own, with: half), foreign, String(text.prefix(50)),
+                "",
             ] {
                 try Data(wrong.utf8).write(to: URL(fileURLWithPath: path))
                 try FileManager.default.setAttributes(

@@ -59,7 +59,8 @@ struct SecretOptions: ParsableArguments {
     ) throws -> String {
         guard !secrets.isEmpty else { return payload }
         guard let value = try? JSON(parsing: payload), case .object(var members) = value else {
-            throw ConfigurationError("the payload is no JSON object; --secret puts secrets into one")
+            throw ConfigurationError(
+                "the payload is no JSON object; --secret puts secrets into one")
         }
         var variables: [JSON.Member] = []
         for (name, secret) in try read() {

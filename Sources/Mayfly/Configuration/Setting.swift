@@ -168,7 +168,8 @@ extension Setting {
     /// Every setting, in the order of worker.conf, with those of the images that Mayfly ships.
     static let all: [Setting] =
         [
-            databaseURL, stateDirectory, runtimeDirectory, secretKeys, workerName, workerSlots, workerQueues,
+            databaseURL, stateDirectory, runtimeDirectory, secretKeys, workerName, workerSlots,
+            workerQueues,
             workerKinds, workerLease, drainTimeout, hypervisor, accelerator, transport,
             probeTimeout, standbys, warmMemory, warmAge, qemuBinary, firecrackerBinary,
             agentBinary, codeImage, codeTimeout, codeTimeoutMax, inputFile, inputTotal,

@@ -2,6 +2,7 @@
 // is made, with the keys of this host, for the job's tenant. Used by the kinds.
 
 import Jobs
+import Machines
 import Secrets
 
 /// Opens the secrets of one job.
