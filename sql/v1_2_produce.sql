@@ -162,12 +162,12 @@ begin
     select s.place into place from (
             select 'password', payload -> 'password' where payload ? 'password'
             union all
-            select 'secrets.' || e.key, e.value
-            from (select payload -> 'secrets' where payload ? 'secrets'
-                    union all select payload #> '{setup,secrets}'
+            select rtrim('secrets.' || e.key, '.'), e.value
+            from (select payload -> 'secrets' union all select payload #> '{setup,secrets}'
                     union all select jsonb_path_query(payload, 'lax $.steps[*].secrets')) h (g)
                 cross join lateral jsonb_each(case when jsonb_typeof(g) = 'object' then g
                     else jsonb_build_object('', g) end) e
+            where g is not null
         ) s (place, value)
     where not mayfly.is_sealed(s.value) limit 1;
     if found then

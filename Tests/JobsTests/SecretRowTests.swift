@@ -42,7 +42,7 @@ import Testing
                     do {
                         try await connection.run(way)
                         Issue.record("stored: \(payload.prefix(80))")
-                    } catch {
+                    } catch let error as PostgresError {
                         #expect(error.sqlstate == "MF002", "\(error)")
                         #expect(!"\(error.message) \(error.hint ?? "")".contains(clear))
                         #expect(error.hint?.contains("mayfly secret seal") == true)
