@@ -91,16 +91,21 @@ import Testing
             #expect(refused == "MF011")
             let ids = ["000000000000000a", "000000000000000b", "000000000000000c"]
             for id in ids { try await client.publishSecretKey(Self.jwk(id)) }
-            #expect(try await client.secretKey().contains(ids[2]))
+            let newest = try await client.secretKey()
+            #expect(newest.contains(ids[2]))
             try await client.retireSecretKey(ids[2])
-            #expect(try await client.secretKey().contains(ids[1]))
-            #expect(try await client.secretKeys().map(\.isCurrent) == [false, true, false])
+            let left = try await client.secretKey()
+            #expect(left.contains(ids[1]))
+            let rows = try await client.secretKeys()
+            #expect(rows.map(\.isCurrent) == [false, true, false])
             // Published again, it is the newest again.
             try await client.publishSecretKey(Self.jwk(ids[0]))
-            #expect(try await client.secretKey().contains(ids[0]))
+            let again = try await client.secretKey()
+            #expect(again.contains(ids[0]))
             try await client.publishSecretKey(Self.jwk(ids[2]))
-            #expect(try await client.secretKeys().allSatisfy { $0.retiredAt == nil })
-            #expect(try await client.secretKeys().first?.id == ids[2])
+            let all = try await client.secretKeys()
+            #expect(all.allSatisfy { $0.retiredAt == nil })
+            #expect(all.first?.id == ids[2])
         }
         try await database.withConnection { connection in
             for wrong in [
@@ -150,7 +155,8 @@ import Testing
                     == "42501")
         }
         try await database.withConnection(user: names[1]) { connection in
-            #expect(try await connection.count("select count(*) from mayfly.secret_key") == 1)
+            let count = try await connection.count("select count(*) from mayfly.secret_key")
+            #expect(count == 1)
         }
         try await database.withConnection(user: names[2]) { try await $0.run(retire) }
     }

@@ -277,6 +277,7 @@ struct SecretPayloadTests {
                 "source": "print()",
             ])
         #expect(payload.sealedNames == ["password", "K", "L"])
-        #expect(JSON(["secrets": "clear"]).withDots == ["secrets": .string(Secret.dots)])
+        let clear: JSON = ["secrets": "clear"]
+        #expect(clear.withDots == ["secrets": .string(Secret.dots)])
     }
 }
