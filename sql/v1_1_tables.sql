@@ -146,7 +146,7 @@ insert into mayfly.reason (reason, whose, retryable, meaning) values
     ('blob_unavailable', 'job', true,
         'A blob was removed while it was read, or its bytes are wrong; put it again and replay.'),
     ('secret_unreadable', 'job', false,
-        'A secret of the payload cannot be opened: changed, or sealed for another tenant or use.'),
+        'A secret of the payload cannot be opened: it was changed, or is for another tenant.'),
     ('guest_protocol_violation', 'job', true, 'The machine broke the protocol and was destroyed.'),
     ('unsupported_format', 'job', false, 'What the document contains is none of the known formats.'),
     ('format_mismatch', 'job', false,

@@ -1,5 +1,5 @@
-// The private keys of a host: one file each in a directory, KID.jwk, for its owner alone. Nothing is
-// held: a key that is copied here opens the next job's secrets, one that is removed opens none.
+// The private keys of a host: one file each in a directory, KID.jwk, for its owner alone. Nothing
+// is held: a key that is copied here opens the next job's secrets, one that is removed opens none.
 
 import Glibc
 import Processes

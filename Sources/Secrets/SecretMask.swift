@@ -1,5 +1,5 @@
-// Dots in the place of secrets, in what a job printed and left in words. Literal occurrences only: a
-// program that encodes a secret, or writes it into a file, has published it.
+// Dots in the place of secrets, in what a job printed and left in words. Literal occurrences only:
+// a program that encodes a secret, or writes it into a file, has published it.
 
 /// What is looked for in one job's output.
 package struct SecretMask: Sendable {
@@ -68,8 +68,9 @@ package struct SecretMask: Sendable {
     }
 }
 
-/// One text and its table of borders (Knuth, Morris, Pratt): a search costs as much as the text that
-/// is searched, whatever a hostile program prints.
+/// One text and its table of borders (Knuth, Morris, Pratt).
+///
+/// A search costs as much as the text that is searched, whatever a hostile program prints.
 private struct Needle: Sendable {
     private let bytes: [UInt8]
     /// Of each beginning, how long a shorter beginning is that also ends it.

@@ -1,5 +1,5 @@
-// How what a payload keeps secret comes into a machine: sealed secrets are opened when a job's recipe
-// is made, with the keys of this host, for the job's tenant. Used by the kinds.
+// How what a payload keeps secret comes into a machine: sealed secrets are opened when a job's
+// recipe is made, with the keys of this host, for the job's tenant. Used by the kinds.
 
 import Jobs
 import Machines
