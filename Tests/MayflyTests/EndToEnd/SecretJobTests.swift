@@ -28,7 +28,7 @@ extension EndToEndTests {
         }
 
         private func keys(_ world: World) -> [String] {
-            ["--set", "secrets.keys=\"\(world.directory)/keys\""]
+            ["--set", "secrets.keys=\(world.directory)/keys"]
         }
 
         @Test func `reaches its program and no table, whatever the program prints`() async throws {
@@ -94,7 +94,7 @@ extension EndToEndTests {
                 try FileManager.default.createDirectory(
                     atPath: elsewhere, withIntermediateDirectories: true)
                 _ = try await world.worker(
-                    ["--slots", "1", "--set", "secrets.keys=\"\(elsewhere)\""])
+                    ["--slots", "1", "--set", "secrets.keys=\(elsewhere)"])
                 let put = try await world.mayfly(
                     [
                         "enqueue", "--language", "bash", "--source", "echo ${#API_KEY}",
