@@ -49,6 +49,31 @@ package struct SecretMask: Sendable {
         return Self.cover(bytes, places)
     }
 
+    /// A piece of a stream that still grows, covered byte for byte, so that places in it stay.
+    ///
+    /// - Parameter followsGap: whether the bytes right before it are not known.
+    /// - Returns: the bytes, and how many of them may be shown: a secret may begin behind those,
+    ///   and the next look begins there.
+    package func covered(
+        _ bytes: [UInt8], followsGap: Bool
+    ) -> (bytes: [UInt8], whole: Int) {
+        guard !isEmpty else { return (bytes, bytes.count) }
+        var result = bytes
+        var places = places(in: bytes)
+        var held = 0
+        for needle in needles {
+            held = max(held, needle.beginning(endingAt: bytes.count, of: bytes))
+            guard followsGap else { continue }
+            let rest = needle.reversed.beginning(endingAt: bytes.count, ofReversed: bytes)
+            if rest >= Self.partByteCountMin { places.append(0..<rest) }
+        }
+        for index in places.joined() { result[index] = UInt8(ascii: "*") }
+        // Never through a place that is covered: its second half would be shown as it is.
+        let end = bytes.count - held
+        let place = places.first { $0.lowerBound < end && end < $0.upperBound }
+        return (result, place?.upperBound ?? end)
+    }
+
     private func places(in bytes: [UInt8]) -> [Range<Int>] {
         needles.flatMap { $0.matches(in: bytes) }
     }

@@ -45,6 +45,31 @@ struct SecretMaskTests {
         #expect(masked("\n[cut]\n") == "\n[cut]\n")
     }
 
+    @Test func `covers a stream that grows, wherever it is looked at`() {
+        let mask = mask("0123456789", "s3cret")
+        let text = Array("a 0123456789 b s3crets3cret 01234 c".utf8)
+        let expected = Array("a ********** b ************ 01234 c".utf8)
+        // Looks at any distance, each from where the one before left off.
+        for length in 10...text.count {
+            var (shown, offset): ([UInt8], Int) = ([], 0)
+            while offset < text.count {
+                let piece = Array(text[offset...].prefix(length))
+                let (bytes, whole) = mask.covered(piece, followsGap: false)
+                #expect(whole > 0)
+                guard whole > 0 else { break }
+                shown += bytes.prefix(whole)
+                offset += whole
+            }
+            #expect(shown == expected, "looks of \(length) bytes")
+        }
+        // The beginning of a secret waits for its rest; after a gap its end is covered.
+        #expect(mask.covered(Array("x 01234".utf8), followsGap: false).whole == 2)
+        #expect(self.mask("aaaaaa").covered(Array("aaaaaa".utf8), followsGap: false).whole == 6)
+        let late = mask.covered(Array("56789 x".utf8), followsGap: true)
+        #expect(late.bytes == Array("***** x".utf8))
+        #expect(mask.covered(Array("56789 x".utf8), followsGap: false).bytes.first == 0x35)
+    }
+
     @Test func `finds what a plain search finds, in any text`() {
         var random = SeededGenerator(for: "masks")
         func word(_ count: ClosedRange<Int>) -> [UInt8] {

@@ -202,7 +202,8 @@ extension PublicKey {
     /// From the text of a JSON Web Key.
     init(sealing text: String) throws(FileError) {
         do { self = try PublicKey(try JSON(parsing: text)) } catch {
-            throw FileError("this is no public key to seal with: \(error)")
+            throw FileError(
+                "this is no public key to seal with; use what mayfly.secret_key() answers")
         }
     }
 }

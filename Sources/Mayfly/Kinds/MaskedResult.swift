@@ -80,7 +80,8 @@ extension SecretMask {
                 return member
             })
     }
-    private func masked(_ value: JSON, isFree: Bool) -> JSON {
+    /// A value of a program's own making, if `isFree`: its keys and numbers are masked, too.
+    func masked(_ value: JSON, isFree: Bool) -> JSON {
         switch value {
         case .string(let text): return .string(masked(text))
         case .number(let digits) where isFree:
