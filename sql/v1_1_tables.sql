@@ -39,7 +39,7 @@
 -- no advisory lock, because any role may take those. The exceptions are within one tenant: a unique
 -- key, and a waiting job that is being cancelled, which claims step over.
 --
--- Who may do what: roles in v1_5_roles.sql. A producer sees the view `mayfly.job` and functions, and
+-- Who may do what: roles in v1_6_roles.sql. A producer sees the view `mayfly.job` and functions, and
 -- of the jobs only those of its tenants. Every clock is this server's.
 --
 -- Waking: a notification is a hint to look, never a fact, and workers poll as well. Workers listen
@@ -341,7 +341,8 @@ create table mayfly.running (            -- one row per live attempt; only worke
     worker      bigint not null,
     started_at  timestamptz not null default clock_timestamp(),
     deadline_at timestamptz not null,    -- moves on while a transfer does
-    transfer    mayfly.transfer
+    transfer    mayfly.transfer,
+    progress    jsonb                    -- in the job's own words; noted once a second at most
 ) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000,
         autovacuum_vacuum_cost_delay = 0);
 create unique index running_id on mayfly.running (id);
@@ -400,6 +401,28 @@ create table mayfly.cancel_request (
     at timestamptz not null default clock_timestamp()
 );
 create index cancel_request_id on mayfly.cancel_request (id);
+
+-- Who follows an attempt's output, and until when. Only inserted to by those who look. Unlogged, as
+-- what they see: it is of use for seconds.
+create unlogged table mayfly.follower (
+    token bigint not null,
+    until timestamptz not null
+);
+create index follower_token on mayfly.follower (token);
+
+-- The newest pieces of what followed jobs print, by their place: the attempt's number times 2^32, and a
+-- count.
+create unlogged table mayfly.live_output (
+    id     bigint not null,
+    place  bigint not null,
+    step   int not null,                 -- which of the job's programs, from 0
+    stream text not null,
+    at     bigint not null,              -- bytes of the stream before this piece
+    bytes  int not null,                 -- of this piece, before it became text
+    text   text not null,
+    primary key (id, place)
+) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500,
+        autovacuum_vacuum_cost_delay = 0);
 
 -- Armed by idle workers before they wait. Unlogged: it may be lost, workers arm it again.
 create unlogged table mayfly.bell (

@@ -446,7 +446,7 @@ select d.id, d.queue, d.tenant, d.kind,
     d.created_at, coalesce(o.started_at, r.started_at) as started_at, o.finished_at, d.timeout,
     o.id is null and exists (select from mayfly.cancel_request c where c.id = d.id)
         as cancel_requested,
-    r.worker
+    r.worker, r.progress
 from mayfly.job_data d
     left join mayfly.outcome o on o.id = d.id
     left join mayfly.running r on r.id = d.id
@@ -464,7 +464,8 @@ declare
     job mayfly.job_data;
 begin
     if num_nonnulls(new.id, new.state, new.result, new.error, new.attempt, new.replay_of,
-        new.created_at, new.started_at, new.finished_at, new.cancel_requested, new.worker) > 0 then
+        new.created_at, new.started_at, new.finished_at, new.cancel_requested, new.worker,
+        new.progress) > 0 then
         perform mayfly.refuse('MF001',
             'an INSERT into mayfly.job gives a column that the queue fills in',
             'Give only the columns that are arguments of mayfly.enqueue.');
@@ -965,15 +966,4 @@ begin
             and not exists (select from mayfly.blob n where n.sha256 = b.sha256
                 and n.tenant = b.tenant and n.blob > b.blob)
         order by b.put_at desc limit limit_rows;
-end $$;
-
--- How far a running job's large files are on their way; null for one that moves none.
-create function mayfly.get_transfer(id bigint) returns mayfly.transfer language plpgsql stable
-security definer set search_path = pg_catalog, pg_temp as $$
-declare
-    moving mayfly.transfer;
-begin
-    perform mayfly.check_job_id(id);
-    select (r.transfer).* into moving from mayfly.running r where r.id = get_transfer.id;
-    return moving;
 end $$;

@@ -62,8 +62,9 @@ begin
 end $$;
 
 -- Renews the lease of a worker and answers which of the tokens it holds it must stop working on:
--- 'cancelled', or 'lost' when the attempt was given to somebody else. 'unknown' are attempts that
--- it holds for half a minute without naming them: see give_back. MF006: the worker was declared
+-- 'cancelled', or 'lost' when the attempt was given to somebody else. 'followed': somebody looks at
+-- its output; see v1_4_follow.sql. 'unknown' are attempts that it holds for half a minute without
+-- naming them: see give_back. MF006: the worker was declared
 -- dead; it must register again.
 create function mayfly.heartbeat(worker bigint, secret uuid, lease interval, tokens bigint[])
 returns table (token bigint, why text) language plpgsql security definer
@@ -84,6 +85,10 @@ begin
             on r.token = t.token and r.worker = heartbeat.worker
         where r.token is null
             or exists (select from mayfly.cancel_request c where c.id = r.id)
+        union all
+        select t.token, 'followed' from unnest(tokens) t (token)
+        where exists (select from mayfly.follower f
+            where f.token = t.token and f.until > clock_timestamp())
         union all
         select r.token, 'unknown' from mayfly.running r
         where r.worker = heartbeat.worker and not r.token = any (tokens)
@@ -108,7 +113,8 @@ begin
     end if;
 end $$;
 
--- The channel on which workers are told 'job <queue>' and 'cancel <worker>'. Both are hints.
+-- The channel on which workers are told 'job <queue>', 'cancel <worker>' and 'follow <worker>'. All
+-- are hints.
 create function mayfly.worker_channel() returns text language sql stable security definer
 set search_path = pg_catalog, pg_temp as $$ select mayfly.channel('workers') $$;
 
@@ -553,8 +559,8 @@ end $$;
 -- Upkeep that cannot wait
 
 -- Gives back what dead workers held and what is far beyond its deadline; declares workers dead
--- whose lease ran out; ends what was cancelled between two attempts; promotes; moves floors. Any
--- worker may call it at any time: one at a time does the work, a bounded piece of it. Answers how
+-- whose lease ran out; ends what was cancelled between two attempts; promotes; moves floors; removes output
+-- that nobody can follow any more. Any -- worker may call it at any time: one at a time does the work, a bounded piece of it. Answers how
 -- many attempts were given back.
 create function mayfly.reap(limit_rows int default 200) returns int language plpgsql
 security definer set search_path = pg_catalog, pg_temp
@@ -598,6 +604,7 @@ begin
     perform mayfly.promote();
     perform mayfly.open_lanes();
     perform mayfly.move_floors();
+    perform mayfly.drop_live_output();
     return ended;
 end $$;
 
@@ -723,21 +730,6 @@ begin
             'Drop its work: the job was given to somebody else or has ended.');
     end if;
     return held;
-end $$;
-
--- Notes how far a large file is, and moves the deadline on: what moves is not stuck. Once a second at
--- most, and never for what is done within the first one.
-create function mayfly.note_transfer(held mayfly.running, way text, bytes bigint, size bigint)
-returns void language plpgsql as $$
-begin
-    if coalesce((held.transfer).at, held.started_at) > clock_timestamp() - interval '1 s' then
-        return;
-    end if;
-    update mayfly.running r set transfer = row(way, bytes, size, clock_timestamp())::mayfly.transfer,
-        deadline_at = greatest(r.deadline_at, clock_timestamp()
-            + coalesce(r.timeout, s.timeout_default) + s.deadline_slack)
-    from mayfly.setting s where r.token = held.token;
-    perform set_config('synchronous_commit', 'off', true);
 end $$;
 
 -- The part that begins at `at`, and the size of the whole.

@@ -28,8 +28,9 @@ package enum Migrations {
                 Script(name: "v1_1_tables", bytes: PackageResources.v1_1_tables_sql),
                 Script(name: "v1_2_produce", bytes: PackageResources.v1_2_produce_sql),
                 Script(name: "v1_3_work", bytes: PackageResources.v1_3_work_sql),
-                Script(name: "v1_4_operate", bytes: PackageResources.v1_4_operate_sql),
-                Script(name: "v1_5_roles", bytes: PackageResources.v1_5_roles_sql),
+                Script(name: "v1_4_follow", bytes: PackageResources.v1_4_follow_sql),
+                Script(name: "v1_5_operate", bytes: PackageResources.v1_5_operate_sql),
+                Script(name: "v1_6_roles", bytes: PackageResources.v1_6_roles_sql),
             ])
     ]
     /// How long a migration waits for a lock that another session holds.

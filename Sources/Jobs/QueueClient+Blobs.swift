@@ -12,14 +12,6 @@ package struct BlobRow: Sendable, Equatable {
     package let jobCount: Int
 }
 
-/// A large file on its way between the database and a machine, as it was a moment ago.
-package struct TransferRow: Sendable, Equatable {
-    /// `in` or `out`, as the machine sees it.
-    package let way: String
-    /// So far, and of the whole.
-    package let byteCount, size: Int
-}
-
 extension QueueClient {
     /// - Returns: the SHA-256 under which the bytes are stored; for a few MiB at most.
     package func putBlob(
@@ -74,14 +66,5 @@ extension QueueClient {
                 byteCount: Int(rows.integer(row, "size") ?? 0), putAt: rows.string(row, "put_at"),
                 jobCount: Int(rows.integer(row, "jobs") ?? 0))
         }
-    }
-
-    /// How far the large file is that a running job moves; nil when it moves none.
-    package func transfer(_ id: Int64) async throws(JobsError) -> TransferRow? {
-        let rows = try await run("select way, bytes, size from mayfly.get_transfer(\(id))")
-        guard rows.count > 0, let way = rows.text(0, "way") else { return nil }
-        return TransferRow(
-            way: way, byteCount: Int(rows.integer(0, "bytes") ?? 0),
-            size: Int(rows.integer(0, "size") ?? 0))
     }
 }

@@ -50,6 +50,8 @@ package struct JobRow: Sendable, Equatable {
     package let timeout: Duration?
     package let isCancelRequested: Bool
     package let worker: Int64?
+    /// Of a running job, in its own words: JSON.
+    package let progress: String?
 
     package var hasEnded: Bool { state != "queued" && state != "running" }
 }
@@ -116,8 +118,8 @@ package struct QueueClient: Sendable {
         let rows = try await run(
             """
             select id, queue, tenant, kind, state, priority, payload, result, error, attempt,
-                max_attempts, unique_key, replay_of, cancel_requested, worker, mayfly.iso(run_at)
-                    as run_at,
+                max_attempts, unique_key, replay_of, cancel_requested, worker, progress,
+                mayfly.iso(run_at) as run_at,
                 mayfly.iso(created_at) as created_at, mayfly.iso(started_at) as started_at,
                 mayfly.iso(finished_at) as finished_at,
                 (extract(epoch from timeout) * 1000)::bigint as timeout_ms
@@ -132,8 +134,8 @@ package struct QueueClient: Sendable {
         let rows = try await run(
             """
             select id, queue, tenant, kind, state, priority, payload, result, error, attempt,
-                max_attempts, unique_key, replay_of, cancel_requested, worker, mayfly.iso(run_at)
-                    as run_at,
+                max_attempts, unique_key, replay_of, cancel_requested, worker, progress,
+                mayfly.iso(run_at) as run_at,
                 mayfly.iso(created_at) as created_at, mayfly.iso(started_at) as started_at,
                 mayfly.iso(finished_at) as finished_at,
                 (extract(epoch from timeout) * 1000)::bigint as timeout_ms

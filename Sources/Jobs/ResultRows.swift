@@ -24,6 +24,7 @@ extension JobRow {
         timeout = rows.integer(row, "timeout_ms").map { .milliseconds($0) }
         isCancelRequested = rows.bool(row, "cancel_requested")
         worker = rows.integer(row, "worker")
+        progress = rows.text(row, "progress")
     }
 }
 

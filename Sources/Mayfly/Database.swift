@@ -83,6 +83,7 @@ extension JobRow {
             "run_at": .string(runAt), "created_at": .string(createdAt),
             "started_at": .optional(startedAt), "finished_at": .optional(finishedAt),
             "cancel_requested": .bool(isCancelRequested),
+            "progress": .stored(progress),
         ])
     }
 }

@@ -9,6 +9,29 @@ import Testing
 
 @Suite("Output that is kept")
 struct OutputCaptureTests {
+    @Test func `a look at a stream gives each byte that is kept once, and says what is not`() {
+        var capture = OutputCapture(kept: ByteCount(bytes: 20))
+        #expect(capture.piece(from: 0, atMost: 5) == nil)
+        let all = (0..<200).map { UInt8($0) }
+        var read: [Int: UInt8] = [:]
+        for start in stride(from: 0, to: 200, by: 3) {
+            capture.append(Array(all[start..<min(200, start + 3)]))
+            while let piece = capture.piece(from: read.count, atMost: 2) {
+                for (index, byte) in piece.bytes.enumerated() { read[piece.offset + index] = byte }
+            }
+        }
+        // Whoever keeps up sees everything, although most of it is not kept.
+        #expect(all.indices.allSatisfy { read[$0] == all[$0] })
+        // Whoever comes late sees the head, and then what is kept of the tail.
+        #expect(capture.piece(from: 0, atMost: 100)?.bytes == Array(all[..<8]))
+        let late = capture.piece(from: 8, atMost: 1000)
+        #expect(late?.offset ?? 0 >= 8)
+        #expect(late.map { $0.offset + $0.bytes.count } == 200)
+        #expect(late.map { Array(all[$0.offset...]) == $0.bytes } == true)
+        #expect(capture.piece(from: 200, atMost: 1) == nil)
+        #expect(capture.piece(from: -1, atMost: 1) == nil)
+    }
+
     @Test func `is whole while it fits`() {
         var capture = OutputCapture(kept: ByteCount(bytes: 8))
         capture.append(Array("abc".utf8))

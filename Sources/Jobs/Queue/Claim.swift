@@ -8,13 +8,16 @@ package struct Claim: ~Copyable {
     package let stop: StopSignal
     /// The blobs of its tenant and the files of its result, for as long as the attempt is held.
     package let files: JobFiles
+    /// What is told of the attempt while it runs.
+    package let reports: JobReports
     private let queue: Queue
     private let obligation: Obligation
 
-    init(_ job: Job, _ stop: StopSignal, from queue: Queue) {
+    init(_ job: Job, _ stop: StopSignal, _ following: Following, from queue: Queue) {
         self.job = job
         self.stop = stop
         files = JobFiles(job, queue)
+        reports = JobReports(job, following, queue)
         self.queue = queue
         obligation = Obligation(token: job.token)
     }

@@ -106,7 +106,7 @@ extension Queue {
         case "job":
             let isOurs = settings.queues.isEmpty || settings.queues.contains(words[1])
             if isOurs { doorbells.dispatch.ring() }
-        case "cancel":
+        case "cancel", "follow":
             guard Int64(words[1]) == registration?.worker else { return }
             isHinted = true
             doorbells.keepAlive.ring()

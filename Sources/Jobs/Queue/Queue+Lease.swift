@@ -51,6 +51,7 @@ extension Queue {
                 switch rows.string(row, "why") {
                 case "cancelled": stop(token, .cancelled)
                 case "lost": stop(token, .lost)
+                case "followed": held[token]?.following.begin()
                 default:  // claimed by a call whose answer never came
                     try await giveBackOthers(connection)
                 }

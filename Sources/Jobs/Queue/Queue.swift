@@ -44,6 +44,7 @@ package actor Queue {
     struct Held {
         let registration: Registration
         let stop: AsyncStream<StopReason>.Continuation
+        let following: Following
         /// How many bytes of its outcome wait to be stored; nil: it has no outcome yet.
         var unstoredByteCount: Int?
     }
@@ -93,7 +94,7 @@ package actor Queue {
     var hasLostClaims = false
     var health: (state: HostState, note: String?) = (.ok, nil)
     var isHealthTold = true
-    private var slots: [CheckedContinuation<(Job, StopSignal)?, Never>] = []
+    private var slots: [CheckedContinuation<(Job, StopSignal, Following)?, Never>] = []
 
     init(_ settings: QueueSettings, _ logger: Logger) {
         self.settings = settings
@@ -119,8 +120,8 @@ package actor Queue {
             slots.append(slot)
             doorbells.dispatch.ring()
         }
-        guard let (job, stop) = claimed else { return nil }
-        return Claim(job, stop, from: self)
+        guard let (job, stop, following) = claimed else { return nil }
+        return Claim(job, stop, following, from: self)
     }
 
     /// From now on `next` answers nil; what was claimed goes on.
@@ -225,8 +226,9 @@ package actor Queue {
         for row in 0..<taken {
             let job = Job(rows, row, worker: me.worker)
             let (signal, source) = StopSignal.make()
-            held[job.token] = Held(registration: me, stop: source)
-            slots.removeLast().resume(returning: (job, signal))
+            let following = Following()
+            held[job.token] = Held(registration: me, stop: source, following: following)
+            slots.removeLast().resume(returning: (job, signal, following))
         }
         if taken < rows.count {
             // Drained while the claim was under way: the rest goes back to its place.

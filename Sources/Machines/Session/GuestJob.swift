@@ -43,6 +43,8 @@ package struct GuestJob: Sendable {
     package var collectsChanges = false
     /// Where output files go that are not small; `nil`: all are held in memory.
     package var sink: ByteSink?
+    /// Who wants to look at its output while it runs.
+    package var view: OutputView?
     /// Wall clock from the program's start; the host keeps it, whatever the guest says.
     package var timeout: Duration
     /// What the job may use; `nil`: all that the machine has to give.

@@ -49,6 +49,7 @@ extension AgentSession {
             var one = one
             one.timeout = max(.milliseconds(1), end - .now)
             var run = ProgramRun(job: one, begin: .now, onOutput: onOutput)
+            one.view?.show(run.output)
             var report: GuestReport?
             if let source = await one.sourceFile(),
                 let refusal = try await put(source, .now + transferTimeout)
@@ -116,7 +117,7 @@ extension AgentSession {
             run.take(bytes, .stderr)
             try release(bytes.count, of: stream)
         case .events(let bytes, _):
-            run.events.append(bytes)
+            run.output.events.append(bytes)
             try release(bytes.count, of: stream)
         case .exit(let exit):
             return await run.report(run.ending(exit), exit)
@@ -231,13 +232,12 @@ extension GuestReport.Ending {
 }
 
 /// The bookkeeping of one running program.
+@LoopActor
 private struct ProgramRun {
     let job: GuestJob
     private(set) var begin: ContinuousClock.Instant
     let onOutput: (@Sendable (OutputStream, [UInt8]) -> Void)?
-    var stdout: OutputCapture
-    var stderr: OutputCapture
-    var events: OutputCapture
+    let output: ProgramOutput
     var firstByte: Duration?
     var isWarm = false
     var isKilled = false
@@ -254,9 +254,7 @@ private struct ProgramRun {
         self.begin = begin
         self.onOutput = onOutput
         deadline = begin + job.timeout + AgentSession.grace
-        stdout = OutputCapture(kept: job.limits.kept)
-        stderr = OutputCapture(kept: job.limits.kept)
-        events = OutputCapture(kept: job.limits.keptEvents)
+        output = ProgramOutput(job.limits)
     }
 
     /// The program starts now, and not when its files were sent.
@@ -269,21 +267,22 @@ private struct ProgramRun {
     var overflow: String? {
         guard isOverflowing else { return nil }
         let printed = job.limits.printed.bytes
-        if events.total > printed {
+        if output.events.total > printed {
             return "the events went over \(job.limits.printed); write files instead"
         }
-        let name = stdout.total > printed ? "stdout" : "stderr"
+        let name = output.stdout.total > printed ? "stdout" : "stderr"
         return "\(name) went over \(job.limits.printed); print less or write a file"
     }
     var isOverflowing: Bool {
-        max(stdout.total, stderr.total, events.total) > job.limits.printed.bytes
+        max(output.stdout.total, output.stderr.total, output.events.total)
+            > job.limits.printed.bytes
     }
     mutating func take(_ bytes: [UInt8], _ stream: OutputStream) {
         guard !bytes.isEmpty else { return }
         if firstByte == nil { firstByte = .now - begin }
         switch stream {
-        case .stdout: stdout.append(bytes)
-        case .stderr: stderr.append(bytes)
+        case .stdout: output.stdout.append(bytes)
+        case .stderr: output.stderr.append(bytes)
         }
         if !isOverflowing { onOutput?(stream, bytes) }
     }
@@ -307,7 +306,7 @@ private struct ProgramRun {
     }
     private var captured: (CapturedOutput, CapturedOutput, CapturedOutput) {
         get async {
-            let (stdout, stderr, events) = (stdout, stderr, events)
+            let (stdout, stderr, events) = (output.stdout, output.stderr, output.events)
             if stdout.total + stderr.total + events.total < GuestJob.smallByteCount {
                 return (stdout.captured, stderr.captured, events.captured)
             }

@@ -29,6 +29,19 @@ struct OutputCapture {
         tail.dropFirst(keeping: tailLimit)
     }
 
+    /// What came from `offset` on, at most `count` bytes; later bytes where those are not kept.
+    func piece(from offset: Int, atMost count: Int) -> OutputView.Piece? {
+        guard offset < total, offset >= 0, count > 0 else { return nil }
+        if offset < head.count {
+            return OutputView.Piece(
+                offset: offset, bytes: head.bytes(from: offset, atMost: count))
+        }
+        // The tail may hold a piece more than it will give at the end.
+        let start = max(offset, total - tail.count)
+        return OutputView.Piece(
+            offset: start, bytes: tail.bytes(from: start - (total - tail.count), atMost: count))
+    }
+
     var captured: CapturedOutput {
         let tail = self.tail.joined.suffix(tailLimit)
         let left = total - head.count - tail.count
@@ -64,6 +77,17 @@ struct OutputCapture {
                 index += 1
             }
             pieces.removeFirst(index)
+        }
+        func bytes(from offset: Int, atMost limit: Int) -> [UInt8] {
+            var (skipped, bytes): (Int, [UInt8]) = (0, [])
+            for piece in pieces where bytes.count < limit {
+                let start = max(0, offset - skipped)
+                skipped += piece.count
+                if start < piece.count {
+                    bytes += piece[start...].prefix(limit - bytes.count)
+                }
+            }
+            return bytes
         }
         var joined: [UInt8] {
             var bytes: [UInt8] = []

@@ -1,4 +1,4 @@
-// `mayfly jobs`, `show` and `logs`: what is in the queue and what became of it.
+// `mayfly jobs` and `show`: what is in the queue and what became of it.
 
 import ArgumentParser
 import Glibc
@@ -131,46 +131,6 @@ struct ShowCommand: AsyncParsableCommand {
                 throw FileError("the blob \(digest) of \(name) no longer exists")
             }
             Console.say("\(shown): \(size) bytes")
-        }
-    }
-}
-
-struct LogsCommand: AsyncParsableCommand {
-    static let configuration = CommandConfiguration(
-        commandName: "logs",
-        abstract: "Prints what a job printed: its stdout to stdout, its stderr to stderr.",
-        discussion: """
-            The exact bytes, as far as they were kept; pipe them through `cat -v` when
-            the job is not trusted and the output goes to a terminal. To a terminal,
-            control characters are replaced.
-
-            Examples:
-              mayfly logs 64466213
-              mayfly logs 64466213 > stdout.txt 2> stderr.txt
-            """)
-
-    @Argument(help: "The job's id.") var id: Int64
-    @OptionGroup var options: ConfigurationOptions
-    @OptionGroup var database: DatabaseOptions
-
-    func run() async throws {
-        let configuration = try options.load([database.assignment])
-        let job = try await Database(configuration).with { client throws(JobsError) in
-            try await client.found(id)
-        }
-        guard job.hasEnded else {
-            throw FileError("job \(id) is \(job.state); its output is stored when it ends")
-        }
-        let result = JSON.stored(job.result)
-        for (name, stream) in [("stdout", STDOUT_FILENO), ("stderr", STDERR_FILENO)] {
-            let exact = result["\(name)_base64"]?.string.flatMap(Base64.decode)
-            let text = result[name]?.string ?? ""
-            let bytes = exact ?? Array(text.utf8)
-            if isatty(stream) == 1 {
-                Console.write(Console.harmless(text), to: stream)
-            } else {
-                Console.bytes(bytes, to: stream)
-            }
         }
     }
 }

@@ -18,6 +18,7 @@ enum JobText {
         for name in JSON.stored(job.payload).sealedNames {
             line("secret", "\(name) \(Secret.dots)")
         }
+        if let progress = progress(job) { line("progress", progress) }
         if let transfer {
             let done = Format.bytes(transfer.byteCount)
             line("file \(transfer.way)", "\(done) of \(Format.bytes(transfer.size))")
@@ -43,6 +44,16 @@ enum JobText {
             let machine = attempt.machine.map { " in \($0)" } ?? ""
             line("attempt \(attempt.attempt)", "\(attempt.outcome)\(reason)\(machine)")
         }
+    }
+
+    /// How far a running job has come: `3 of 20`, or its own words.
+    static func progress(_ job: JobRow) -> String? {
+        guard let text = job.progress else { return nil }
+        let progress = JSON.stored(text)
+        guard let done = progress["done"]?.int, let total = progress["total"]?.int else {
+            return text
+        }
+        return "\(done) of \(total)"
     }
 
     private static func line(_ name: String, _ text: String) {

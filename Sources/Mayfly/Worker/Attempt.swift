@@ -9,12 +9,16 @@ import Machines
 func attempt(_ claim: consuming Claim, in context: WorkerContext) async {
     let job = claim.job
     let files = claim.files
+    let reports = claim.reports
     let metadata: Logger.Metadata = ["job.id": "\(job.id)", "attempt": "\(job.attempt)"]
     let (result, stopped) = await withLogger(mergingMetadata: metadata) { _ in
         await claim.stop.guarding { () async throws(AttemptError) in
             let kind = try context.kinds.named(job.kind)
             var recipe = try await kind.recipe(for: job, blobs: files)
             recipe.job.sink = ByteSink(files)  // large files are stored while they come
+            let view = OutputView()
+            recipe.job.view = view
+            async let _: Void = report(view, recipe.mask, to: reports)  // ends with this scope
             let (run, machine) = try await context.host.run(recipe, pin: job.pin)
             return (kind.outcome(of: run, recipe: recipe, job: job), machine)
         }

@@ -33,6 +33,10 @@ extension Attack {
             try await $0.script("begin")
             try await $0.run("select mayfly.cancel(\($0.running))")
         },
+        Attack("an open transaction that follows a job that runs") {
+            try await $0.script("begin")
+            try await $0.run("select count(*) from mayfly.follow(\($0.running))")
+        },
         Attack("an open transaction after cancelling 200 jobs that wait") {
             try await $0.script("begin")
             try await $0.run("select mayfly.cancel(id) from unnest(\($0.waiting)::bigint[]) id")
@@ -282,6 +286,7 @@ extension Attack {
                     "select mayfly.cancel(\($0.foreign))", "select mayfly.replay(\($0.foreign))",
                     "select mayfly.list_blobs(\($0.foreign))",
                     "select mayfly.get_transfer(\($0.foreign))",
+                    "select mayfly.follow(\($0.foreign))",
                 ])
         },
         Attack("reading b's blobs by their address, and putting blobs for b") {

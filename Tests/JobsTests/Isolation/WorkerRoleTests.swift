@@ -35,6 +35,11 @@ import Testing
             select mayfly.seal_upload(\(number), \(secret)::uuid, \(held.token), 1,
                 repeat('a', 64), 3)
             """,
+            """
+            select mayfly.report_output(\(number), \(secret)::uuid, \(held.token), 1, 0, 'stdout',
+                0, 1, 'x')
+            """,
+            "select mayfly.report_progress(\(number), \(secret)::uuid, \(held.token), '1')",
         ]
     }
 

@@ -1,5 +1,5 @@
--- Chapter 5: who may do what. A producer reaches functions and the view `mayfly.job`, nothing else,
--- and there the jobs of its tenants; a worker reaches what v1_3_work.sql offers, for the number whose
+-- Chapter 6: who may do what. A producer reaches functions and the view `mayfly.job`, nothing else,
+-- and there the jobs of its tenants; a worker reaches what v1_3_work.sql and v1_4_follow.sql offer, for the number whose
 -- secret it has; an operator reads all and steers. Roles belong to the whole server, so they may
 -- exist already. Grant them to the roles that log in, and tenants to producers:
 --     grant mayfly_producer to my_backend;
@@ -65,6 +65,7 @@ grant execute on function
     mayfly.blob_size(text),
     mayfly.get_blob_part(text, bigint, int),
     mayfly.list_blobs(bigint, text, int),
+    mayfly.follow(bigint, bigint),
     mayfly.get_transfer(bigint),
     mayfly.secret_key(),
     mayfly.caller(), mayfly.sees_all(), mayfly.tenants(), mayfly.iso(timestamptz)
@@ -89,6 +90,8 @@ grant execute on function
     mayfly.store_blob(bigint, uuid, bigint, text, bytea),
     mayfly.append_upload(bigint, uuid, bigint, bigint, bigint, bytea, bigint),
     mayfly.seal_upload(bigint, uuid, bigint, bigint, text, bigint),
+    mayfly.report_output(bigint, uuid, bigint, bigint, int, text, bigint, int, text),
+    mayfly.report_progress(bigint, uuid, bigint, jsonb),
     mayfly.iso(timestamptz)
 to mayfly_worker;
 

@@ -1,4 +1,4 @@
--- Chapter 4: what operators do and see: pause and resume, grants, bulk replay, the upkeep of
+-- Chapter 5: what operators do and see: pause and resume, grants, bulk replay, the upkeep of
 -- history, statistics and health. The story is in v1_1_tables.sql.
 
 -- -------------------------------------------------------------------------------------------------
