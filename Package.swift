@@ -26,7 +26,8 @@ let package = Package(
     targets: [
         // The PostgreSQL wire protocol, TLS, service files and every PG* variable.
         .systemLibrary(name: "CLibPQ", pkgConfig: "libpq", providers: [.apt(["libpq-dev"])]),
-        // SHA-256 with the processor's own instructions, and Ed25519 (OpenSSL's libcrypto).
+        // SHA-256 with the processor's own instructions, Ed25519, P-256 and AES-GCM (OpenSSL's
+        // libcrypto).
         .systemLibrary(name: "CCrypto", pkgConfig: "libcrypto", providers: [.apt(["libssl-dev"])]),
         // The system calls and structures that Swift's Glibc module does not show.
         .target(name: "CLinux"),
@@ -43,6 +44,9 @@ let package = Package(
             swiftSettings: strict
         ),
         .target(name: "StrictJSON", swiftSettings: strict),
+        .target(
+            name: "Secrets", dependencies: ["CCrypto", "Processes", "StrictJSON"],
+            swiftSettings: strict),
         // What a document job runs inside the guest, in Python.
         .target(
             name: "DocumentTools", resources: [.embedInCode("mayfly_document")],
@@ -66,7 +70,8 @@ let package = Package(
         .executableTarget(
             name: "Mayfly",
             dependencies: [
-                "DocumentTools", "Jobs", "Machines", "Processes", "Postgres", "StrictJSON", "Wire",
+                "DocumentTools", "Jobs", "Machines", "Processes", "Postgres", "Secrets",
+                "StrictJSON", "Wire",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
             ],
@@ -91,13 +96,16 @@ let package = Package(
             name: "MayflyTests",
             dependencies: [
                 "Mayfly", "DocumentTools", "Events", "Jobs", "Machines", "Processes", "Postgres",
-                "StrictJSON", "TestSupport", "CTestSupport", "CLinux",
+                "Secrets", "StrictJSON", "TestSupport", "CTestSupport", "CLinux",
             ],
             swiftSettings: strict),
         // What is fuzzed, and the inputs that were found: a test of every run, see scripts/fuzz.
         .testTarget(
             name: "FuzzTests", dependencies: ["Mayfly", "StrictJSON", "Wire"],
             exclude: ["Corpus", "LibFuzzer.swift"], swiftSettings: strict),
+        .testTarget(
+            name: "SecretsTests", dependencies: ["Secrets", "StrictJSON", "TestSupport"],
+            swiftSettings: strict),
         .testTarget(name: "TidyTests", swiftSettings: strict),
     ]
 )

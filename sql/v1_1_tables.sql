@@ -54,6 +54,7 @@
 --     MF003  the tenant is not granted to the caller  MF008  not possible in the job's state
 --     MF004  no such job                              MF009  only possible at READ COMMITTED
 --     MF005  fenced: the attempt is no longer held    MF010  the server is too old
+--                                                     MF011  no key for secrets, or a wrong one
 --
 -- A version is applied as a whole, its chapters in order: by `mayfly migrate`, in one transaction, or
 -- by `psql -v ON_ERROR_STOP=1 -1 -f` for each. The last chapter notes the version in
@@ -103,6 +104,16 @@ create table mayfly.secret (
 );
 insert into mayfly.secret default values;
 
+-- With what producers seal secrets (v1_2_produce.sql): public keys, as JSON Web Keys. The private
+-- ones are files of the hosts that run workers; the database never has one.
+create table mayfly.secret_key (
+    kid        text primary key
+        constraint secret_key_kid_is_hex check (kid ~ '^[0-9a-f]{16}$'),
+    jwk        jsonb not null,
+    created_at timestamptz not null default clock_timestamp(),   -- of its last publication
+    retired_at timestamptz                                       -- since then nobody seals with it
+);
+
 -- Work that one worker at a time does for all: whoever locks the row with SKIP LOCKED. Nobody but
 -- the owner can lock it.
 create table mayfly.duty (
@@ -134,6 +145,8 @@ insert into mayfly.reason (reason, whose, retryable, meaning) values
         'The payload names a blob that is not stored; put it and replay.'),
     ('blob_unavailable', 'job', true,
         'A blob was removed while it was read, or its bytes are wrong; put it again and replay.'),
+    ('secret_unreadable', 'job', false,
+        'A secret of the payload cannot be opened: it was changed, or is for another tenant.'),
     ('guest_protocol_violation', 'job', true, 'The machine broke the protocol and was destroyed.'),
     ('unsupported_format', 'job', false, 'What the document contains is none of the known formats.'),
     ('format_mismatch', 'job', false,
@@ -154,6 +167,8 @@ insert into mayfly.reason (reason, whose, retryable, meaning) values
     ('restore_failed', 'ours', true, 'No machine could be restored from the image.'),
     ('image_missing', 'ours', true,
         'The worker has no verified image for this kind; build it there.'),
+    ('secret_key_missing', 'ours', true,
+        'The worker has not the key that opens a secret of the payload; copy it there.'),
     ('lease_lost', 'ours', true, 'The worker stopped renewing its lease; the job was given back.'),
     ('deadline_exceeded', 'ours', true,
         'The worker lives but held the attempt far beyond its timeout.'),

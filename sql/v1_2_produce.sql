@@ -122,6 +122,7 @@ begin
         perform mayfly.refuse('MF002', 'the payload has a number that no double can hold',
             'Pass it as a string, if it is meant.');
     end if;
+    perform mayfly.check_secrets(payload);
     size := pg_column_size(payload || '{}');   -- unpacked, even if it came from a table
     if size > 8192 then
         select s.payload_bytes_max into bytes_max from mayfly.setting s;
@@ -139,6 +140,56 @@ begin
                 size, bytes_max), mayfly.large_payload_hint());
         end if;
     end if;
+end $$;
+
+-- Secrets come into the database sealed or not at all: {"secrets": {"NAME": "<JWE>"}} of a program,
+-- {"password": "<JWE>"} of a document, each a JWE in compact serialization with ECDH-ES and A256GCM:
+-- five parts, the second empty, 12 bytes of nonce, 16 of tag. Workers have the key. A message never
+-- repeats a value: it would stand in the server's log.
+create function mayfly.is_sealed(value jsonb) returns boolean language sql immutable as
+$$ select jsonb_typeof(value) = 'string' and length(value #>> '{}') <= 16384
+    and value #>> '{}' ~ '^[A-Za-z0-9_-]+\.\.[A-Za-z0-9_-]{16}\.[A-Za-z0-9_-]*\.[A-Za-z0-9_-]{22}$' $$;
+
+create function mayfly.check_secrets(payload jsonb) returns void language plpgsql stable as $$
+declare
+    place text;
+begin
+    -- `secrets` of a step is refused by the worker; here it must not be stored in the clear.
+    if not payload @? 'lax $ ? (exists (@.password) || exists (@.secrets)
+            || exists (@.setup.secrets) || exists (@.steps[*].secrets))' then
+        return;
+    end if;
+    select s.place into place from (
+            select 'password', payload -> 'password' where payload ? 'password'
+            union all
+            select rtrim('secrets.' || e.key, '.'), e.value
+            from (select payload -> 'secrets' union all select payload #> '{setup,secrets}'
+                    union all select jsonb_path_query(payload, 'lax $.steps[*].secrets')) h (g)
+                cross join lateral jsonb_each(case when jsonb_typeof(g) = 'object' then g
+                    else jsonb_build_object('', g) end) e
+            where g is not null
+        ) s (place, value)
+    where not mayfly.is_sealed(s.value) limit 1;
+    if found then
+        perform mayfly.refuse('MF002', format('the payload''s %s is not sealed', left(place, 80)),
+            'Seal it with the key of mayfly.secret_key(), as `mayfly secret seal` does: '
+            'docs/payloads.md says how in other languages. Change it if it was a secret.');
+    end if;
+end $$;
+
+-- The public key to seal secrets with, as a JSON Web Key: the newest that is not retired.
+create function mayfly.secret_key() returns jsonb language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp as $$
+declare
+    found_key jsonb;
+begin
+    select k.jwk into found_key from mayfly.secret_key k where k.retired_at is null
+    order by k.created_at desc, k.kid limit 1;
+    if not found then
+        perform mayfly.refuse('MF011', 'there is no key to seal secrets with',
+            'Have an operator run `mayfly secret keygen` on a host with a worker.');
+    end if;
+    return found_key;
 end $$;
 
 create function mayfly.large_payload_hint() returns text language sql immutable as

@@ -46,6 +46,40 @@ begin
         and g.tenant = revoke_tenant.tenant;
 end $$;
 
+-- Publishes a public key: from now on producers seal secrets with it. Again: it becomes the newest.
+-- Copy its private half to every host with a worker first.
+create function mayfly.publish_secret_key(jwk jsonb) returns text language plpgsql
+security definer set search_path = pg_catalog, pg_temp as $$
+declare
+    kid text := jwk ->> 'kid';
+begin
+    if jwk ? 'd' then
+        perform mayfly.refuse('MF011', 'this is a private key: it has a member d',
+            'Publish its public half, and make another key: this one was shown to the server.');
+    elsif kid is null or kid !~ '^[0-9a-f]{16}$' or jwk ->> 'kty' is distinct from 'EC'
+            or jwk ->> 'crv' is distinct from 'P-256' or jwk ->> 'x' !~ '^[A-Za-z0-9_-]{43}$'
+            or jwk ->> 'y' !~ '^[A-Za-z0-9_-]{43}$' or num_nulls(jwk ->> 'x', jwk ->> 'y') > 0 then
+        perform mayfly.refuse('MF011', 'this is no public key that mayfly secret keygen made',
+            'Run `mayfly secret keygen`, or `mayfly secret publish KID` on a host with the key.');
+    end if;
+    insert into mayfly.secret_key as k (kid, jwk) values (kid, publish_secret_key.jwk)
+    on conflict on constraint secret_key_pkey do update
+        set jwk = excluded.jwk, created_at = excluded.created_at, retired_at = null;
+    return kid;
+end $$;
+
+-- From now on nobody seals with this key. Workers that have it still open what was sealed before.
+create function mayfly.retire_secret_key(kid text) returns void language plpgsql
+security definer set search_path = pg_catalog, pg_temp as $$
+begin
+    update mayfly.secret_key k set retired_at = coalesce(k.retired_at, now())
+        where k.kid = retire_secret_key.kid;
+    if not found then
+        perform mayfly.refuse('MF011', format('there is no key %L', kid),
+            'Look for it with `mayfly secret list`.');
+    end if;
+end $$;
+
 -- Replays all that fit and answers which became which; jobs that were replayed already are left
 -- out, so calling it twice does no harm. dry_run: only says which. What cannot be replayed pinned
 -- comes back without a new id and with the reason, and stops no other.

@@ -67,10 +67,11 @@ grant execute on function
     mayfly.list_blobs(bigint, text, int),
     mayfly.follow(bigint, bigint),
     mayfly.get_transfer(bigint),
+    mayfly.secret_key(),
     mayfly.caller(), mayfly.sees_all(), mayfly.tenants(), mayfly.iso(timestamptz)
 to mayfly_producer, mayfly_operator;
 
-grant select on mayfly.migration to mayfly_worker, mayfly_operator;
+grant select on mayfly.migration, mayfly.secret_key to mayfly_worker, mayfly_operator;
 grant execute on function
     mayfly.register(text, text, text[], text[], int, interval, text, text),
     mayfly.heartbeat(bigint, uuid, interval, bigint[]),
@@ -102,6 +103,8 @@ grant execute on function
     mayfly.resume(text),
     mayfly.grant_tenant(name, text),
     mayfly.revoke_tenant(name, text),
+    mayfly.publish_secret_key(jsonb),
+    mayfly.retire_secret_key(text),
     mayfly.replay_all(text, text, text, text, timestamptz, timestamptz, int, boolean, boolean),
     mayfly.reap(int),
     mayfly.maintain(),

@@ -74,6 +74,7 @@ package enum Reason: String, Sendable, CaseIterable {
     case invalidPayload = "invalid_payload"
     case blobMissing = "blob_missing"
     case blobUnavailable = "blob_unavailable"
+    case secretUnreadable = "secret_unreadable"
     case guestProtocolViolation = "guest_protocol_violation"
     case unsupportedFormat = "unsupported_format"
     case formatMismatch = "format_mismatch"
@@ -90,6 +91,7 @@ package enum Reason: String, Sendable, CaseIterable {
     case machineLost = "machine_lost"
     case restoreFailed = "restore_failed"
     case imageMissing = "image_missing"
+    case secretKeyMissing = "secret_key_missing"
     case leaseLost = "lease_lost"
     case deadlineExceeded = "deadline_exceeded"
     case storeFailed = "store_failed"
@@ -103,9 +105,8 @@ package enum Reason: String, Sendable, CaseIterable {
     /// The same as `whose = 'ours'` in `mayfly.reason`.
     package var isOurs: Bool {
         switch self {
-        case .machineLost, .restoreFailed, .imageMissing, .leaseLost, .deadlineExceeded,
-            .storeFailed,
-            .internal:
+        case .machineLost, .restoreFailed, .imageMissing, .secretKeyMissing, .leaseLost,
+            .deadlineExceeded, .storeFailed, .internal:
             true
         default: false
         }
@@ -113,8 +114,9 @@ package enum Reason: String, Sendable, CaseIterable {
     /// Running the same job again could end differently.
     package var isRetryable: Bool {
         switch self {
-        case .invalidPayload, .blobMissing, .unsupportedFormat, .formatMismatch, .documentDamaged,
-            .documentEncrypted, .wrongPassword, .pageRange, .expansionLimit, .pixelLimit,
+        case .invalidPayload, .blobMissing, .secretUnreadable, .unsupportedFormat, .formatMismatch,
+            .documentDamaged, .documentEncrypted, .wrongPassword, .pageRange, .expansionLimit,
+            .pixelLimit,
             .packageUnavailable, .networkDenied:
             false
         default: true

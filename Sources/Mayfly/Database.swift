@@ -74,7 +74,8 @@ extension JobRow {
         .object([
             "id": .number(Int(id)), "queue": .string(queue), "tenant": .string(tenant),
             "kind": .string(kind), "state": .string(state), "priority": .number(priority),
-            "payload": .stored(payload), "result": .stored(result), "error": .stored(error),
+            "payload": JSON.stored(payload).withDots, "result": .stored(result),
+            "error": .stored(error),
             "attempt": .number(attempt), "max_attempts": .number(maxAttempts),
             "unique_key": .optional(uniqueKey),
             "replay_of": replayOf.map { .number(Int($0)) } ?? .null,

@@ -37,8 +37,8 @@ struct Mayfly: AsyncParsableCommand {
             CommandGroup(
                 name: "Hosts:",
                 subcommands: [
-                    WorkerCommand.self, ImageCommand.self, RestoreCommand.self, DoctorCommand.self,
-                    ConfigCommand.self, BenchCommand.self,
+                    WorkerCommand.self, ImageCommand.self, SecretCommand.self, RestoreCommand.self,
+                    DoctorCommand.self, ConfigCommand.self, BenchCommand.self,
                 ]),
             CommandGroup(
                 name: "Database:", subcommands: [MigrateCommand.self, PruneCommand.self]),

@@ -1,5 +1,6 @@
 // Strict base64 (RFC 4648, section 4): the standard alphabet, with padding, without line breaks,
-// and with nothing in the bits that padding leaves over. Called by the kinds.
+// and with nothing in the bits that padding leaves over; and base64url (section 5) as JOSE has it,
+// without padding. Called by the kinds and by Secrets.
 
 package enum Base64 {
     /// Index 0…63, or 0xFF for a byte that is no digit.
@@ -63,5 +64,36 @@ package enum Base64 {
             index += 3
         }
         return String(decoding: result, as: UTF8.self)
+    }
+}
+
+/// The alphabet with - and _, never padded (RFC 7515, section 2).
+package enum Base64URL {
+    /// The bytes, or `nil` for anything but their one encoding.
+    package static func decode(_ text: some StringProtocol) -> [UInt8]? {
+        var standard: [UInt8] = []
+        for byte in text.utf8 {
+            switch byte {
+            case UInt8(ascii: "-"): standard.append(UInt8(ascii: "+"))
+            case UInt8(ascii: "_"): standard.append(UInt8(ascii: "/"))
+            case UInt8(ascii: "+"), UInt8(ascii: "/"), UInt8(ascii: "="): return nil
+            default: standard.append(byte)
+            }
+        }
+        while standard.count % 4 != 0 { standard.append(UInt8(ascii: "=")) }
+        return Base64.decode(String(decoding: standard, as: UTF8.self))
+    }
+
+    package static func encode(_ bytes: [UInt8]) -> String {
+        var text: [UInt8] = []
+        for byte in Base64.encode(bytes).utf8 {
+            switch byte {
+            case UInt8(ascii: "+"): text.append(UInt8(ascii: "-"))
+            case UInt8(ascii: "/"): text.append(UInt8(ascii: "_"))
+            case UInt8(ascii: "="): break
+            default: text.append(byte)
+            }
+        }
+        return String(decoding: text, as: UTF8.self)
     }
 }

@@ -90,13 +90,18 @@ def check_jobs(program, report):
          lambda value, files: [] if files.get("page-0001.webp", b"")[8:12] == b"WEBP" else [f"no WebP in {sorted(files)}"]),
         ("a password that is missing", {"operation": "text", "input": encoded("a.docx", makers.fixture("secret.docx"))},
          "document_encrypted", None),
+        ("a password from a file", {"operation": "text", "input": encoded("a.docx", makers.fixture("secret.docx"))}, None,
+         lambda value, files: in_order(value["text"], ["Warm"])),
         ("a text that says it is a DOCX", {"operation": "text", "input": {"name": "a.docx", "text": "#!/bin/sh\nid\n"}},
          "format_mismatch", None),
         ("a page that is not there", {"operation": "text", "pages": "9", "input": encoded("a.pdf", pdf.data())}, "page_range", None),
     ]
     for name, payload, reason, check in cases:
-        with tempfile.TemporaryDirectory() as out:
-            code, printed, said = mayfly(program, payload, "--kind", "document", "--timeout", "5min", "--out", out)
+        with tempfile.TemporaryDirectory() as out, tempfile.NamedTemporaryFile("w") as password:
+            password.write("secret\n")
+            password.flush()
+            secrets = ["--secret", f"password=@{password.name}"] if name == "a password from a file" else []
+            code, printed, said = mayfly(program, payload, "--kind", "document", "--timeout", "5min", "--out", out, *secrets)
             files = {}
             for base, _, names in os.walk(out):
                 for file in names:

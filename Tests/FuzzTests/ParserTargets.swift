@@ -136,7 +136,7 @@ func fuzzPayload(_ bytes: [UInt8]) throws(BrokenPromise) {
     do {
         let document = try DocumentPayload(PayloadField(path: "$", value: value))
         try promise(!document.inputs.isEmpty, "no document")
-        try promise(document.request["password"]?.string?.contains("\0") != true, "a zero byte")
+        try promise(document.request["password"] == nil, "a password in the clear")
     } catch let error as InvalidPayload {
         try promiseOneLine(error.description)
     } catch let error as BrokenPromise {

@@ -29,7 +29,8 @@ struct CommandTests {
         let names = Set(Self.commands.map { $0.words.joined(separator: " ") })
         let wanted = [
             "demo", "worker", "migrate", "image build", "image list", "image show", "image verify",
-            "image prune",
+            "image prune", "secret keygen", "secret publish", "secret list", "secret retire",
+            "secret seal",
             "enqueue", "jobs", "show", "logs", "cancel", "replay", "run", "doctor",
             "bench queue", "bench restore", "bench jobs", "prune", "config", "restore",
         ]

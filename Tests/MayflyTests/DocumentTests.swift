@@ -3,6 +3,7 @@
 import DocumentTools
 import Foundation
 import Jobs
+import Secrets
 import StrictJSON
 import TestSupport
 import Testing
@@ -42,13 +43,17 @@ struct DocumentTests {
         async throws
     {
         let kind = DocumentKind(try Configuration(flags: [], file: nil, environment: [:]))
+        var keys = SecretKeys(directory: "/nonexistent")
+        keys.held = [PrivateKey.generate()]
+        let password = try SealedSecret.seal(
+            Secret("p"), for: keys.held[0].publicKey, tenant: nil)
         let recipe = try await kind.recipe(
             payload: """
-                {"operation": "convert", "to": "pdf", "pages": "1-3,7,9-", "password": "p",
+                {"operation": "convert", "to": "pdf", "pages": "1-3,7,9-", "password": "\(password)",
                  "languages": ["eng", "chi_sim"], "dpi": 150, "layout": true,
                  "options": {"pdfa": "2b", "landscape": true, "quality": 80},
                  "input": {"name": "../../etc/pass wd.docx", "base64": "UEsDBA=="}}
-                """, timeout: nil, blobs: NoBlobs())
+                """, timeout: nil, blobs: NoBlobs(), secrets: SecretOpener(keys: keys, tenant: ""))
         #expect(recipe.image == "document")
         #expect(recipe.job.files.map(\.name) == ["input/1"])
         #expect(recipe.job.files.first?.bytes == [0x50, 0x4B, 3, 4])
@@ -102,6 +107,7 @@ struct DocumentTests {
         (#"{"operation": "ocr", "languages": [], "input": {"text": ""}}"#, "$.languages: is empty"),
         (#"{"operation": "render", "dpi": 6000, "input": {"text": ""}}"#, "$.dpi"),
         (#"{"operation": "render", "dpi": "150", "input": {"text": ""}}"#, "$.dpi"),
+        (#"{"operation": "text", "password": "p", "input": {"text": ""}}"#, "is not sealed"),
         (#"{"operation": "text", "layout": 1, "input": {"text": ""}}"#, "$.layout"),
         (#"{"operation": "text", "options": {"x": 1}, "input": {"text": ""}}"#, "unknown key"),
         (#"{"operation": "text", "network": {}, "input": {"text": ""}}"#, "have no network"),

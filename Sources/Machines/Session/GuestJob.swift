@@ -80,6 +80,16 @@ package struct GuestJob: Sendable {
     }
 }
 
+/// Input and environment may hold secrets: whatever prints a job prints none of them.
+extension GuestJob: CustomStringConvertible, CustomReflectable {
+    package var description: String { "a job of \(1 + nextSteps.count) programs" }
+    package var customMirror: Mirror { Mirror(self, children: []) }
+}
+extension GuestJob.Step: CustomStringConvertible, CustomReflectable {
+    package var description: String { "one program of a job" }
+    package var customMirror: Mirror { Mirror(self, children: []) }
+}
+
 /// How much a job may leave behind.
 package struct OutputLimits: Sendable {
     /// Kept of stdout and of stderr each: two fifths from the start, the rest from the end.

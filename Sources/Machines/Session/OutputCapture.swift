@@ -49,7 +49,7 @@ struct OutputCapture {
             return CapturedOutput(
                 bytes: head.joined + tail, total: ByteCount(bytes: total), isTruncated: false)
         }
-        let marker = Array("\n[… \(left) bytes left out …]\n".utf8)
+        let marker = CapturedOutput.marker(left)
         return CapturedOutput(
             bytes: head.joined + marker + tail, total: ByteCount(bytes: total), isTruncated: true)
     }
@@ -95,5 +95,20 @@ struct OutputCapture {
             for piece in pieces { bytes += piece }
             return bytes
         }
+    }
+}
+
+extension CapturedOutput {
+    fileprivate static func marker(_ left: Int) -> [UInt8] {
+        Array("\n[… \(left) bytes left out …]\n".utf8)
+    }
+    /// What stands where the middle was left out; `nil` when all of it is here.
+    package var marker: [UInt8]? {
+        guard isTruncated else { return nil }
+        // Its own length depends on the digits of what it says.
+        return (1...19).lazy.map { digits in
+            (digits, total.bytes - bytes.count + Self.marker(0).count - 1 + digits)
+        }.first { digits, left in left > 0 && String(left).count == digits }
+            .map { Self.marker($1) }
     }
 }

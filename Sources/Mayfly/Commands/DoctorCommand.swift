@@ -6,6 +6,7 @@ import Glibc
 import Jobs
 import Machines
 import Processes
+import Secrets
 import StrictJSON
 
 struct DoctorCommand: AsyncParsableCommand {
@@ -47,6 +48,7 @@ struct DoctorCommand: AsyncParsableCommand {
         findings.append(Self.directory(configuration, .runtimeDirectory))
         findings += Self.tools()
         findings += await Self.database(configuration)
+        findings.append(await Self.secrets(configuration))
         Console.data(output.isJSON ? Self.json(findings).text : Self.text(findings))
         // What a layer or one of two hypervisors lacks does not keep a worker from running.
         let isFit = !findings.contains {
@@ -148,6 +150,37 @@ struct DoctorCommand: AsyncParsableCommand {
                 found: path ?? "not installed",
                 remedy: path == nil ? "apt-get install \(package)" : "")
         }
+    }
+
+    /// The keys for secrets that this host has, and whether producers seal with one of them.
+    private static func secrets(_ configuration: Configuration) async -> Check {
+        let held = configuration.secretKeys.list()
+        let published = try? await Database(configuration).with { client throws(JobsError) in
+            try await client.secretKeys()
+        }
+        let here = held.isEmpty ? "no key here" : "here: \(held.map(\.id).joined(separator: ", "))"
+        func degraded(_ found: String, _ remedy: String) -> Check {
+            Check(name: "secrets", state: .degraded, found: found, remedy: remedy)
+        }
+        if let problem = held.lazy.compactMap(\.problem).first {
+            return degraded(problem, "jobs with a secret for that key wait for another host")
+        }
+        guard let published else {
+            return degraded("\(here); the database does not say what producers seal with", "")
+        }
+        guard let current = published.first(where: \.isCurrent) else {
+            return degraded(
+                "\(here); none is published: no producer can seal", "mayfly secret keygen")
+        }
+        guard held.contains(where: { $0.id == current.id }) else {
+            return degraded(
+                "\(here); producers seal with \(current.id): such jobs wait for another host",
+                "copy \(current.id).jwk from a host that has it into "
+                    + configuration.secretKeys.directory)
+        }
+        return Check(
+            name: "secrets", state: .active, found: "\(here); producers seal with \(current.id)",
+            remedy: "")
     }
 
     /// Whether the queue answers, and what `mayfly.health` says of it: ill hosts among others.

@@ -3,6 +3,7 @@
 import ArgumentParser
 import Jobs
 import Machines
+import Secrets
 import StrictJSON
 
 struct EnqueueCommand: AsyncParsableCommand {
@@ -11,12 +12,14 @@ struct EnqueueCommand: AsyncParsableCommand {
         abstract: "Puts a job into the queue; with --wait, waits for its end and shows it.",
         discussion: """
             Prints the job's id. With --wait the exit code is 0 for a job that succeeded
-            and 1 for any other end.
+            and 1 for any other end. Secrets are sealed here, for the job's tenant; the
+            program finds each in the environment variable of its name.
 
             Examples:
               mayfly enqueue --language python --source 'print(6*7)' --wait
               mayfly enqueue --payload job.json --timeout 30s --max-attempts 3
               mayfly enqueue --payload - --unique-key report-2025-01 < job.json
+              mayfly enqueue --payload job.json --secret API_KEY=@token.txt
             """)
 
     @Option(help: "The kind of job.") var kind = "code"
@@ -34,6 +37,7 @@ struct EnqueueCommand: AsyncParsableCommand {
     @Option(help: "While a job with this key is alive, no second one is created.") var uniqueKey:
         String?
     @Flag(help: "Waits for the job's end and shows it.") var wait = false
+    @OptionGroup var secrets: SecretOptions
     @OptionGroup var options: ConfigurationOptions
     @OptionGroup var database: DatabaseOptions
     @OptionGroup var output: OutputOptions
@@ -47,7 +51,7 @@ struct EnqueueCommand: AsyncParsableCommand {
 
     func run() async throws {
         let configuration = try options.load([database.assignment])
-        let job = try request()
+        let job = try await request(Database(configuration))
         let shows = output.isJSON
         let ended = try await Database(configuration).with { ledger throws(JobsError) -> JobRow? in
             let id = try await ledger.enqueue(job)
@@ -63,8 +67,13 @@ struct EnqueueCommand: AsyncParsableCommand {
         if ended.state != "succeeded" { throw ExitCode(1) }
     }
 
-    private func request() throws -> NewJob {
+    private func request(_ base: Database) async throws -> NewJob {
         var job = NewJob(kind: kind, payload: try payloadText())
+        if !secrets.secrets.isEmpty {
+            let key = try PublicKey(sealing: try await base.secretKey())
+            job.payload = try secrets.sealed(
+                into: job.payload, of: kind, for: key, tenant: tenant ?? "")
+        }
         do throws(InvalidPayload) { try Kinds.check(job.payload, of: kind) } catch {
             throw ConfigurationError("\(error.reason.rawValue): \(Console.harmless("\(error)"))")
         }

@@ -7,6 +7,7 @@ import Glibc
 import Jobs
 import Logging
 import Machines
+import Secrets
 import StrictJSON
 
 struct RunCommand: AsyncParsableCommand {
@@ -55,6 +56,7 @@ struct RunCommand: AsyncParsableCommand {
     var interpreter: CodePayload.Interpreter?
     @Option(help: "Wall clock, e.g. 30s. (default: the kind's)") var timeout: String?
     @Option(help: "The kind of job: code, or document with --payload.") var kind = "code"
+    @OptionGroup var secrets: SecretOptions
     @OptionGroup var options: ConfigurationOptions
     @OptionGroup var output: OutputOptions
 
@@ -79,16 +81,24 @@ struct RunCommand: AsyncParsableCommand {
 
     func run() async throws {
         let configuration = try options.load()
-        let (text, limit) = try request(configuration)
+        var (text, limit) = try request(configuration)
         let kind = try Kinds(configuration).named(kind)
+        // Sealed for a key that lives as long as this command: the payload has one form.
+        var keys = configuration.secretKeys
+        keys.held = [PrivateKey.generate()]
+        text = try secrets.sealed(
+            into: text, of: kind.name, for: keys.held[0].publicKey, tenant: nil)
         var recipe: Recipe
         do throws(AttemptError) {
-            recipe = try await kind.recipe(payload: text, timeout: limit, blobs: NoBlobs())
+            recipe = try await kind.recipe(
+                payload: text, timeout: limit, blobs: NoBlobs(),
+                secrets: SecretOpener(keys: keys, tenant: nil))
         } catch {
             if case .invalidPayload(let problem) = error {
                 Console.say("mayfly: \(problem.reason.rawValue): \(Console.harmless("\(problem)"))")
                 throw ExitCode(2)
             }
+            if case .secretKeyMissing(let sentence) = error { throw FileError(sentence) }
             throw FileError("\(error)")
         }
         if let out { try Files.makeDirectory(out) }
@@ -107,7 +117,7 @@ struct RunCommand: AsyncParsableCommand {
             }
         }
         try await finish(
-            kind.result(of: run, recipe: recipe, queueDelay: nil), run.report.ending, spool)
+            kind.maskedResult(of: run, recipe: recipe, queueDelay: nil), run.report.ending, spool)
     }
 
     /// Writes what may be written; `false` when a file was left out, which has been said.

@@ -66,6 +66,10 @@ extension Setting {
         "runtime.directory", .text, "\"/run/mayfly\"",
         "marks of live workers and the demo's socket; without root: $XDG_RUNTIME_DIR/mayfly")
 
+    static let secretKeys = Setting(
+        "secrets.keys", .text, "\"\"",
+        "the directory of the private keys for secrets; empty: keys/secrets in state.directory")
+
     static let workerName = Setting(
         "worker.name", .text, "\"\"", "empty: the host's name and the process id")
     static let workerSlots = Setting(
@@ -164,7 +168,8 @@ extension Setting {
     /// Every setting, in the order of worker.conf, with those of the images that Mayfly ships.
     static let all: [Setting] =
         [
-            databaseURL, stateDirectory, runtimeDirectory, workerName, workerSlots, workerQueues,
+            databaseURL, stateDirectory, runtimeDirectory, secretKeys, workerName, workerSlots,
+            workerQueues,
             workerKinds, workerLease, drainTimeout, hypervisor, accelerator, transport,
             probeTimeout, standbys, warmMemory, warmAge, qemuBinary, firecrackerBinary,
             agentBinary, codeImage, codeTimeout, codeTimeoutMax, inputFile, inputTotal,

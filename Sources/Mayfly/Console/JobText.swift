@@ -2,6 +2,7 @@
 // to standard output, and whatever a guest wrote is made harmless first.
 
 import Jobs
+import Secrets
 import StrictJSON
 
 enum JobText {
@@ -13,6 +14,9 @@ enum JobText {
         line("job", "\(job.id) \(job.kind) \(job.state)")
         if job.attempt > 1 || job.maxAttempts > 1 {
             line("attempt", "\(job.attempt), at most \(job.maxAttempts) of its own failures")
+        }
+        for name in JSON.stored(job.payload).sealedNames {
+            line("secret", "\(name) \(Secret.dots)")
         }
         if let progress = progress(job) { line("progress", progress) }
         if let transfer {

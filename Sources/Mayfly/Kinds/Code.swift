@@ -20,17 +20,19 @@ struct CodeKind: Kind {
     static func check(payload: String) throws(InvalidPayload) { _ = try CodePayload(payload) }
 
     func recipe(
-        payload: String, timeout: Duration?, blobs: any BlobSource
+        payload: String, timeout: Duration?, blobs: any BlobSource, secrets: SecretOpener
     ) async throws(AttemptError) -> Recipe {
         let (code, limit): (CodePayload, Duration)
         do throws(InvalidPayload) {
             code = try CodePayload(payload)
             limit = try settings.timeout(timeout)
         } catch { throw .invalidPayload(error) }
+        let opened = try code.openedSecrets(secrets)
         let first = code.steps[0]
         var job = GuestJob(
             program: first.language.program(source: first.source), arguments: first.arguments,
-            standardInput: Array(first.standardInput.utf8), environment: first.environment,
+            standardInput: Array(first.standardInput.utf8),
+            environment: first.environment + opened.variables,
             files: try await code.resolvedFiles(blobs, settings.inputs),
             outputs: code.outputs ?? [],
             timeout: limit, limits: settings.outputs,
@@ -38,10 +40,15 @@ struct CodeKind: Kind {
         job.collectsChanges = code.outputs == nil
         job.reportsValues = first.reportsValues
         job.allowsFailure = first.allowsFailure
-        job.nextSteps = code.steps.dropFirst().map(\.guestStep)
+        job.nextSteps = code.steps.dropFirst().map { step in
+            var step = step.guestStep
+            step.environment += opened.variables
+            return step
+        }
         return Recipe(
             image: image, job: job,
-            programName: code.steps.map(\.language.rawValue).joined(separator: ", "))
+            programName: code.steps.map(\.language.rawValue).joined(separator: ", "),
+            mask: opened.mask)
     }
 
     func result(
@@ -116,6 +123,7 @@ struct CodePayload: Sendable {
         static let steps = 16
         static let arguments = 256
         static let variables = 128
+        static let secrets = 32
         static let commandLine = ByteCount.kibibytes(48)  // one 64 KiB frame carries it all
         static let outputs = 32
         static let outputBytes = ByteCount.kibibytes(16)  // one frame, too
@@ -126,8 +134,10 @@ struct CodePayload: Sendable {
     var files: [File] = []
     /// `nil`: every file that is new or changed.
     var outputs: [String]?
+    /// Variables of every program whose values stand sealed in the payload.
+    var secrets: [SecretField] = []
 
-    static let keys = Step.keys + ["files", "outputs", "network", "setup", "steps"]
+    static let keys = Step.keys + ["files", "outputs", "network", "setup", "steps", "secrets"]
 
     init(_ payload: String) throws(InvalidPayload) {
         try self.init(try PayloadField(parsing: payload))
@@ -136,6 +146,7 @@ struct CodePayload: Sendable {
     init(_ root: PayloadField) throws(InvalidPayload) {
         let fields = try root.members(Self.keys)
         steps = try Self.readSteps(root, fields)
+        if let field = fields["secrets"] { try readSecrets(field) }
         if let field = fields["files"] { try readFiles(field) }
         if let field = fields["outputs"] { try readOutputs(field) }
         if let field = fields["network"] { try Self.checkNetwork(field) }

@@ -16,6 +16,8 @@ extension CodePayload {
         var value = Value.last
         /// Its failure does not end the job.
         var allowsFailure = false
+        /// Of `args` and `env`, with what the protocol puts between them.
+        private(set) var commandLineByteCount = 0
 
         static let keys = ["language", "source", "args", "stdin", "env", "interpreter", "value"]
 
@@ -72,6 +74,7 @@ extension CodePayload {
                 total += name.utf8.count + text.utf8.count + 8
                 environment.append((name, text))
             }
+            commandLineByteCount = total
             guard total <= Bounds.commandLine.bytes else {
                 let place = (env ?? args)?.path ?? "$"
                 throw InvalidPayload(
@@ -81,7 +84,7 @@ extension CodePayload {
             }
         }
 
-        private static func isVariableName(_ name: String) -> Bool {
+        static func isVariableName(_ name: String) -> Bool {
             guard let first = name.utf8.first, name.utf8.count <= 128,
                 !(48...57).contains(first)
             else { return false }

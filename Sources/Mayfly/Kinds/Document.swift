@@ -4,6 +4,7 @@
 
 import Jobs
 import Machines
+import Secrets
 import StrictJSON
 import Wire
 
@@ -29,13 +30,14 @@ struct DocumentKind: Kind {
     private static let program = "from mayfly_document import job\njob.main()\n"
 
     func recipe(
-        payload: String, timeout: Duration?, blobs: any BlobSource
+        payload: String, timeout: Duration?, blobs: any BlobSource, secrets: SecretOpener
     ) async throws(AttemptError) -> Recipe {
         let (document, limit): (DocumentPayload, Duration)
         do throws(InvalidPayload) {
             document = try DocumentPayload(payload)
             limit = try settings.timeout(timeout)
         } catch { throw .invalidPayload(error) }
+        let (request, mask) = try document.openedRequest(secrets)
         var files = InputFiles(settings.inputs, from: blobs)
         for (number, input) in document.inputs.enumerated() {
             try await files.add(input.content, as: DocumentPayload.place(number), at: input.path)
@@ -44,10 +46,10 @@ struct DocumentKind: Kind {
             image: image,
             job: GuestJob(
                 program: .python(source: Self.program),
-                standardInput: Array(document.request.text.utf8), files: files.files,
+                standardInput: Array(request.text.utf8), files: files.files,
                 outputs: ["\(DocumentResult.outputDirectory)/**"],
                 timeout: limit, limits: settings.outputs, hasEvents: true),
-            programName: document.operation.rawValue)
+            programName: document.operation.rawValue, mask: mask)
     }
 
     func result(
@@ -106,8 +108,10 @@ struct DocumentPayload: Sendable {
 
     let operation: Operation
     private(set) var inputs: [Input] = []
-    /// What the tools in the guest are told, the documents apart.
+    /// What the tools in the guest are told, the documents and the password apart.
     private(set) var request: JSON
+    /// What opens the documents, sealed.
+    private(set) var password: SealedSecret?
 
     /// Where a document stands in the job's directory.
     static func place(_ number: Int) -> String { "input/\(number + 1)" }
@@ -125,9 +129,33 @@ struct DocumentPayload: Sendable {
         request = .null
         inputs = try Self.inputs(fields, root, operation)
         request = .object(try requestMembers(fields, root))
+        password = try Self.password(fields["password"])
         if let network = fields["network"] {
             throw network.refuse("document jobs have no network; leave it out")
         }
+    }
+
+    private static func password(_ field: PayloadField?) throws(InvalidPayload) -> SealedSecret? {
+        guard let field else { return nil }
+        let password = try field.sealed()
+        guard password.byteCount <= Bounds.password.bytes else {
+            throw field.refuse(
+                "holds \(password.byteCount) bytes; at most \(Bounds.password) are allowed")
+        }
+        return password
+    }
+
+    /// The request with the password in the clear, which goes into the machine and nowhere else.
+    fileprivate func openedRequest(
+        _ secrets: SecretOpener
+    ) throws(AttemptError) -> (request: JSON, mask: SecretMask) {
+        guard let password, case .object(let members) = request else {
+            return (request, SecretMask())
+        }
+        let (secret, text) = try secrets.open(password, at: "$.password")
+        return (
+            .object(members + [.init(name: "password", value: .string(text))]), SecretMask([secret])
+        )
     }
 
     private static func inputs(
@@ -191,9 +219,6 @@ struct DocumentPayload: Sendable {
         }
         try add("pages") { field throws(InvalidPayload) in
             .string(try Self.pageList(field))
-        }
-        try add("password") { field throws(InvalidPayload) in
-            .string(try field.text(atMost: Bounds.password))
         }
         try add("ocr") { field throws(InvalidPayload) in
             .string(try field.word(of: ["auto", "never", "force"]))

@@ -4,6 +4,7 @@
 
 import Jobs
 import Machines
+import Secrets
 import StrictJSON
 
 /// One kind of job, by the word in `mayfly.job.kind`.
@@ -16,9 +17,9 @@ protocol Kind: Sendable {
     /// Checks everything about a payload that can be checked without a machine.
     ///
     /// - Throws: ``AttemptError/invalidPayload(_:)`` for the job's own fault,
-    ///   ``AttemptError/blobUnavailable(_:)`` for ours.
+    ///   ``AttemptError/blobUnavailable(_:)`` and ``AttemptError/secretKeyMissing(_:)`` for ours.
     func recipe(
-        payload: String, timeout: Duration?, blobs: any BlobSource
+        payload: String, timeout: Duration?, blobs: any BlobSource, secrets: SecretOpener
     ) async throws(AttemptError) -> Recipe
     /// What is made of a machine's report when it ran to the job's own end, well or not.
     ///
@@ -31,6 +32,7 @@ struct KindSettings: Sendable {
     let image: String
     let inputs: InputLimits
     var outputs: OutputLimits
+    let secretKeys: SecretKeys
     private let standardTimeout: Duration
     private let timeoutMax: Duration
     private let timeoutMaxKey: String
@@ -42,6 +44,7 @@ struct KindSettings: Sendable {
         self.image = configuration.text(image)
         inputs = InputLimits(configuration, file: inputFile, total: inputTotal)
         outputs = configuration.outputLimits
+        secretKeys = configuration.secretKeys
         standardTimeout = configuration.duration(timeout)
         self.timeoutMax = configuration.duration(timeoutMax)
         timeoutMaxKey = timeoutMax.key
@@ -97,10 +100,12 @@ extension Kind {
 
     /// What is stored of a job whose machine ran to the job's own end, well or not.
     func outcome(of run: MachineRun, recipe: Recipe, job: Job) -> Outcome {
-        Outcome(result(of: run, recipe: recipe, queueDelay: job.queueDelay))
+        Outcome(maskedResult(of: run, recipe: recipe, queueDelay: job.queueDelay))
     }
     func recipe(for job: Job, blobs: any BlobSource) async throws(AttemptError) -> Recipe {
-        try await recipe(payload: job.payload, timeout: job.timeout, blobs: blobs)
+        try await recipe(
+            payload: job.payload, timeout: job.timeout, blobs: blobs,
+            secrets: SecretOpener(keys: settings.secretKeys, tenant: job.tenant))
     }
 }
 
@@ -111,6 +116,14 @@ struct Recipe: Sendable {
     var job: GuestJob
     /// What the program is called in messages: `python`.
     var programName: String
+    /// The secrets that it was given, which are stored nowhere.
+    var mask = SecretMask()
+}
+
+/// A recipe holds what a payload kept secret: whatever prints it prints nothing of that.
+extension Recipe: CustomStringConvertible, CustomReflectable {
+    var description: String { "a job of \(programName) for a machine of \(image)" }
+    var customMirror: Mirror { Mirror(self, children: []) }
 }
 
 /// The kinds of jobs.

@@ -3,6 +3,7 @@
 
 import Jobs
 import Machines
+import Secrets
 import StrictJSON
 
 /// A place in a payload and what is wrong there: `$.files[0].name: …`.
@@ -60,6 +61,12 @@ struct PayloadField: Sendable {
         }
         guard !text.utf8.contains(0) else { throw refuse("contains a zero byte") }
         return text
+    }
+
+    /// A secret, sealed; what is refused is never repeated.
+    func sealed() throws(InvalidPayload) -> SealedSecret {
+        guard case .string(let text) = value else { throw expected("a sealed secret") }
+        do throws(SecretError) { return try SealedSecret(text) } catch { throw refuse("\(error)") }
     }
 
     func list(atMost limit: Int) throws(InvalidPayload) -> [PayloadField] {

@@ -18,7 +18,7 @@ func attempt(_ claim: consuming Claim, in context: WorkerContext) async {
             recipe.job.sink = ByteSink(files)  // large files are stored while they come
             let view = OutputView()
             recipe.job.view = view
-            async let _: Void = report(view, to: reports)  // ends with this scope
+            async let _: Void = report(view, recipe.mask, to: reports)  // ends with this scope
             let (run, machine) = try await context.host.run(recipe, pin: job.pin)
             return (kind.outcome(of: run, recipe: recipe, job: job), machine)
         }

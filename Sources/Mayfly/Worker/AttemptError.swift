@@ -11,6 +11,8 @@ enum AttemptError: Error, Sendable {
     case invalidPayload(InvalidPayload)
     /// The database did not give a blob; the job is not to blame.
     case blobUnavailable(String)
+    /// This host has not the key for one of the job's secrets; the job is not to blame.
+    case secretKeyMissing(String)
     case machine(MachineError)
 
     /// What an attempt that nobody stopped ends with.
@@ -22,6 +24,8 @@ enum AttemptError: Error, Sendable {
             return .failed(Failure(problem.reason, problem.description), nil)
         case .blobUnavailable(let sentence):
             return .lost(Failure(.storeFailed, sentence))
+        case .secretKeyMissing(let sentence):
+            return .lost(Failure(.secretKeyMissing, sentence))
         case .machine(let error):
             // Nobody stopped the attempt, so the host did: it is shutting down.
             if error.reason == .cancelled { return .interrupted }

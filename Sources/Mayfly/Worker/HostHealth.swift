@@ -114,6 +114,8 @@ final class HostHealth: Sendable {
 
 extension Reason {
     /// Whether a loss for this reason says something about the host.
+    ///
+    /// A missing key does not: which key a secret names is its producer's word.
     fileprivate var isOfHost: Bool {
         switch self {
         case .machineLost, .restoreFailed, .imageMissing: true

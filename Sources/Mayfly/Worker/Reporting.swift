@@ -3,15 +3,16 @@
 
 import Jobs
 import Machines
+import Secrets
 import StrictJSON
 
 /// Reports until it is cancelled.
 ///
 /// Between two looks it sleeps; nothing is copied or stored of a job that nobody follows and that
 /// reports no progress.
-func report(_ view: OutputView, to reports: JobReports) async {
-    var progress = ProgressReader()
-    var follower = OutputFollower()
+func report(_ view: OutputView, _ mask: SecretMask, to reports: JobReports) async {
+    var progress = ProgressReader(mask: mask)
+    var follower = OutputFollower(mask: mask)
     var lastProgress = ContinuousClock.now
     while !Task.isCancelled {
         await reports.wait(atMost: reports.isFollowed ? .milliseconds(250) : .seconds(1))
@@ -33,8 +34,12 @@ struct ProgressReader {
         static let byteCount = 64 << 10
         static let textByteCount = 1024
     }
+    /// The job's secrets, which are stored nowhere.
+    private let mask: SecretMask
     private var program = 0
     private var offset = 0
+
+    init(mask: SecretMask = SecretMask()) { self.mask = mask }
 
     /// JSON text; `nil`: nothing new.
     mutating func latest(in view: OutputView) async -> String? {
@@ -49,15 +54,16 @@ struct ProgressReader {
         // What follows the last line's end is read again when it is whole.
         offset = piece.offset + end + 1
         for line in piece.bytes[..<end].split(separator: 0x0A).reversed() {
-            if let text = Self.progress(line) { return text }
+            if let text = progress(line) { return text }
         }
         return nil
     }
 
-    private static func progress(_ line: ArraySlice<UInt8>) -> String? {
+    private func progress(_ line: ArraySlice<UInt8>) -> String? {
         guard line.starts(with: Array("{\"progress\"".utf8)),
             let parsed = try? JSON(parsing: Array(line)), case .object(let members) = parsed,
-            members.count == 1, let text = members.first?.value.storable?.text,
+            members.count == 1, let value = members.first?.value.storable,
+            case let text = mask.masked(value, isFree: true).text,
             text.utf8.count <= Bounds.textByteCount
         else { return nil }
         return text
@@ -72,16 +78,21 @@ struct OutputFollower {
         static let backlogByteCount = 128 << 10
         static let piecesAtOnce = 4
     }
+    /// The job's secrets, which are stored nowhere.
+    private let mask: SecretMask
     private var program = 0
     private var offsets: [OutputView.Stream: Int] = [:]
     private var count = 0
+
+    init(mask: SecretMask = SecretMask()) { self.mask = mask }
 
     mutating func pass(_ view: OutputView, to reports: JobReports) async {
         let current = await view.programCount - 1
         // The end of the program before comes first; those before that one are only in the result.
         for program in max(program, current - 1)...max(program, current) {
             if program != self.program { (self.program, offsets) = (program, [:]) }
-            for stream in OutputView.Stream.allCases {
+            // Events hold secrets in more spellings than one: such a job's are in its result only.
+            for stream in OutputView.Stream.allCases where stream != .events || mask.isEmpty {
                 for _ in 0..<Bounds.piecesAtOnce {
                     guard let piece = await next(of: stream, in: view) else { break }
                     count += 1
@@ -95,11 +106,14 @@ struct OutputFollower {
     private mutating func next(
         of stream: OutputView.Stream, in view: OutputView
     ) async -> OutputPiece? {
+        let asked = offsets[stream] ?? 0
         let piece = await view.piece(
-            of: stream, program: program, from: offsets[stream] ?? 0,
-            backlog: Bounds.backlogByteCount, atMost: JobReports.pieceByteCount)
-        guard let piece, !piece.bytes.wholeCharacters.isEmpty else { return nil }
-        let whole = piece.bytes.wholeCharacters
+            of: stream, program: program, from: asked, backlog: Bounds.backlogByteCount,
+            atMost: JobReports.pieceByteCount)
+        guard let piece else { return nil }
+        let covered = mask.covered(piece.bytes, followsGap: piece.offset != asked)
+        let whole = Array(covered.bytes.prefix(covered.whole)).wholeCharacters
+        guard !whole.isEmpty else { return nil }
         offsets[stream] = piece.offset + whole.count
         return OutputPiece(
             stream: stream.rawValue, step: program, offset: piece.offset, bytes: whole)

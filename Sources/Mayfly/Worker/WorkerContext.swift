@@ -43,7 +43,7 @@ extension MachineHost {
         do throws(MachineError) {
             return try await runUntilKilled(
                 recipe.job, image: recipe.image, pin: pin.map(Machines.Pin.init))
-        } catch { throw .machine(error) }
+        } catch { throw .machine(recipe.mask.masked(error)) }
     }
 }
 
