@@ -31,7 +31,8 @@ struct CommandTests {
             "demo", "worker", "migrate", "image build", "image list", "image show", "image verify",
             "image prune",
             "enqueue", "jobs", "show", "logs", "cancel", "replay", "run", "doctor",
-            "bench queue", "bench restore", "bench jobs", "prune", "config", "restore",
+            "bench queue", "bench restore", "bench jobs",
+            "bench documents", "prune", "config", "restore",
         ]
         for name in wanted { #expect(names.contains(name), "\(name) is missing") }
     }
