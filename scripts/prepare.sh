@@ -2,7 +2,7 @@
 # programs are built. Sourced by them; it changes nothing when everything is there.
 # shellcheck shell=bash
 
-say() { printf '==> %s\n' "$*" >&2; }
+say() { printf '==> %s (after %s s)\n' "$*" "$SECONDS" >&2; }
 die() { printf '%s: %s\n' "${0##*/}" "$*" >&2; exit 1; }
 
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)

@@ -3,6 +3,7 @@
 then a line for each case that was skipped, with its reason. Called by scripts/test and lab.d/check.
 
   scripts/results.py FILE
+  scripts/results.py --slowest N FILE    the N cases that took longest, with their seconds
 """
 
 import sys
@@ -24,5 +25,16 @@ def main(path: str) -> None:
     print(*sorted(set(skipped)), sep="\n", end="\n" if skipped else "")
 
 
+def slowest(count: int, path: str) -> None:
+    cases = [(float(case.get("time") or 0), f"{case.get('classname')}: {case.get('name')}")
+             for case in xml.parse(path).iter("testcase")]
+    for seconds, name in sorted(cases, reverse=True)[:count]:
+        print(f"{seconds:7.1f} s  {name}")
+    print(f"{sum(seconds for seconds, _ in cases):7.1f} s  all {len(cases)}")
+
+
 if __name__ == "__main__":
-    main(sys.argv[1])
+    if sys.argv[1] == "--slowest":
+        slowest(int(sys.argv[2]), sys.argv[3])
+    else:
+        main(sys.argv[1])

@@ -59,16 +59,24 @@ extension RealMachineTests {
         }
 
         @Test func `is unlike every other clone of its snapshot, 16 at once`() async throws {
+            try await expectUnlike(16, of: TestImage.name)
+        }
+        @Test(.enabled(if: TestImage.isThere("document"), "no image of documents here"))
+        func `is unlike every other clone of the image of documents`() async throws {
+            try await expectUnlike(4, of: "document")
+        }
+        @LoopActor
+        private func expectUnlike(_ count: Int, of name: String) async throws {
             let host = try await TestImage.host()
-            let image = try await host.image(TestImage.name, generation: nil)
-            let tasks = (0..<16).map { _ in
+            let image = try await host.image(name, generation: nil)
+            let tasks = (0..<count).map { _ in
                 Task { @LoopActor () async throws -> [String] in
                     try await Canary.answers(of: image, on: host)
                 }
             }
             var clones: [[String]] = []
             for task in tasks { clones.append(try await task.value) }
-            #expect(clones.count == 16)
+            #expect(clones.count == count)
             #expect(clones.allSatisfy { $0.count >= 5 })
             #expect(Canary.alike(clones) == nil)
         }

@@ -23,15 +23,19 @@ enum TestImage {
     static let hypervisor =
         ProcessInfo.processInfo.environment["MAYFLY_TEST_HYPERVISOR"]
         .flatMap(HypervisorName.init) ?? .qemu
-    private static let current = ImageStore(stateDirectory: stateDirectory)
-        .currentLink(of: name, for: hypervisor)
+    private static func current(of name: String) -> String {
+        ImageStore(stateDirectory: stateDirectory).currentLink(of: name, for: hypervisor)
+    }
+    static func isThere(_ name: String) -> Bool {
+        FileManager.default.fileExists(atPath: "\(current(of: name))/manifest.json")
+    }
 
-    static let isThere = FileManager.default.fileExists(atPath: "\(current)/manifest.json")
+    static let isThere = isThere(name)
     static let reason: Comment = "no golden image here; scripts/test builds it"
 
     /// What the image was built for; the tests that need more than this host has are skipped by it.
     private static let manifest = FileManager.default
-        .contents(atPath: "\(current)/manifest.json")
+        .contents(atPath: "\(current(of: name))/manifest.json")
         .flatMap { try? JSONDecoder().decode(Manifest.self, from: $0) }
     static let isUnderKVM = manifest?.hardware.accelerator == .kvm
     static let noKVM: Comment = "no KVM here; scripts/lab test runs it"

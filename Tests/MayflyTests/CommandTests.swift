@@ -32,7 +32,8 @@ struct CommandTests {
             "image prune", "secret keygen", "secret publish", "secret list", "secret retire",
             "secret seal",
             "enqueue", "jobs", "show", "logs", "cancel", "replay", "run", "doctor",
-            "bench queue", "bench restore", "bench jobs", "prune", "config", "restore",
+            "bench queue", "bench restore", "bench jobs",
+            "bench documents", "prune", "config", "restore",
         ]
         for name in wanted { #expect(names.contains(name), "\(name) is missing") }
     }

@@ -65,6 +65,12 @@ struct ControlGroup: ~Copyable {
     var cpuMicroseconds: UInt64 {
         number(named: "usage_usec", in: readFile("cpu.stat", in: directory))
     }
+    /// What the image's warm-up left running, in a group that no job's end touches.
+    static let warmUp = "warmup"
+    /// The processor time of those; 0 where the image has none.
+    static var warmUpMicroseconds: UInt64 {
+        number(named: "usage_usec", in: readFile("/sys/fs/cgroup/\(warmUp)/cpu.stat"))
+    }
     var peakByteCount: UInt64 {
         decimal(readFile("memory.peak", in: directory).utf8)
     }

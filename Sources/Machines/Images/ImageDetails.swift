@@ -8,7 +8,7 @@ package struct ImageDetails: Sendable {
     /// A package in the root disk.
     package struct Package: Sendable, Equatable {
         package enum Source: String, Sendable {
-            case debian, pypi
+            case debian, pypi, npm
         }
         package var name: String
         package var version: String
@@ -52,16 +52,18 @@ extension ImageStore {
 }
 
 extension ImageDetails.Package {
-    /// The lines of a base's list: `name version`, and `python:name version` for PyPI's.
+    /// The lines of a base's list: `name version` for Debian's, `python:name version` for PyPI's,
+    /// `npm:name version` for what Node brought.
     static func list(_ text: String) -> [ImageDetails.Package] {
         text.split(separator: "\n").compactMap { line in
             let words = line.split(separator: " ", maxSplits: 1).map(String.init)
             guard words.count == 2 else { return nil }
-            let mark = "python:"
-            return words[0].hasPrefix(mark)
-                ? .init(
-                    name: String(words[0].dropFirst(mark.count)), version: words[1], source: .pypi)
-                : .init(name: words[0], version: words[1], source: .debian)
+            for (mark, source) in [("python:", Source.pypi), ("npm:", .npm)]
+            where words[0].hasPrefix(mark) {
+                let name = String(words[0].dropFirst(mark.count))
+                return .init(name: name, version: words[1], source: source)
+            }
+            return .init(name: words[0], version: words[1], source: .debian)
         }
     }
 }

@@ -9,14 +9,15 @@ import StrictJSON
 struct BenchCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "bench",
-        abstract: "Measures restores, the queue alone, or whole jobs.",
+        abstract: "Measures restores, documents, the queue alone, or whole jobs.",
         discussion: """
             Examples:
               mayfly bench restore --rounds 30
+              mayfly bench documents
               mayfly bench queue --seconds 5
               mayfly bench jobs --jobs 100
             """,
-        subcommands: [Restore.self, QueueBench.self, JobsBench.self])
+        subcommands: [Restore.self, DocumentsBench.self, QueueBench.self, JobsBench.self])
 
     struct Restore: AsyncParsableCommand {
         static let configuration = CommandConfiguration(
@@ -28,7 +29,9 @@ struct BenchCommand: ParsableCommand {
                 Examples:
                   mayfly bench restore
                   mayfly bench restore --rounds 50 --boots 5 --json
+                  mayfly bench restore --image ml --machines 4
                 """)
+        @Option(help: "The image that is restored; it parks a Python.") var image = "code"
         @Option(help: "Restores of each sort.") var rounds = 20
         @Option(help: "Cold boots; seconds each without KVM.") var boots = 3
         @Option(help: "Machines alive at once when memory is measured.") var machines = 32
@@ -51,7 +54,7 @@ struct BenchCommand: ParsableCommand {
                 settings.warm = WarmSettings()
                 return try await MachineHost.with(settings) { host in
                     try await RestoreBench.run(
-                        image: "code", host: host, rounds: rounds, boots: boots,
+                        image: image, host: host, rounds: rounds, boots: boots,
                         machines: machines
                     ) { Console.say($0) }
                 }
@@ -76,6 +79,56 @@ struct BenchCommand: ParsableCommand {
             Console.say("cold boot / restore: \(ratio). \(result.remark)")
         }
         private static func number(_ value: Double) -> JSON { .number(Format.rounded(value, 2)) }
+    }
+}
+
+/// `mayfly bench documents`: what the office in the snapshot saves.
+struct DocumentsBench: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "documents",
+        abstract: "A DOCX to PDF: by the office that waits, and by one started for the job.",
+        discussion: """
+            Each conversion has a machine of its own, turn and turn about: with the office
+            that waits in the snapshot, with one that is started for the job, and with one
+            that must make its profile first. Processor time is that of the whole machine,
+            emulation included; the ratios are of medians.
+
+            Examples:
+              mayfly bench documents
+              mayfly bench documents --rounds 5 --json
+            """)
+    @Option(help: "Conversions of each sort.") var rounds = 3
+    @OptionGroup var options: ConfigurationOptions
+    @OptionGroup var output: OutputOptions
+
+    func validate() throws {
+        if !(1...1000).contains(rounds) { throw ValidationError("--rounds may be 1 to 1000") }
+    }
+
+    func run() async throws {
+        let configuration = try options.load()
+        let rounds = rounds
+        let result = try await withLogger(configuration.makeLogger(isQuiet: true)) { _ in
+            try await DocumentsMeasurement(configuration: configuration, rounds: rounds)
+                .run { Console.say($0) }
+        }
+        if output.isJSON {
+            var ratios = Table("OFFICE", "RATIO")
+            for (way, ratio) in result.ratios {
+                ratios.add(.string(way), .number(Format.rounded(ratio, 2)))
+            }
+            let all: JSON = .object([
+                "host": .string(result.host), "rows": result.table.json,
+                "waiting_to": ratios.json,
+            ])
+            return Console.data(all.text)
+        }
+        result.table.print(asJSON: false, empty: "")
+        Console.say("host: \(result.host)")
+        for (way, ratio) in result.ratios {
+            Console.say(
+                "processor time, waiting / \(way): \(Format.rounded(ratio, 2))")
+        }
     }
 }
 

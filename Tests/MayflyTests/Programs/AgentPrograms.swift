@@ -237,6 +237,57 @@ extension SampleProgram {
         $0.message = "the image needs node 22.13 or newer"
     }
 
+    /// Importing scikit-learn is 42 s of processor time under emulation, which others may want, too.
+    private static let importTimeout = Duration.seconds(600)
+
+    /// What the image has beyond an interpreter, each part used for what it is there for.
+    static let libraries = [
+        SampleProgram(
+            "a model fitted by scikit-learn, a root found by SciPy",
+            """
+            import numpy as np
+            from scipy import optimize
+            from sklearn.linear_model import LinearRegression
+            x = np.arange(10.0).reshape(-1, 1)
+            model = LinearRegression().fit(x, 3 * x.ravel() + 2)
+            root = optimize.brentq(lambda v: v * v - 4, 0, 5)
+            [round(float(v), 6) for v in (model.coef_[0], model.intercept_, root)]
+            """
+        ) {
+            $0.timeout = importTimeout
+            $0.json = [.number("3.0"), .number("2.0"), .number("2.0")]
+        },
+        SampleProgram(
+            "a graph, an equation, a workbook there and back, a table as text, a page taken apart",
+            """
+            import networkx as nx, pandas as pd, sympy
+            from bs4 import BeautifulSoup
+            pd.DataFrame({"city": ["Oslo"], "n": [2]}).to_excel("b.xlsx", index=False)
+            print(pd.read_excel("b.xlsx").to_markdown(index=False))
+            graph = nx.Graph([("a", "b"), ("b", "c"), ("a", "d")])
+            x = sympy.symbols("x")
+            {
+                "path": nx.shortest_path(graph, "c", "d"),
+                "roots": sorted(int(root) for root in sympy.solve(x**2 - 9)),
+                "text": BeautifulSoup("<p>One <b>two</b></p>", "lxml").b.text,
+            }
+            """
+        ) {
+            $0.timeout = importTimeout
+            $0.stdout = "| city   |   n |\n|:-------|----:|\n| Oslo   |   2 |\n"
+            $0.json = ["path": ["c", "b", "a", "d"], "roots": [-3, 3], "text": "two"]
+            $0.files = ["b.xlsx"]
+        },
+        SampleProgram(
+            "text searched by ripgrep; pip and npm are there", "bash",
+            """
+            printf 'one\ntwo\n' > a.txt; rg -n two a.txt; rm a.txt
+            python3 -m pip --version | cut -d ' ' -f 1
+            npm --version | grep -cE '^[0-9]+[.]'
+            """
+        ) { $0.stdout = "2:two\npip\n1\n" },
+    ]
+
     static let steps = [
         SampleProgram(
             "several steps share the directory",
@@ -289,5 +340,5 @@ extension SampleProgram {
         },
     ]
 
-    static let all = charts + tables + values + failures + node + steps
+    static let all = charts + tables + values + failures + node + libraries + steps
 }

@@ -290,6 +290,7 @@ struct BaseBuilder {
         }
         packages += PythonPackages(root: root, definition: definition, progress: progress)
             .installed()
+        packages += NodePackages(root: root).installed()
         try await makeDisk(root: root, disk: "\(out)/root.ext4")
         try writeFile("\(out)/suite", Array(definition.suite.utf8), mode: 0o644)
         // Written last: its presence says that the base is complete.

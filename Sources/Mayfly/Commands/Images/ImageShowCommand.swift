@@ -9,8 +9,8 @@ extension ImageCommand {
         static let configuration = CommandConfiguration(
             abstract: "Shows what an image holds: packages, memory, warm-up, kinds, sizes.",
             discussion: """
-                Of the current generation, or of the one named. Python packages are those of
-                PyPI; Debian's are among the Debian packages as python3-NAME.
+                Of the current generation, or of the one named. Packages are Debian's (for
+                Python: python3-NAME), PyPI's, and npm's where Node brought them.
 
                 Examples:
                   mayfly image show code
@@ -30,7 +30,7 @@ extension ImageCommand {
             let facts = details.facts(kinds: kinds)
             var packages = Table("PACKAGE", "VERSION", "FROM")
             // What authors look for first.
-            for source in [ImageDetails.Package.Source.pypi, .debian] {
+            for source in [ImageDetails.Package.Source.npm, .pypi, .debian] {
                 for package in details.packages where package.source == source {
                     packages.add(
                         .string(package.name), .string(package.version), .string(source.rawValue))
