@@ -1,4 +1,4 @@
-// Dots in the place of secrets, in what a job printed and left in words. Literal occurrences only:
+// Stars in the place of secrets, in what a job printed and left in words. Literal occurrences only:
 // a program that encodes a secret, or writes it into a file, has published it.
 
 /// What is looked for in one job's output.
@@ -49,7 +49,7 @@ package struct SecretMask: Sendable {
         return Self.cover(bytes, places)
     }
 
-    /// A piece of a stream that still grows, covered byte for byte, so that places in it stay.
+    /// A piece of a stream that still grows.
     ///
     /// - Parameter followsGap: whether the bytes right before it are not known.
     /// - Returns: the bytes, and how many of them may be shown: a secret may begin behind those,
@@ -58,7 +58,6 @@ package struct SecretMask: Sendable {
         _ bytes: [UInt8], followsGap: Bool
     ) -> (bytes: [UInt8], whole: Int) {
         guard !isEmpty else { return (bytes, bytes.count) }
-        var result = bytes
         var places = places(in: bytes)
         var held = 0
         for needle in needles {
@@ -67,29 +66,21 @@ package struct SecretMask: Sendable {
             let rest = needle.reversed.beginning(endingAt: bytes.count, ofReversed: bytes)
             if rest >= Self.partByteCountMin { places.append(0..<rest) }
         }
-        for index in places.joined() { result[index] = UInt8(ascii: "*") }
         // Never through a place that is covered: its second half would be shown as it is.
         let end = bytes.count - held
         let place = places.first { $0.lowerBound < end && end < $0.upperBound }
-        return (result, place?.upperBound ?? end)
+        return (Self.cover(bytes, places), place?.upperBound ?? end)
     }
 
     private func places(in bytes: [UInt8]) -> [Range<Int>] {
         needles.flatMap { $0.matches(in: bytes) }
     }
 
-    /// Places that overlap or touch become one run of dots.
+    /// As many `*` as there were bytes, so that sizes and places stay what they are.
     private static func cover(_ bytes: [UInt8], _ places: [Range<Int>]) -> [UInt8] {
-        var result: [UInt8] = []
-        var done = 0
-        for place in places.sorted(by: { $0.lowerBound < $1.lowerBound }) {
-            if place.lowerBound > done || result.isEmpty {
-                result += bytes[done..<max(done, place.lowerBound)]
-                result += Secret.dots.utf8
-            }
-            done = max(done, place.upperBound)
-        }
-        return result + bytes[done...]
+        var result = bytes
+        for index in places.joined() { result[index] = UInt8(ascii: "*") }
+        return result
     }
 }
 

@@ -169,7 +169,7 @@ struct SecretPayloadTests {
             timings: MachineTimings(startedFrom: .warm))
     }
 
-    @Test func `are dots in everything that a program says`() async throws {
+    @Test func `are covered in everything that a program says`() async throws {
         let recipe = try await recipe(
             code(
                 #""secrets":{"K":"\#(try sealed("s3cret"))","N":"\#(try sealed("31415926"))","Q":"\#(try sealed(#"say "so""#))"}"#
@@ -192,18 +192,18 @@ struct SecretPayloadTests {
         #expect(!all.replacing("5s3cret5", with: "").contains("s3cret"), "\(all)")
         #expect(!all.contains("31415926"))
         #expect(!all.contains("say "), "\(all)")
-        let dots = Secret.dots
-        #expect(stored.json["stdout"]?.string == "a \(dots)\u{FFFD}\(dots) b")
-        #expect(stored.json["value"]?["json"]?[dots] == .string(dots))
+        let stars = "******"
+        #expect(stored.json["stdout"]?.string == "a \(stars)\u{FFFD}\(stars) b")
+        #expect(stored.json["value"]?["json"]?[stars] == .string("********"))
         #expect(stored.json["exception"]?["line"] == 1)
-        #expect(stored.json["files"]?.elements.first?["name"] == .string("\(dots).txt"))
+        #expect(stored.json["files"]?.elements.first?["name"] == .string("\(stars).txt"))
         #expect(stored.json["files"]?.elements.first?["sha256"] == "5s3cret5")
         #expect(stored.json["machine"]?["image"] == "code")
-        #expect(stored.failure?.message.hasSuffix("bad key \(dots)") == true)
-        #expect(stored.logTail == "bad key \(dots)\n")
+        #expect(stored.failure?.message.hasSuffix("bad key \(stars)") == true)
+        #expect(stored.logTail == "bad key \(stars)\n")
     }
 
-    @Test func `are dots where the output was cut through them`() async throws {
+    @Test func `are covered where the output was cut through them`() async throws {
         let recipe = try await recipe(code(#""secrets":{"K":"\#(try sealed("0123456789"))"}"#))
         let kind = CodeKind(try Configuration(flags: [], file: nil, environment: [:]))
         var capture = OutputCapture(kept: ByteCount(bytes: 50))
@@ -216,19 +216,19 @@ struct SecretPayloadTests {
         let stored = kind.maskedResult(
             of: run(.exited(code: 0), stdout: cut), recipe: recipe, queueDelay: nil)
         let text = stored.json["stdout"]?.string ?? ""
-        #expect(text.hasPrefix("--------------\(Secret.dots)\n[… "), "\(text)")
-        #expect(text.contains("left out …]\n\(Secret.dots)-----"), "\(text)")
+        #expect(text.hasPrefix("--------------******\n[… "), "\(text)")
+        #expect(text.contains("left out …]\n***"), "\(text)")
         // A program that was stopped in the middle of a word.
         let stopped = kind.maskedResult(
             of: run(.timedOut, stdout: output("the key is 01234567")), recipe: recipe,
             queueDelay: nil)
-        #expect(stopped.json["stdout"]?.string == "the key is \(Secret.dots)")
+        #expect(stopped.json["stdout"]?.string == "the key is ********")
     }
 
-    @Test func `are dots in what a machine's failure quotes`() async throws {
+    @Test func `are covered in what a machine's failure quotes`() async throws {
         let recipe = try await recipe(code(#""secrets":{"K":"\#(try sealed("s3cret"))"}"#))
         let error = recipe.mask.masked(MachineError(.machineLost, "the guest said s3cret"))
-        #expect(error.description == "the guest said \(Secret.dots)")
+        #expect(error.description == "the guest said ******")
         #expect(error.reason == .machineLost)
     }
 

@@ -103,8 +103,10 @@ struct DocumentsMeasurement {
     }
     private func recipe(to target: String, of input: JSON) async throws -> Recipe {
         let payload: JSON = ["operation": "convert", "to": .string(target), "input": input]
-        return try await DocumentKind(configuration).recipe(
-            payload: payload.text, timeout: Self.timeout, blobs: NoBlobs())
+        let kind = DocumentKind(configuration)
+        return try await kind.recipe(
+            payload: payload.text, timeout: Self.timeout, blobs: NoBlobs(),
+            secrets: SecretOpener(keys: kind.settings.secretKeys, tenant: nil))
     }
     /// The one that a conversion left.
     private func file(of cost: JobCost) throws -> [UInt8] {

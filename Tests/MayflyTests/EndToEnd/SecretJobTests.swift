@@ -55,15 +55,16 @@ extension EndToEndTests {
                     ])
                 #expect(ended.status == 0, "\(ended.errors)")
                 let job = try JSON(parsing: ended.output)
-                let dots = Secret.dots
-                #expect(job["payload"]?["secrets"] == ["API_KEY": .string(dots)])
+                #expect(job["payload"]?["secrets"] == ["API_KEY": .string(Secret.dots)])
+                let stars = String(repeating: "*", count: Self.clear.count)
                 #expect(
-                    job["result"]?["stdout"]?.string == "is \(Self.clear.count) True \(dots)\n")
-                #expect(job["result"]?["stderr"]?.string == "err \(dots)\n")
-                #expect(job["result"]?["value"]?["json"] == ["key": .string(dots)])
+                    job["result"]?["stdout"]?.string == "is \(Self.clear.count) True \(stars)\n")
+                #expect(job["result"]?["stderr"]?.string == "err \(stars)\n")
+                #expect(job["result"]?["value"]?["json"] == ["key": .string(stars)])
                 let id = Int64(job["id"]?.int ?? 0)
                 let shown = try await world.mayfly(["show", "\(id)"])
-                #expect(shown.output.contains("secret      API_KEY \(dots)"), "\(shown.output)")
+                #expect(
+                    shown.output.contains("secret      API_KEY \(Secret.dots)"), "\(shown.output)")
 
                 // A failure quotes its last line; a replay opens the same payload again.
                 let failing = try await world.mayfly(
@@ -72,7 +73,7 @@ extension EndToEndTests {
                         "--source", "import os; raise ValueError(os.environ['API_KEY'])",
                     ], environment: ["API_KEY": Self.clear])
                 #expect(failing.status == 1)
-                #expect(failing.output.contains("ValueError: \(dots)"), "\(failing.output)")
+                #expect(failing.output.contains("ValueError: \(stars)"), "\(failing.output)")
                 let again = try world.number("select mayfly.replay(\(id))")
                 #expect(try await world.ended(again).state == "succeeded")
 
@@ -81,6 +82,45 @@ extension EndToEndTests {
                 #expect(!rows.contains(Self.clear))
                 #expect(!rows.contains(Base64.encode(Array(Self.clear.utf8))))
                 #expect(!worker.words.contains(Self.clear))
+            }
+        }
+
+        @Test
+        func `is covered while its program is followed, and what was shown is what is stored`()
+            async throws
+        {
+            try await World.with { world in
+                let made = try await world.mayfly(["secret", "keygen"] + keys(world))
+                try #require(made.status == 0, "\(made.errors)")
+                _ = try await world.worker(["--slots", "1"] + keys(world))
+                // Written byte by byte: looks end in the middle of it.
+                let source = """
+                    import os, sys, time
+                    for n in range(6):
+                        for byte in "is " + os.environ["API_KEY"] + "\\n":
+                            print(byte, end="", flush=True); time.sleep(0.02)
+                    """
+                let put = try await world.mayfly(
+                    [
+                        "enqueue", "--language", "python", "--source", source,
+                        "--secret", "API_KEY",
+                    ], environment: ["API_KEY": Self.clear])
+                let id = put.output.trimmingCharacters(in: .whitespacesAndNewlines)
+                try world.sql(
+                    """
+                    create table mayfly.shown (text text);
+                    create function public.note() returns trigger language plpgsql as $$
+                    begin insert into mayfly.shown values (new.text); return new; end $$;
+                    create trigger note before insert on mayfly.live_output
+                        for each row execute function public.note()
+                    """)
+                let logs = try await world.mayfly(["logs", "-f", id])
+                let stars = String(repeating: "*", count: Self.clear.count)
+                #expect(logs.output == String(repeating: "is \(stars)\n", count: 6))
+                let stored = try await world.mayfly(["logs", id])
+                #expect(stored.output == logs.output)
+                #expect(try world.number("select count(*) from mayfly.shown") > 1)
+                #expect(try !everything(in: world).contains(Self.clear))
             }
         }
 
@@ -163,7 +203,8 @@ extension EndToEndTests {
                     ], environment: ["K": Self.clear])
                 #expect(ended.status == 0, "\(ended.errors)")
                 let result = try JSON(parsing: ended.output)["result"]
-                #expect(result?["stdout"]?.string == "\(Secret.dots)\n")
+                let stars = String(repeating: "*", count: Self.clear.count)
+                #expect(result?["stdout"]?.string == "\(stars)\n")
             }
         }
     }
