@@ -189,6 +189,11 @@ extension RealMachineTests {
             try await host.prepare(images: [TestImage.name])
             _ = try await host.run(
                 GuestJob(program: .command(["/bin/true"])), image: TestImage.name)
+            // A standby takes the place of the one that ran the job: soon, not at once.
+            let deadline = ContinuousClock.now + .seconds(10)
+            while await hypervisors(of: host).isEmpty, .now < deadline {
+                try await Task.sleep(for: .milliseconds(10))
+            }
             #expect(await !hypervisors(of: host).isEmpty)
             await host.close()
             #expect(await hypervisors(of: host).isEmpty)
