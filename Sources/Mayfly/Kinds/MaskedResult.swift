@@ -1,5 +1,6 @@
 // What a job leaves, with stars in the place of the secrets that it was given: applied once, to
-// what a machine reported, before anything of it is stored. Used by Kind for every job with secrets.
+// what a machine reported, before anything of it is stored. Used by Kind for every job with
+// secrets.
 
 import Jobs
 import Machines
