@@ -99,7 +99,12 @@ struct OutputCapture {
 }
 
 extension CapturedOutput {
-    fileprivate static func marker(_ left: Int) -> [UInt8] {
+    /// What was kept, marker and all, of a longer stream.
+    package init(cut bytes: [UInt8], of total: Int) {
+        self.init(bytes: bytes, total: ByteCount(bytes: total), isTruncated: true)
+    }
+    /// What stands where so many bytes are left out.
+    package static func marker(_ left: Int) -> [UInt8] {
         Array("\n[… \(left) bytes left out …]\n".utf8)
     }
     /// What stands where the middle was left out; `nil` when all of it is here.

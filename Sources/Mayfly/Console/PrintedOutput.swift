@@ -2,6 +2,7 @@
 // Called by `mayfly logs`.
 
 import Jobs
+import Machines
 import StrictJSON
 
 /// Some output for one of a command's streams.
@@ -29,8 +30,8 @@ struct PrintedOutput {
         let seen = offsets[place] ?? 0
         guard piece.offset >= seen else { return nil }
         offsets[place] = piece.offset + piece.byteCount
-        let gap = piece.offset > seen ? Self.gap(piece.offset - seen) : ""
-        return OutputText(stream: piece.stream, bytes: Array((gap + piece.text).utf8))
+        let gap = piece.offset > seen ? CapturedOutput.marker(piece.offset - seen) : []
+        return OutputText(stream: piece.stream, bytes: gap + Array(piece.text.utf8))
     }
 
     /// What is left to print of a job that has ended.
@@ -53,7 +54,6 @@ struct PrintedOutput {
     private mutating func begin(_ attempt: Int) {
         if attempt != self.attempt { (self.attempt, offsets) = (attempt, [:]) }
     }
-    fileprivate static func gap(_ count: Int) -> String { "\n[… \(count) bytes left out …]\n" }
 }
 
 /// One stream of one program, as its result has it: whole, or the head and the tail of it.
@@ -67,7 +67,8 @@ private struct StoredOutput {
         let exact = program["\(stream)_base64"]?.string.flatMap(Base64.decode)
         let bytes = exact ?? Array(text.utf8)
         guard let total = program["truncated"]?[stream]?["bytes"]?.int,
-            let cut = Self.cut(bytes, total)
+            let marker = CapturedOutput(cut: bytes, of: total).marker,
+            let cut = bytes.firstRange(of: marker)
         else {
             (head, tail, self.total) = (bytes, [], bytes.count)
             return
@@ -77,28 +78,15 @@ private struct StoredOutput {
         )
     }
 
-    /// Where the words stand that tell how much was left out there.
-    private static func cut(_ bytes: [UInt8], _ total: Int) -> Range<Int>? {
-        // The number in the words depends on their own length in nothing: it is what is missing.
-        for digits in 1...19 {
-            let length = PrintedOutput.gap(0).utf8.count - 1 + digits
-            let missing = total - (bytes.count - length)
-            guard missing > 0, String(missing).utf8.count == digits else { continue }
-            let words = Array(PrintedOutput.gap(missing).utf8)
-            return bytes.firstRange(of: words)
-        }
-        return nil
-    }
-
     func rest(from seen: Int) -> [UInt8] {
         if seen >= total { return [] }
         let tailStart = total - tail.count
         if seen < head.count {
             let gap = tailStart - head.count
             return head.dropFirst(seen)
-                + (gap > 0 ? Array(PrintedOutput.gap(gap).utf8) : []) + tail
+                + (gap > 0 ? CapturedOutput.marker(gap) : []) + tail
         }
-        if seen < tailStart { return Array(PrintedOutput.gap(tailStart - seen).utf8) + tail }
+        if seen < tailStart { return CapturedOutput.marker(tailStart - seen) + tail }
         return Array(tail.dropFirst(seen - tailStart))
     }
 }
