@@ -14,6 +14,13 @@ import Testing
 extension RealMachineTests {
     @Suite("A new generation beside a running host", .serialized)
     struct GenerationTests {
+        /// Of this process, which removes it when it ends.
+        private static let ownBases: String = {
+            _ = atexit { try? FileManager.default.removeItem(atPath: GenerationTests.ownBasesPath) }
+            return ownBasesPath
+        }()
+        private static let ownBasesPath = NSTemporaryDirectory() + "mayfly-bases-\(getpid())"
+
         /// A state directory of its own with one generation, and a host that uses it.
         @LoopActor
         private func withHost(
@@ -30,12 +37,17 @@ extension RealMachineTests {
             try await copy(current, "\(images)/\(generation)")
             try replaceLink(
                 store.currentLink(of: TestImage.name, for: TestImage.hypervisor), with: generation)
-            // Links, not copies: the root disk gets and loses names under the other hosts here.
+            // Links to a copy: the root disk gets and loses names under the other hosts here, but
+            // not under those of another process, which would hash it again each time.
             let link = try #require(store.link(of: "\(images)/\(generation)/base"))
             let base = "bases/" + (link as NSString).lastPathComponent
             try makeDirectory(directory.path + "/bases")
-            try await copy(
-                "\(TestImage.stateDirectory)/\(base)", "\(directory.path)/\(base)", "-al")
+            if !FileManager.default.fileExists(atPath: "\(Self.ownBases)/\(base)") {
+                try makeDirectory("\(Self.ownBases)/bases")
+                try await copy(
+                    "\(TestImage.stateDirectory)/\(base)", "\(Self.ownBases)/\(base)")
+            }
+            try await copy("\(Self.ownBases)/\(base)", "\(directory.path)/\(base)", "-al")
             var settings = TestImage.settings
             settings.stateDirectory = directory.path
             let host = try await MachineHost.start(settings)

@@ -136,17 +136,23 @@ final class GoldenImage: Sendable {
     private static func verified(
         _ file: ImageFile, _ descriptor: CInt, in directory: String, _ facts: FileFacts?
     ) throws(MachineError) -> FileIdentity {
-        // Again when its times changed meanwhile: a name of it may have gone away.
-        for _ in 0..<3 {
+        // Again when its times changed meanwhile: a name of it may have come or gone, as when a
+        // backup makes links.
+        for _ in 0..<10 {
             let reading = try FileReading(of: descriptor, as: file, facts)
             if reading.isKnown { return reading.identity }
-            guard try SHA256.hex(ofDescriptor: descriptor) == file.sha256 else { break }
+            guard try SHA256.hex(ofDescriptor: descriptor) == file.sha256 else {
+                throw refusal(file, in: directory)
+            }
             if try reading.isUnchanged(descriptor) {
                 reading.remember()
                 return reading.identity
             }
         }
-        throw refusal(file, in: directory)
+        throw MachineError(
+            .imageRefused,
+            "\(directory)/\(file.path) was changed each of 10 times while it was read; "
+                + "end what changes it, or links to it, and try again")
     }
 
     static func refusal(_ file: ImageFile, in directory: String) -> MachineError {
