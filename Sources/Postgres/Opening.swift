@@ -24,6 +24,9 @@ import Glibc
                 sqlstate: "08001", message: "the database does not answer: \(words)",
                 hint: "Check that the server runs, and DATABASE_URL or the PG* variables")
         }
+        // Unasked, libpq would print the server's notices between our own words, such as that it is
+        // about to close the connection. What matters of them comes as an error, too.
+        _ = unsafe PQsetNoticeProcessor(handle, { _, _ in }, nil)
         unsafe self.handle = unsafe handle
     }
 

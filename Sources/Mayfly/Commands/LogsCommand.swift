@@ -24,6 +24,8 @@ struct LogsCommand: AsyncParsableCommand {
             """)
 
     private static let pause = Duration.milliseconds(300)
+    /// How long a database may be away in the middle.
+    private static let patience = Duration.seconds(60)
 
     @Argument(help: "The job's id.") var id: Int64
     @Flag(name: [.customShort("f"), .long], help: "Prints what comes until the job has ended.")
@@ -33,12 +35,13 @@ struct LogsCommand: AsyncParsableCommand {
 
     func run() async throws {
         let configuration = try options.load([database.assignment])
-        let job = try await Database(configuration).using { client in
-            var printed = PrintedOutput()
-            let job = try await follow ? followed(client, &printed) : client.found(id)
-            for text in job.hasEnded ? printed.rest(of: job) : [] { Self.show(text) }
-            return job
-        }
+        let database = Database(configuration)
+        var reading = Reading()
+        let job =
+            follow
+            ? try await followed(database, &reading)
+            : try await database.with { client throws(JobsError) in try await client.found(id) }
+        for text in job.hasEnded ? reading.printed.rest(of: job) : [] { Self.show(text) }
         guard job.hasEnded else {
             throw FileError(
                 "job \(id) is \(job.state); its output is stored when it ends; "
@@ -48,27 +51,57 @@ struct LogsCommand: AsyncParsableCommand {
         if follow, isatty(STDERR_FILENO) == 1 { Console.say("job \(id) \(job.state)") }
     }
 
-    /// Prints what comes until the job has ended, and answers it.
-    private func followed(
-        _ client: QueueClient, _ printed: inout PrintedOutput
-    ) async throws -> JobRow {
+    /// How far a job has been followed; it outlives a connection.
+    private struct Reading {
+        var printed = PrintedOutput()
         var place: Int64 = 0
         var said = ""
+        /// When the database answered last; `nil` before it ever has.
+        var answeredAt: ContinuousClock.Instant?
+    }
+
+    /// Prints what comes until the job has ended, and answers it.
+    ///
+    /// A database that goes away meanwhile is waited for, as workers do.
+    private func followed(
+        _ database: Database, _ reading: inout Reading
+    ) async throws -> JobRow {
+        while true {
+            do {
+                return try await database.using { client in try await followed(client, &reading) }
+            } catch JobsError.unavailable(let error) {
+                guard let answeredAt = reading.answeredAt, .now - answeredAt < Self.patience else {
+                    throw JobsError.unavailable(error)
+                }
+                say("the database does not answer; trying again", &reading)
+                try await Task.sleep(for: Self.pause)
+            }
+        }
+    }
+
+    private func followed(_ client: QueueClient, _ reading: inout Reading) async throws -> JobRow {
         while true {
             let job = try await client.found(id)
+            reading.answeredAt = .now
             if job.hasEnded { return job }
-            let pieces = try await client.follow(id, after: place)
+            let pieces = try await client.follow(id, after: reading.place)
             for piece in pieces {
-                place = piece.place
-                if let text = printed.take(piece) { Self.show(text) }
+                reading.place = piece.place
+                if let text = reading.printed.take(piece) { Self.show(text) }
             }
-            let words = JobText.progress(job) ?? (job.state == "queued" ? "waits in the queue" : "")
-            if words != said, !words.isEmpty, isatty(STDERR_FILENO) == 1 {
-                Console.say("job \(id): \(words)")
-            }
-            said = words
+            say(
+                JobText.progress(job) ?? (job.state == "queued" ? "waits in the queue" : ""),
+                &reading)
             if pieces.isEmpty { try await Task.sleep(for: Self.pause) }
         }
+    }
+
+    /// Words for people, each once; a file gets none of them.
+    private func say(_ words: String, _ reading: inout Reading) {
+        if words != reading.said, !words.isEmpty, isatty(STDERR_FILENO) == 1 {
+            Console.say("job \(id): \(words)")
+        }
+        reading.said = words
     }
 
     private static func show(_ text: OutputText) {

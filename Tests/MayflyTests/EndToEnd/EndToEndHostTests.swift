@@ -5,6 +5,7 @@ import CTestSupport
 import Foundation
 import Glibc
 import Jobs
+import TestSupport
 import Testing
 
 @testable import Mayfly
@@ -78,6 +79,67 @@ extension EndToEndTests {
                 }
                 try await expectOneOutcome(of: id, in: world)
             }
+        }
+
+        @Test
+        func `a job is followed on, past a worker that was paused and a database that restarted`()
+            async throws
+        {
+            try await World.with { world in
+                let workers = [
+                    try await world.worker(["--slots", "1"]),
+                    try await world.worker(["--slots", "1"]),
+                ]
+                let id = try world.enqueue(
+                    "bash",
+                    "echo begin; for n in 1 2 3 4 5 6 7 8; do sleep 1; echo $n; done; echo end",
+                    ", timeout => '5 min'")
+                async let followed = world.mayfly(["logs", "-f", "\(id)"])
+                func hasShown(_ text: String, in attempt: Int) async throws {
+                    let deadline = ContinuousClock.now + .seconds(60)
+                    while try world.number(
+                        """
+                        select count(*) from mayfly.live_output
+                        where id = \(id) and place >> 32 = \(attempt) and text like '%\(text)%'
+                        """) == 0
+                    {
+                        try #require(.now < deadline, "attempt \(attempt) never said \(text)")
+                        try await Task.sleep(for: .milliseconds(50))
+                    }
+                }
+                try await hasShown("1", in: 1)
+                try await pause(workers, running: id, in: world) {
+                    try await !world.attempts(id).isEmpty  // taken over by the other worker
+                }
+                try await hasShown("2", in: 2)
+                try await Cluster.shared.get().restart()
+                let logs = try await followed
+                #expect(logs.status == 0, "\(logs.errors)")
+                #expect(logs.errors == "")
+                // The second attempt begins anew; what nobody could store while the database was
+                // away comes with the result.
+                let whole = "begin\n1\n2\n3\n4\n5\n6\n7\n8\nend\n"
+                #expect(logs.output.hasPrefix("begin\n1\n"))
+                let last = try #require(logs.output.range(of: "begin", options: .backwards))
+                #expect(last.lowerBound > logs.output.startIndex)
+                let second = String(logs.output[last.lowerBound...])
+                #expect(withoutGaps(second, of: whole) == whole)
+                #expect(try await world.ended(id).stdout == whole)
+            }
+        }
+
+        /// What was printed, with each place where something was left out filled from the whole.
+        private func withoutGaps(_ printed: String, of whole: String) -> String {
+            var filled = ""
+            for (index, part) in printed.components(separatedBy: "\n[… ").enumerated() {
+                var part = Substring(part)
+                if index > 0, let count = Int(part.prefix { $0.isNumber }) {
+                    part = part.dropFirst("\(count) bytes left out …]\n".count)
+                    filled += whole.dropFirst(filled.count).prefix(count)
+                }
+                filled += part
+            }
+            return filled
         }
 
         @Test func `a host that runs out of descriptors claims nothing, says so, and comes back`()
