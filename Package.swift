@@ -16,6 +16,7 @@ let package = Package(
     products: [
         .executable(name: "mayfly", targets: ["Mayfly"]),
         .executable(name: "mayfly-agent", targets: ["GuestAgent"]),
+        .executable(name: "mayfly-jail", targets: ["Jail"]),
     ],
     dependencies: [
         // Spares us a command-line parser, its help texts and its completion scripts.
@@ -29,6 +30,9 @@ let package = Package(
         // SHA-256 with the processor's own instructions, Ed25519, P-256 and AES-GCM (OpenSSL's
         // libcrypto).
         .systemLibrary(name: "CCrypto", pkgConfig: "libcrypto", providers: [.apt(["libssl-dev"])]),
+        // Assembling filters of system calls for every processor and kernel.
+        .systemLibrary(
+            name: "CSeccomp", pkgConfig: "libseccomp", providers: [.apt(["libseccomp-dev"])]),
         // The system calls and structures that Swift's Glibc module does not show.
         .target(name: "CLinux"),
         // What only the guest's PID 1 needs, such as /proc before Swift's own constructors run.
@@ -64,6 +68,13 @@ let package = Package(
             name: "GuestAgent",
             dependencies: ["Wire", "CLinux", "CGuest"],
             resources: [.embedInCode("Interpreters")],
+            swiftSettings: strict,
+            linkerSettings: [.unsafeFlags(["-static-executable"])]
+        ),
+        // Static: it starts in a millisecond, and nothing is loaded while it is still root.
+        .executableTarget(
+            name: "Jail",
+            dependencies: ["CLinux", "CSeccomp"],
             swiftSettings: strict,
             linkerSettings: [.unsafeFlags(["-static-executable"])]
         ),

@@ -20,7 +20,7 @@
 
 const uint64_t mayfly_ns_net = CLONE_NEWNET, mayfly_ns_ipc = CLONE_NEWIPC,
                mayfly_ns_uts = CLONE_NEWUTS, mayfly_ns_mount = CLONE_NEWNS,
-               mayfly_ns_pid = CLONE_NEWPID;
+               mayfly_ns_pid = CLONE_NEWPID, mayfly_ns_cgroup = CLONE_NEWCGROUP;
 
 struct start {
     const struct mayfly_spawn *spec;
@@ -67,7 +67,7 @@ static int child_main(void *argument) {
         TRY("setresgid", syscall(SYS_setresgid, s->gid, s->gid, s->gid));
         TRY("setresuid", syscall(SYS_setresuid, s->uid, s->uid, s->uid));
     }
-    TRY("no_new_privs", prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+    if (!s->may_gain_privileges) TRY("no_new_privs", prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
     /* After the change of uid, which clears it. */
     if (s->die_with_parent) TRY("pdeathsig", prctl(PR_SET_PDEATHSIG, SIGKILL));
     /* Until execve this is our parent's memory, too: it takes its own value back. Where it cannot be

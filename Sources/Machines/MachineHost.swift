@@ -17,6 +17,10 @@ package final class MachineHost {
     package nonisolated let probe: HostProbe
     let store: ImageStore
     let mark: HostMark
+    /// The second wall; `nil`: off, and `fallbacks` says why.
+    let jail: Jail?
+    /// One sentence for each choice that was left to us and fell back to the lesser way.
+    package nonisolated let fallbacks: [String]
     /// What need not be found out again at a second start.
     let facts: FileFacts?
     /// The generation of each image that new machines are made from.
@@ -42,8 +46,17 @@ package final class MachineHost {
     package private(set) var machineCount = 0
 
     private init(
-        settings: HostSettings, probe: HostProbe, mark: consuming HostMark, facts: FileFacts?
+        settings: HostSettings, probe: HostProbe, mark: consuming HostMark, facts: FileFacts?,
+        jail: Result<Jail?, MachineError>
     ) {
+        switch jail {
+        case .success(let jail):
+            self.jail = jail
+            fallbacks = probe.fallbacks
+        case .failure(let error):
+            self.jail = nil
+            fallbacks = probe.fallbacks + ["machines run without the jail: \(error)"]
+        }
         self.settings = settings
         self.probe = probe
         self.mark = mark
@@ -59,7 +72,9 @@ package final class MachineHost {
         let facts = FileFacts(runtimeDirectory: settings.runtimeDirectory)
         let probe = try await HostProbe.run(settings, facts: facts)
         let mark = try HostMark(runtimeDirectory: settings.runtimeDirectory)
-        let host = MachineHost(settings: settings, probe: probe, mark: mark, facts: facts)
+        let jail = try await Jail.found(settings, probe, in: mark.directory)
+        let host = MachineHost(
+            settings: settings, probe: probe, mark: mark, facts: facts, jail: jail)
         _ = await host.sweep()
         return host
     }
@@ -97,7 +112,8 @@ package final class MachineHost {
     /// Removes processes and directories of hosts that died; every 30 s in a worker.
     package func sweep() async -> SweepReport {
         let directory = settings.runtimeDirectory
-        return await offload { sweepDeadHosts(runtimeDirectory: directory) }
+        let users = settings.jailUsers
+        return await offload { sweepDeadHosts(runtimeDirectory: directory, users: users) }
     }
 
     /// Verifies and loads images, brings one machine of each to READY, and starts their standbys.
@@ -244,10 +260,11 @@ package final class MachineHost {
         return try await spawnStandby(of: image)
     }
     func spawnStandby(
-        of image: GoldenImage, forWarm: Bool = false
+        of image: GoldenImage, forWarm: Bool = false, jailed: Bool = true
     ) async throws(MachineError) -> Standby {
         try await Standby.spawn(
             for: image, isForWarm: forWarm, program: probe.hypervisor, mark: mark,
+            jail: jailed ? jail : nil,
             scratchDirectory: "\(settings.stateDirectory)/scratch")
     }
     func fillStandbys(of image: GoldenImage) async {

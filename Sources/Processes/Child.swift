@@ -31,6 +31,8 @@ package struct SpawnRequest: Sendable {
     package var namespaces: UInt64 = 0
     package var user: Credentials?
     package var diesWithParent = true
+    /// The program itself refuses new privileges, at its own time.
+    package var mayGainPrivileges = false
     /// `max`: as many as this process was started with.
     package var fileLimit: UInt64 = 256
     package var fileSizeLimit = UInt64.max
@@ -92,6 +94,7 @@ package struct Child: ~Copyable, Sendable {
                     unsafe spec.keep = kept.baseAddress
                     unsafe spec.keep_count = kept.count
                     unsafe spec.namespaces = request.namespaces
+                    unsafe spec.may_gain_privileges = request.mayGainPrivileges ? 1 : 0
                     if let user = request.user {
                         unsafe spec.set_ids = 1
                         unsafe spec.uid = user.user

@@ -57,6 +57,11 @@ enum TestImage {
             runtimeDirectory: NSTemporaryDirectory() + "mayfly-run-\(getpid())")
         settings.standbys = 1
         settings.hypervisor = hypervisor
+        // As the worker does; where it cannot be built, these tests shall not pass without it.
+        settings.jail = geteuid() == 0 ? .on : nil
+        settings.jailBinary = agent.map {
+            ($0 as NSString).deletingLastPathComponent + "/mayfly-jail"
+        }
         return settings
     }
 

@@ -76,6 +76,7 @@ struct mayfly_spawn {
     const int *keep;   /* descriptors that stay open in the child at their own numbers */
     size_t keep_count;
     uint64_t namespaces; /* CLONE_NEW* flags, 0 for none; see mayfly_ns_* below */
+    int may_gain_privileges; /* non-zero: the program itself sees to no_new_privs */
     int set_ids;         /* non-zero: drop groups, then become gid and uid */
     uid_t uid;
     gid_t gid;
@@ -89,7 +90,8 @@ struct mayfly_child {
     int pidfd;
     const char *failed_step; /* NULL, or where a failing spawn stopped */
 };
-extern const uint64_t mayfly_ns_net, mayfly_ns_ipc, mayfly_ns_uts, mayfly_ns_mount, mayfly_ns_pid;
+extern const uint64_t mayfly_ns_net, mayfly_ns_ipc, mayfly_ns_uts, mayfly_ns_mount, mayfly_ns_pid,
+    mayfly_ns_cgroup;
 /* clone3(CLONE_VM|CLONE_VFORK|CLONE_PIDFD): its cost does not grow with the parent. 0 or -errno. */
 int mayfly_spawn(const struct mayfly_spawn *spec, struct mayfly_child *child);
 /* waitid(P_PIDFD, WNOHANG): 1 when reaped (*status: exit code, or 128+signal), 0 when running. */
@@ -97,3 +99,49 @@ int mayfly_reap(int pidfd, int *status, int64_t *user_us, int64_t *system_us, in
 /* pidfd_open(2) / pidfd_send_signal(2). */
 int mayfly_pidfd_open(pid_t pid);
 int mayfly_pidfd_signal(int pidfd, int signal);
+
+/* --- jail.c --- */
+/* A mount namespace of this process's own, private in both directions. */
+int mayfly_own_mounts(void);
+int mayfly_bind(const char *source, const char *target);
+/* nosuid, and what else is asked for. */
+int mayfly_restrict_mount(const char *target, int read_only, int no_devices);
+/* At `target`, the directory of this process's own descriptors, and nothing else of /proc, which is
+   mounted at `mount_point` meanwhile. */
+int mayfly_bind_own_descriptors(const char *mount_point, const char *target);
+/* The working directory becomes the root; the old root is gone. It must be a mount point. */
+int mayfly_enter_root(void);
+/* Closes first … last, both included. */
+int mayfly_close_between(int first, int last);
+enum mayfly_limit_name {
+    MAYFLY_LIMIT_CORE,
+    MAYFLY_LIMIT_FILES,
+    MAYFLY_LIMIT_FILE_SIZE,
+    MAYFLY_LIMIT_ADDRESS_SPACE,
+    MAYFLY_LIMIT_PROCESSES,
+    MAYFLY_LIMIT_LOCKED,
+    MAYFLY_LIMIT_QUEUES,
+    MAYFLY_LIMIT_SIGNALS
+};
+int mayfly_limit(enum mayfly_limit_name name, uint64_t value);
+/* All three user ids, all three group ids, and these groups; -EPERM when the kernel kept another. */
+int mayfly_become(uid_t user, gid_t group, const gid_t *more, size_t more_count);
+/* Whoever runs from here on gains no capability, whatever it executes. */
+int mayfly_bounding_set_empty(void);
+int mayfly_capabilities_drop(void);
+int mayfly_no_new_privileges(void);
+int mayfly_die_with_parent(void);
+/* execveat(2) of an open program; returns -errno or not at all. */
+int mayfly_execute(int program, char *const *argv, char *const *envp);
+/* The version of Landlock's interface; 0 where the kernel has none. */
+int mayfly_landlock_version(void);
+/* A ruleset under which everything that this kernel can refuse is refused. */
+int mayfly_landlock_begin(void);
+/* Adds rights beneath an open directory, or to an open file. -EBADFD: a memory file or a pipe, which
+   Landlock does not look at. */
+int mayfly_landlock_allow(int ruleset, int file, uint64_t rights);
+/* Closes the ruleset. */
+int mayfly_landlock_enforce(int ruleset);
+/* An exclusive lock on one byte, which goes with the open file; -EAGAIN when another has it. */
+int mayfly_lock_byte(int file, int64_t offset);
+int mayfly_unlock_byte(int file, int64_t offset);

@@ -67,6 +67,7 @@ package struct RestoreBench {
         let standing = try await restores(withStandby: true)
         progress("restores with nothing started: \(rounds)")
         let spawned = try await restores(withStandby: false)
+        let free = try await restoresWithoutJail()
         progress("resumes of a stopped machine: \(rounds)")
         let resumes = try await resumes()
         progress("print in Python, parked and cold: \(rounds)")
@@ -86,6 +87,9 @@ package struct RestoreBench {
             BenchRow("  of it: load and resume", standing.restore),
             BenchRow("  of it: HELLO, PREPARE, READY", standing.prepare),
             BenchRow("restore to READY, hypervisor started first", spawned.total),
+        ]
+        rows += free
+        rows += [
             BenchRow("stopped machine, resume to PONG", resumes),
             BenchRow("READY to first byte of a Python print, parked", parked),
             BenchRow("READY to first byte of a Python print, cold", cold),
@@ -139,7 +143,7 @@ package struct RestoreBench {
     }
 
     private func restores(
-        withStandby: Bool
+        withStandby: Bool, jailed: Bool = true
     ) async throws(MachineError) -> (
         restore: [Double], prepare: [Double], total: [Double], destroy: [Double]
     ) {
@@ -147,13 +151,14 @@ package struct RestoreBench {
             [], [], [], []
         )
         for _ in 0..<rounds {
-            let waiting = withStandby ? try await host.spawnStandby(of: image) : nil
+            let waiting = withStandby ? try await host.spawnStandby(of: image, jailed: jailed) : nil
             let begin = ContinuousClock.now
             let machine: Machine
             if let waiting {
                 machine = try await makeMachine(waiting)
             } else {
-                machine = try await makeMachine(try await host.spawnStandby(of: image))
+                let standby = try await host.spawnStandby(of: image, jailed: jailed)
+                machine = try await makeMachine(standby)
             }
             total.append((ContinuousClock.now - begin).milliseconds)
             restore.append(machine.timings.restore.milliseconds)
@@ -163,6 +168,21 @@ package struct RestoreBench {
             destroy.append((ContinuousClock.now - destroying).milliseconds)
         }
         return (restore, prepare, total, destroy)
+    }
+
+    /// The same two, without the jail: what it costs is the difference.
+    ///
+    /// Nothing where there is none.
+    private func restoresWithoutJail() async throws(MachineError) -> [BenchRow] {
+        guard host.jail != nil else { return [] }
+        progress("both again without the jail: \(rounds)")
+        let standing = try await restores(withStandby: true, jailed: false)
+        let spawned = try await restores(withStandby: false, jailed: false)
+        let ready = zip(standing.restore, standing.prepare).map(+)
+        return [
+            BenchRow("restore to READY, standby waiting, no jail", ready),
+            BenchRow("restore to READY, hypervisor started first, no jail", spawned.total),
+        ]
     }
 
     func makeMachine(

@@ -84,7 +84,9 @@ package struct HostProbe: Sendable {
     package static func examine(
         _ settings: HostSettings, retryingKVM: Bool = false
     ) async -> (probe: HostProbe?, findings: [DoctorFinding]) {
-        await examine(settings, retryingKVM: retryingKVM, facts: nil)
+        let (probe, findings) = await examine(settings, retryingKVM: retryingKVM, facts: nil)
+        guard let probe else { return (nil, findings) }
+        return (probe, findings + (await Hardening.examine(settings, probe)))
     }
     @LoopActor
     private static func examine(
@@ -107,7 +109,6 @@ package struct HostProbe: Sendable {
         let profile = HostProfile(
             hypervisor: name, hypervisorVersion: program.version, processor: processor,
             accelerator: chosenAccelerator, transport: chosenTransport)
-        let hardening = Hardening.findings(name, chosenAccelerator)
         let ours = choices.filter { $0.state == .degraded }.filter {
             switch $0.name {
             case "hypervisor": settings.hypervisor == nil
@@ -116,13 +117,12 @@ package struct HostProbe: Sendable {
             }
         }
         // A root worker whose machines run as root is worth a line at every start.
-        let asRoot = hardening.filter {
-            $0.name == "hardening.user" && $0.state == .off && geteuid() == 0
-        }
+        let user = Hardening.user(chosenAccelerator, isRoot: geteuid() == 0)
+        let asRoot = settings.jail == .off && user.state == .off && geteuid() == 0 ? [user] : []
         let fallbacks = (ours + asRoot).map { "\($0.name) \($0.found); \($0.remedy)" }
         return (
             HostProbe(hypervisor: program, profile: profile, fallbacks: fallbacks),
-            choices + found.findings + hardening
+            choices + found.findings
         )
     }
 

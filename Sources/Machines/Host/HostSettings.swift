@@ -39,9 +39,20 @@ package struct HostSettings: Sendable {
     package var warm = WarmSettings()
     package var qemuBinary = "qemu-system-x86_64"
     package var firecrackerBinary = HostSettings.firecrackerInPath
+    /// The second wall around each hypervisor; `nil`: where it can be built.
+    package var jail: JailUse?
+    package var profile = SecurityProfile.standard
+    /// As `AcceptedRisks` reads it.
+    package var acceptedRisks = ""
+    /// The first of the user ids that machines have, one each.
+    package var jailUsers: UInt32 = HostSettings.firstJailUser
+    /// `nil`: beside this program.
+    package var jailBinary: String?
     /// The guest agent to build into images; `nil`: beside this program.
     package var agentBinary: String?
 
+    /// Beyond every range that login.defs, systemd and container tools hand out.
+    static let firstJailUser: UInt32 = 1_900_000_000
     /// What `firecrackerBinary` is when nobody has named one.
     static let firecrackerInPath = "firecracker"
 

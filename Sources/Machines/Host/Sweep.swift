@@ -43,9 +43,14 @@ struct HostMark: ~Copyable {
     var environment: String { "\(Self.variable)=\(name)" }
 }
 
-/// Removes what hosts that are no longer alive left under `runtimeDirectory`; blocking.
-func sweepDeadHosts(runtimeDirectory: String) -> SweepReport {
+/// Removes what hosts that are no longer alive left under `runtimeDirectory`, and processes of
+/// machines' users whose worker is gone; blocking.
+func sweepDeadHosts(
+    runtimeDirectory: String, users first: uid_t = HostSettings.firstJailUser
+) -> SweepReport {
     var report = SweepReport()
+    // A hypervisor that was taken over can wipe the mark from its memory, but not its user.
+    report.processes += JailUsers.killAbandoned(from: first)
     let root = "\(runtimeDirectory)/hosts"
     for name in children(of: root) {
         let directory = "\(root)/\(name)"

@@ -1,6 +1,7 @@
 // The layers between a guest that broke out of its hypervisor and this host, as they are: whom that
 // runs as, and what `mayfly doctor` says of each layer.
 
+import Events
 import Glibc
 import Processes
 
@@ -21,6 +22,12 @@ enum HypervisorUser {
         guard unsafe stat("/dev/kvm", &status) == 0 else { return nil }
         return forDevice(mode: status.st_mode, group: status.st_gid)
     }
+    /// The group that may open /dev/kvm, where not everybody may.
+    static var deviceGroup: gid_t? {
+        var status = stat()
+        guard unsafe stat("/dev/kvm", &status) == 0 else { return nil }
+        return status.st_mode & 0o006 == 0o006 ? nil : status.st_gid
+    }
     /// Who can open a device of this mode and group without being root.
     static func forDevice(mode: mode_t, group: gid_t) -> Credentials? {
         if mode & 0o006 == 0o006 { return Credentials(user: unprivileged, group: unprivileged) }
@@ -32,42 +39,56 @@ enum HypervisorUser {
 }
 
 enum Hardening {
-    static func findings(
-        _ hypervisor: HypervisorName, _ accelerator: Accelerator
+    /// Each layer as it is around a real process of this host's hypervisor.
+    @LoopActor
+    static func examine(_ settings: HostSettings, _ probe: HostProbe) async -> [DoctorFinding] {
+        guard settings.jail != .off else {
+            return withoutJail(
+                probe, "machine.jail = off", "set machine.jail = auto")
+        }
+        do throws(MachineError) {
+            if let obstacle = Jail.obstacle(settings, probe) { throw obstacle }
+            let mark = try HostMark(runtimeDirectory: settings.runtimeDirectory)
+            let jail = try await Jail(settings, probe, in: mark.directory)
+            return try await jail.look(probe.hypervisor).findings + [own(probe)]
+        } catch {
+            return withoutJail(
+                probe, "\(error)", "with that mended, machines are jailed by themselves")
+        }
+    }
+
+    private static func withoutJail(
+        _ probe: HostProbe, _ found: String, _ remedy: String
     ) -> [DoctorFinding] {
         let isRoot = geteuid() == 0
-        let jail = "comes with the jail, a later version"
         return [
-            DoctorFinding(
-                name: "hardening.seccomp", state: .active,
-                found: hypervisor == .qemu
-                    ? "QEMU's own filter: no new processes, no other privileges"
-                    : "Firecracker's own filter for each of its threads", remedy: ""),
-            user(accelerator, isRoot: isRoot, jail),
+            DoctorFinding(name: "hardening.jail", state: .off, found: found, remedy: remedy),
+            user(probe.profile.accelerator, isRoot: isRoot), own(probe),
             DoctorFinding(
                 name: "hardening.namespaces", state: isRoot ? .degraded : .off,
                 found: isRoot
                     ? "network, IPC and host name are separate; the file system is shared"
                     : "none: making them needs root",
-                remedy: "an empty root file system \(jail)"),
-            DoctorFinding(
-                name: "hardening.network", state: .active,
-                found: "no machine has a network card", remedy: ""),
-            DoctorFinding(
-                name: "hardening.cgroup", state: .off,
-                found: "no limits on the hypervisor's memory and processor time",
-                remedy: "a cgroup per machine \(jail)"),
+                remedy: "an empty root comes with the jail"),
         ]
     }
 
-    private static func user(
-        _ accelerator: Accelerator, isRoot: Bool, _ jail: String
-    ) -> DoctorFinding {
+    /// What the hypervisor itself does, jailed or not.
+    private static func own(_ probe: HostProbe) -> DoctorFinding {
+        DoctorFinding(
+            name: "hardening.hypervisor", state: .active,
+            found: probe.hypervisor.name == .qemu
+                ? "QEMU's own filter: no new processes, no other privileges"
+                : "Firecracker's own filter for each of its threads", remedy: "")
+    }
+
+    static func user(_ accelerator: Accelerator, isRoot: Bool) -> DoctorFinding {
+        let jail = "one user id per machine comes with the jail"
         if HypervisorUser.forAccelerator(accelerator) != nil {
             return DoctorFinding(
                 name: "hardening.user", state: .degraded,
                 found: "all machines share the user id \(HypervisorUser.unprivileged)",
-                remedy: "one user id per machine \(jail)")
+                remedy: jail)
         }
         return DoctorFinding(
             name: "hardening.user", state: .off,

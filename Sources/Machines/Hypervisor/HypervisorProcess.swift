@@ -17,12 +17,16 @@ final class HypervisorProcess {
     /// What the hypervisor itself said on standard error.
     private let messages: HypervisorLog
     private var directory: MachineDirectory?
+    /// Given back when nothing of the process is left.
+    private var cell: JailCell?
 
     init(
         _ name: HypervisorName, _ request: SpawnRequest, console: consuming HypervisorLog,
-        messages: consuming HypervisorLog, directory: MachineDirectory? = nil
+        messages: consuming HypervisorLog, directory: MachineDirectory? = nil,
+        cell: JailCell? = nil
     ) throws(MachineError) {
-        let child = try attempting(Child.spawn(request))
+        let jailed = cell?.wrap(request, name, work: directory?.name)
+        let child = try attempting(Child.spawn(jailed ?? request))
         pid = child.pid
         pidDescriptor = child.pidDescriptor
         self.child = consume child
@@ -30,6 +34,7 @@ final class HypervisorProcess {
         self.console = console
         self.messages = messages
         self.directory = directory
+        self.cell = cell
     }
 
     /// Whether the process has ended by itself.
@@ -71,6 +76,7 @@ final class HypervisorProcess {
         guard let child = child.take() else { return ChildUsage() }
         let usage = await child.end()
         directory = nil
+        cell = nil
         return usage
     }
 }
@@ -78,6 +84,7 @@ final class HypervisorProcess {
 /// A directory of one machine: its hypervisor works there, and nobody else gets in.
 final class MachineDirectory {
     let path: String
+    let name: String
     /// For `SpawnRequest.directory`.
     let file: Descriptor
 
@@ -85,16 +92,17 @@ final class MachineDirectory {
     init(in directory: String, owner: Credentials?) throws(MachineError) {
         // Closed to everybody else above it too: what stands in it is its owner's to choose.
         try makeDirectory(directory, mode: 0o700)
-        path = "\(directory)/\(hexText(randomBytes(8)))"
+        name = hexText(randomBytes(8))
+        path = "\(directory)/\(name)"
         try makeDirectory(path, mode: 0o700)
         file = try attempting(Descriptor.open(path, O_RDONLY | O_DIRECTORY))
         if let owner, fchown(file.number, owner.user, owner.group) != 0 {
             throw MachineError(.hostUnfit, "cannot hand over \(path): \(errnoText(errno))")
         }
     }
-    /// A name in it for an open file, as the process that inherits the descriptor will find it.
-    func link(_ name: String, to descriptor: CInt) throws(MachineError) {
-        guard unsafe symlinkat("/proc/self/fd/\(descriptor)", file.number, name) == 0 else {
+    /// A name in it for what the process finds at `target`.
+    func link(_ name: String, to target: String) throws(MachineError) {
+        guard unsafe symlinkat(target, file.number, name) == 0 else {
             throw MachineError(.hostUnfit, "cannot link \(path)/\(name): \(errnoText(errno))")
         }
     }

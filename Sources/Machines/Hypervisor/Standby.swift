@@ -17,20 +17,23 @@ struct Standby: ~Copyable {
     /// Starts and prepares one for `image`.
     static func spawn(
         for image: GoldenImage, isForWarm: Bool, program: HypervisorProgram,
-        mark: borrowing HostMark, scratchDirectory: String
+        mark: borrowing HostMark, jail: Jail?, scratchDirectory: String
     ) async throws(MachineError) -> Standby {
         try await image.checkRootDisk()
         // A description of its own: reading the state moves its offset.
         let path = "/proc/self/fd/\(image.state.number)"
         let state = try attempting(Descriptor.open(path, O_RDONLY))
         let hardware = image.manifest.hardware
+        let cell = try jail?.cell()
         let scratch = try image.scratch?.make(
-            in: scratchDirectory, owner: HypervisorUser.forAccelerator(hardware.accelerator))
+            in: scratchDirectory,
+            owner: cell?.credentials ?? HypervisorUser.forAccelerator(hardware.accelerator))
         var parts = MachineParts(
             memory: image.memory.number, rootDisk: image.rootDisk.number, state: state.number,
             mark: mark.environment, directory: mark.machinesDirectory,
             isForWarm: isForWarm)
         parts.scratch = scratch?.number
+        parts.cell = cell
         let hypervisor = try program.start(hardware, parts)
         do throws(MachineError) {
             try await hypervisor.begin(before: .now + .seconds(30))

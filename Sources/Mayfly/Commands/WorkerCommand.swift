@@ -47,7 +47,7 @@ struct WorkerCommand: AsyncParsableCommand {
         try checkOpenFileLimit(configuration)
         try await MachineHost.with(configuration.host) { host in
             let begin = ContinuousClock.now
-            for fallback in host.probe.fallbacks { logger.warning("\(fallback)") }
+            for fallback in host.fallbacks { logger.warning("\(fallback)") }
             let kinds = try await kinds(configuration, on: host)
             let images = kinds.images
             try Admission.check(configuration, images: images)

@@ -203,6 +203,12 @@ extension Configuration {
         settings.warm.age = duration(.warmAge)
         settings.qemuBinary = text(.qemuBinary)
         settings.firecrackerBinary = text(.firecrackerBinary)
+        settings.jail = JailUse(rawValue: text(.jail))
+        settings.profile = SecurityProfile(rawValue: text(.securityProfile)) ?? .production
+        settings.acceptedRisks = text(.securityAccept)
+        settings.jailUsers = UInt32(count(.jailUsers))
+        let jail = text(.jailBinary)
+        settings.jailBinary = jail.isEmpty ? nil : jail
         let agent = text(.agentBinary)
         settings.agentBinary = agent.isEmpty ? nil : agent
         return settings

@@ -111,6 +111,20 @@ extension Setting {
     static let firecrackerBinary = Setting(
         "machine.firecracker.binary", .text, "\"firecracker\"", "found in PATH, or absolute")
 
+    static let jail = Setting(
+        "machine.jail", .choice(JailUse.self), "auto",
+        "the second wall around each hypervisor; auto builds it where it can")
+    static let securityProfile = Setting(
+        "security.profile", .word(SecurityProfile.allCases.map(\.rawValue)), "standard",
+        "production refuses to start while a layer around machines is off")
+    static let securityAccept = Setting(
+        "security.accept", .text, "\"\"",
+        "layers that may be off in production: `layer: reason; layer: reason`")
+    static let jailUsers = Setting(
+        "machine.jail.users", .count(65_536...2_147_479_552), "1900000000",
+        "the first of the 4096 user ids that machines have, one each")
+    static let jailBinary = Setting(
+        "machine.jail.binary", .text, "\"\"", "empty: mayfly-jail beside this program")
     static let agentBinary = Setting(
         "machine.agent.binary", .text, "\"\"",
         "empty: mayfly-agent beside this program; only image build needs it")
@@ -172,6 +186,7 @@ extension Setting {
             workerQueues,
             workerKinds, workerLease, drainTimeout, hypervisor, accelerator, transport,
             probeTimeout, standbys, warmMemory, warmAge, qemuBinary, firecrackerBinary,
+            jail, jailUsers, jailBinary, securityProfile, securityAccept,
             agentBinary, codeImage, codeTimeout, codeTimeoutMax, inputFile, inputTotal,
             outputKept, outputPrinted, outputFiles, outputFile, outputTotal, documentImage,
             documentTimeout, documentTimeoutMax, documentInputFile, documentInputTotal,

@@ -187,7 +187,7 @@ struct MachineDirectoryTests {
         var directory: MachineDirectory? = try MachineDirectory(
             in: place.path + "/machines", owner: nil)
         let path = try #require(directory?.path)
-        try directory?.link("memory", to: 5)
+        try directory?.link("memory", to: "/proc/self/fd/5")
         #expect(children(of: path) == ["memory"])
         directory = nil
         #expect(children(of: place.path + "/machines") == [])

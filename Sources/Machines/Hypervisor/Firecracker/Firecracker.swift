@@ -47,15 +47,18 @@ final class Firecracker: Hypervisor {
             max(hardware.memory.bytes, hardware.scratch?.bytes ?? 0))
         let directory = try MachineDirectory(in: parts.directory, owner: request.user)
         request.directory = directory.file.number
-        try directory.link(Name.memory, to: parts.memory)
-        try directory.link(Name.state, to: parts.state)
-        try directory.link(Name.rootDisk, to: parts.rootDisk)
-        if let scratch = parts.scratch { try directory.link(Name.scratch, to: scratch) }
+        try directory.link(Name.memory, to: parts.path(of: parts.memory))
+        try directory.link(Name.state, to: parts.path(of: parts.state))
+        try directory.link(Name.rootDisk, to: parts.path(of: parts.rootDisk))
+        if let scratch = parts.scratch {
+            try directory.link(Name.scratch, to: parts.path(of: scratch))
+        }
         let owner = request.user?.user ?? geteuid()
         api = FirecrackerAPI(FirecrackerSocket(Name.api, in: directory, owner: owner))
         agent = FirecrackerSocket(Name.vsock, in: directory, owner: owner)
         process = try HypervisorProcess(
-            .firecracker, request, console: console, messages: messages, directory: directory)
+            .firecracker, request, console: console, messages: messages, directory: directory,
+            cell: parts.cell)
         self.program = program
         self.hardware = hardware
         boot = parts.boot

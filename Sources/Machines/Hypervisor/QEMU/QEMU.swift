@@ -47,7 +47,8 @@ final class QEMU: Hypervisor {
         if let vsock { request.kept.append(vsock.descriptor.number) }
         // A guest can make QEMU print without end; the worker's own log must not suffer from that.
         request.standardError = messages.writer.number
-        process = try HypervisorProcess(.qemu, request, console: console, messages: messages)
+        process = try HypervisorProcess(
+            .qemu, request, console: console, messages: messages, cell: parts.cell)
         monitor = QMP(ByteStream(monitorPair.take()))
         port = ByteStream(portPair.take())
         self.parts = parts
@@ -128,7 +129,7 @@ final class QEMU: Hypervisor {
             "-smp", "\(hardware.vCPUCount)", "-m", "\(hardware.memory.bytes >> 20)M",
             "-object",
             "memory-backend-file,id=memory,size=\(memory),"
-                + "mem-path=/proc/self/fd/\(parts.memory),share=\(sharing)",
+                + "mem-path=\(parts.path(of: parts.memory)),share=\(sharing)",
             "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
             "-add-fd", "fd=\(console),set=2",
             // What may be a pipe cannot be made empty, which is what QEMU does otherwise.

@@ -1,0 +1,162 @@
+// The filter of system calls: what a hypervisor asks of the kernel and why, as data; everything
+// else ends the process at once. Lists in QEMUFilter.swift and FirecrackerFilter.swift.
+
+import CSeccomp
+import Glibc
+
+/// A system call that is let through, or answered with an error without being made.
+struct Rule {
+    let call: String
+    let reason: String
+    /// All of them hold, or the rule does not apply.
+    var conditions: [scmp_arg_cmp] = []
+    /// `nil`: allowed.
+    var refusal: CInt?
+
+    static func allow(
+        _ call: String, _ reason: String, where conditions: scmp_arg_cmp...
+    ) -> Rule {
+        Rule(call: call, reason: reason, conditions: conditions)
+    }
+    /// For a call that is tried and can be done without: the caller goes on.
+    static func refuse(_ call: String, _ code: CInt, _ reason: String) -> Rule {
+        Rule(call: call, reason: reason, refusal: code)
+    }
+}
+
+/// A condition on an argument of a call, counted from 0.
+func argument(_ index: UInt32, is value: UInt64) -> scmp_arg_cmp {
+    scmp_arg_cmp(arg: index, op: SCMP_CMP_EQ, datum_a: value, datum_b: 0)
+}
+func argument(_ index: UInt32, masked mask: UInt64, is value: UInt64) -> scmp_arg_cmp {
+    scmp_arg_cmp(arg: index, op: SCMP_CMP_MASKED_EQ, datum_a: mask, datum_b: value)
+}
+
+enum Filter {
+    static func rules(for request: Request) -> [Rule] {
+        let hypervisor =
+            switch request.hypervisor {
+            case .qemu: qemu(usesKVM: request.usesKVM)
+            case .firecracker: firecracker
+            }
+        return common + own(program: request.program) + hypervisor
+    }
+
+    /// Holds for every thread that this process will ever have, and for what it becomes.
+    static func load(for request: Request) -> CInt {
+        guard let context = unsafe seccomp_init(mayfly_seccomp_kill()) else { return -ENOMEM }
+        defer { unsafe seccomp_release(context) }
+        // Refusing new privileges is a step of its own.
+        var status = unsafe seccomp_attr_set(context, SCMP_FLTATR_CTL_NNP, 0)
+        // The kernel's own reason when it refuses the filter.
+        if status == 0 { status = unsafe seccomp_attr_set(context, SCMP_FLTATR_API_SYSRAWRC, 1) }
+        // A tree instead of a list: a call in the middle is found as soon as the first.
+        if status == 0 { status = unsafe seccomp_attr_set(context, SCMP_FLTATR_CTL_OPTIMIZE, 2) }
+        for rule in rules(for: request) where status == 0 {
+            let number = unsafe seccomp_syscall_resolve_name(rule.call)
+            // A newer call that this libseccomp does not know is one that it refuses.
+            if number == __NR_SCMP_ERROR { continue }
+            let action =
+                rule.refusal.map { mayfly_seccomp_refuse(UInt16($0)) } ?? mayfly_seccomp_allow()
+            status = unsafe seccomp_rule_add_array(
+                context, action, number, UInt32(rule.conditions.count), rule.conditions)
+        }
+        return status != 0 ? status : unsafe seccomp_load(context)
+    }
+}
+
+extension Filter {
+    /// What every program of either kind needs to start, to have threads and to end.
+    private static let common: [Rule] = [
+        .allow("arch_prctl", "thread-local storage of the first thread"),
+        .allow("set_tid_address", "the C library's start"),
+        .allow("set_robust_list", "the C library, in each thread"),
+        .allow("rseq", "the C library, in each thread"),
+        .allow("sigaltstack", "a stack for signal handlers, in each thread"),
+        // CLONE_VM and CLONE_THREAD, and none of the namespaces.
+        .allow(
+            "clone", "threads, and no processes",
+            where: argument(0, masked: 0x7E03_0100 | 0x80, is: 0x0001_0100)),
+        .refuse("clone3", ENOSYS, "its flags are in memory, so the C library uses clone"),
+        .allow("exit", "a thread ends"),
+        .allow("exit_group", "the process ends"),
+        .allow("futex", "locks"),
+        .allow("sched_yield", "locks"),
+        .allow("sched_getaffinity", "how many processors there are"),
+        .allow("getpid", "the process's own number"),
+        .allow("gettid", "the thread's own number"),
+        .allow("rt_sigaction", "handlers"),
+        .allow("rt_sigprocmask", "which signals a thread takes"),
+        .allow("rt_sigreturn", "back from a handler"),
+        .allow("restart_syscall", "a wait that was interrupted goes on"),
+        .allow("brk", "memory"),
+        .allow("munmap", "memory"),
+        .allow("mremap", "memory"),
+        .allow("madvise", "memory"),
+        .allow("read", "ports, monitor, wake-ups"),
+        .allow("readv", "ports, disks"),
+        .allow("write", "ports, console, wake-ups"),
+        .allow("writev", "ports, disks"),
+        .allow("pread64", "disks"),
+        .allow("preadv", "disks"),
+        .allow("pwrite64", "the scratch disk"),
+        .allow("pwritev", "the scratch disk"),
+        .allow("lseek", "sizes of files"),
+        .allow("close", "descriptors"),
+        .allow("fstat", "what a descriptor is"),
+        .allow("newfstatat", "the C library's fstat"),
+        .allow("statx", "the same, in newer libraries"),
+        .allow("fdatasync", "the scratch disk"),
+        .allow("fsync", "the scratch disk"),
+        .allow("ftruncate", "memory files of a machine that is saved"),
+        .allow("fallocate", "gives back blocks of the scratch disk"),
+        .allow("fcntl", "duplicates descriptors, sets O_NONBLOCK"),
+        .allow("dup", "duplicates descriptors"),
+        // Names are looked up in the root of the jail, where there is little.
+        .allow("open", "libraries, firmware, its memory"),
+        .allow("openat", "libraries, firmware, its memory"),
+        .allow("access", "which of several files is there"),
+        .allow("readlink", "where its own program stands; there is no answer"),
+        .allow("getrandom", "hash tables' seeds, the guest's entropy device"),
+        .allow("clock_gettime", "time"),
+        .allow("clock_getres", "time"),
+        .allow("gettimeofday", "time"),
+        .allow("clock_nanosleep", "pauses"),
+        .allow("nanosleep", "pauses"),
+        .allow("poll", "waits for descriptors"),
+        .allow("ppoll", "waits for descriptors"),
+        .allow("epoll_create1", "waits for descriptors"),
+        .allow("epoll_ctl", "waits for descriptors"),
+        .allow("epoll_wait", "waits for descriptors"),
+        .allow("epoll_pwait", "waits for descriptors"),
+        .allow("eventfd2", "wakes threads"),
+        .allow("timerfd_create", "timers"),
+        .allow("timerfd_settime", "timers"),
+        .allow("uname", "the kernel's version"),
+        .allow("getuid", "who it is"),
+        .allow("geteuid", "who it is"),
+        .allow("getgid", "who it is"),
+        .allow("getegid", "who it is"),
+        .allow("prlimit64", "reads its limits", where: argument(2, is: 0)),
+        .allow("getrlimit", "reads its limits"),
+        .allow("prctl", "names a thread", where: argument(0, is: 15)),
+        .allow("prctl", "sets no_new_privs before its own filter", where: argument(0, is: 38)),
+        .allow(
+            "prctl", "its own filter: a second one only takes away",
+            where: argument(0, is: 22)),
+        .allow("seccomp", "its own filter: a second one only takes away"),
+    ]
+
+    /// Those that depend on who and where this process is.
+    private static func own(program: CInt) -> [Rule] {
+        [
+            // execveat(program, "", …, AT_EMPTY_PATH): the step that follows, and no other program.
+            .allow(
+                "execveat", "becomes the hypervisor",
+                where: argument(0, is: UInt64(program)), argument(4, is: 0x1000)),
+            .allow(
+                "tgkill", "wakes and ends threads of its own",
+                where: argument(0, is: UInt64(getpid()))),
+        ]
+    }
+}

@@ -1,0 +1,151 @@
+// The second wall around a hypervisor, as the worker sees it: the program that builds it, what is
+// prepared once for all machines of this host, and the request for one. The wall itself is built
+// by mayfly-jail, step by step in Sources/Jail/main.swift.
+
+import CLinux
+import Events
+import Foundation
+import Glibc
+import Processes
+
+/// Whether machines are jailed.
+package enum JailUse: String, Sendable, CaseIterable {
+    /// No jail is an error.
+    case on
+    case off
+}
+
+/// Everything that the jails of this host share.
+final class Jail: Sendable {
+    private let program: Descriptor
+    /// The host's mark: what the jail binds stands below it.
+    private let directory: Descriptor
+    private let users: JailUsers
+    let accelerator: Accelerator
+    /// Of hypervisors that need a directory each.
+    let machinesDirectory: String
+
+    /// - Throws: why machines cannot be jailed here, with what would change that.
+    @LoopActor
+    init(
+        _ settings: HostSettings, _ probe: HostProbe, in directory: String
+    ) async throws(MachineError) {
+        guard geteuid() == 0 else {
+            throw MachineError(.hostUnfit, "only root can build it; run the worker as root")
+        }
+        program = try Self.program(settings)
+        users = try JailUsers(first: settings.jailUsers)
+        accelerator = probe.profile.accelerator
+        let hypervisor = probe.hypervisor
+        // Its owner alone gets in, from outside; from inside of a jail there is no outside.
+        try makeDirectory("\(directory)/roots", mode: 0o700)
+        machinesDirectory = "\(directory)/machines"
+        try makeDirectory(machinesDirectory, mode: 0o700)
+        try await JailRoot.make(
+            "\(directory)/roots/\(hypervisor.name.rawValue)", of: hypervisor, accelerator)
+        self.directory = try attempting(Descriptor.open(directory, O_RDONLY | O_DIRECTORY))
+    }
+
+    private static func program(_ settings: HostSettings) throws(MachineError) -> Descriptor {
+        let own = (try? FileManager.default.destinationOfSymbolicLink(atPath: "/proc/self/exe"))
+        let beside = ((own ?? "") as NSString).deletingLastPathComponent + "/mayfly-jail"
+        let path = settings.jailBinary ?? beside
+        let file: Descriptor
+        do throws(SystemError) { file = try Descriptor.open(path, O_RDONLY) } catch {
+            throw MachineError(
+                .hostUnfit,
+                "\(error); build it with `swift build -c release` or name it with "
+                    + "machine.jail.binary")
+        }
+        guard try FileIdentity(of: file.number).isOurs else {
+            throw MachineError(
+                .hostUnfit, "\(path) can be written by others than root; chmod go-w \(path)")
+        }
+        return file
+    }
+
+    /// A place for one machine, with a user of its own.
+    func cell(without layers: Set<JailLayer> = []) throws(MachineError) -> JailCell {
+        JailCell(self, user: try users.take(), without: layers)
+    }
+    fileprivate func give(back user: uid_t) { users.give(back: user) }
+
+    /// The same program, behind the wall.
+    ///
+    /// - Parameter work: the name of its directory, if it has one.
+    fileprivate func wrap(
+        _ request: SpawnRequest, _ hypervisor: HypervisorName, _ cell: JailCell, work: String?
+    ) -> SpawnRequest {
+        var words = [
+            "mayfly-jail", "hypervisor=\(hypervisor.rawValue)", "program=\(request.executable)",
+            "kvm=\(accelerator == .kvm ? 1 : 0)", "user=\(cell.user)",
+            "file-size=\(request.fileSizeLimit)", "address-space=\(request.addressSpaceLimit)",
+            "processes=\(Self.processes)",
+        ]
+        words += Set(request.kept).subtracting([request.executable]).sorted().map { "keep=\($0)" }
+        if accelerator == .kvm, let group = HypervisorUser.deviceGroup {
+            words.append("device-group=\(group)")
+        }
+        if let work, let number = UInt64(work, radix: 16) { words.append("work=\(number)") }
+        words += cell.layersLeftOut.sorted { $0.rawValue < $1.rawValue }
+            .map { "without=\($0.rawValue)" }
+        var jailed = request
+        jailed.arguments = words + ["--"] + request.arguments
+        jailed.executable = program.number
+        jailed.kept.append(request.executable)
+        jailed.directory = directory.number
+        // The jail's own steps, which come later than these would.
+        jailed.user = nil
+        jailed.mayGainPrivileges = true
+        (jailed.fileLimit, jailed.fileSizeLimit, jailed.addressSpaceLimit) = (.max, .max, .max)
+        jailed.namespaces = cell.namespaces
+        return jailed
+    }
+    /// Threads of one hypervisor: 64 for its disks' requests at worst, its processors, its loops.
+    private static let processes = 128
+}
+
+/// A step of the jail that a test leaves out to show what it holds; as `Layer` of mayfly-jail, and
+/// the namespaces, which are made before it runs.
+enum JailLayer: String, CaseIterable {
+    case root, descriptors, limits, user, capabilities, privileges, landlock, filter
+    case processes, network, ipc, hostName = "host-name", controlGroup = "control-group"
+
+    fileprivate var namespace: UInt64? {
+        switch self {
+        case .processes: mayfly_ns_pid
+        case .network: mayfly_ns_net
+        case .ipc: mayfly_ns_ipc
+        case .hostName: mayfly_ns_uts
+        case .controlGroup: mayfly_ns_cgroup
+        default: nil
+        }
+    }
+}
+
+/// One machine's place: its user id is nobody else's until this is dropped.
+final class JailCell: Sendable {
+    let user: uid_t
+    private let jail: Jail
+    private let without: Set<JailLayer>
+
+    /// - Parameter without: nothing but a test leaves a layer out; no setting leads here.
+    fileprivate init(_ jail: Jail, user: uid_t, without: Set<JailLayer>) {
+        self.jail = jail
+        self.user = user
+        self.without = without
+    }
+    deinit { jail.give(back: user) }
+
+    var credentials: Credentials { Credentials(user: user, group: user) }
+
+    func wrap(
+        _ request: SpawnRequest, _ hypervisor: HypervisorName, work: String? = nil
+    ) -> SpawnRequest {
+        jail.wrap(request, hypervisor, self, work: work)
+    }
+    fileprivate var layersLeftOut: Set<JailLayer> { without.filter { $0.namespace == nil } }
+    fileprivate var namespaces: UInt64 {
+        JailLayer.allCases.filter { !without.contains($0) }.compactMap(\.namespace).reduce(0, |)
+    }
+}

@@ -1,0 +1,233 @@
+// What a jailed process really is, by the kernel's own account in /proc: for `mayfly doctor`, for
+// every start of a worker, and for `security.profile = production`.
+
+import CLinux
+import Events
+import Foundation
+import Glibc
+import Processes
+
+/// The layers around one process.
+struct JailLook: Sendable {
+    let findings: [DoctorFinding]
+
+    /// - Parameters:
+    ///   - pid: of a process that has become the hypervisor.
+    ///   - user: that it should be.
+    init(at pid: pid_t, user: uid_t) {
+        let status = Self.fields(kernelText("/proc/\(pid)/status") ?? "")
+        func holds(_ names: [String], _ value: String) -> Bool {
+            names.allSatisfy { status[$0] == value }
+        }
+        let ids = Array(repeating: "\(user)", count: 4).joined(separator: "\t")
+        let noRights = String(repeating: "0", count: 16)
+        let capabilities = ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"]
+        findings = [
+            Self.finding(
+                "user", holds(["Uid", "Gid"], ids), "a user id of each machine's own, now \(user)",
+                "user \(status["Uid"] ?? "unknown")"),
+            Self.root(pid), Self.namespaces(pid),
+            Self.finding(
+                "capabilities", holds(capabilities, noRights), "none, and none to gain",
+                capabilities.map { "\($0) \(status[$0] ?? "unknown")" }.joined(separator: ", ")),
+            Self.finding(
+                "privileges", holds(["NoNewPrivs"], "1"), "no program gives it new ones",
+                "NoNewPrivs \(status["NoNewPrivs"] ?? "unknown")"),
+            Self.finding(
+                "seccomp", holds(["Seccomp"], "2"),
+                "a filter of system calls (\(status["Seccomp_filters"] ?? "1") in force)",
+                "Seccomp \(status["Seccomp"] ?? "unknown")"),
+            Self.landlock(), Self.limits(pid), Self.controlGroup(pid),
+        ]
+    }
+
+    private static func fields(_ text: String) -> [String: String] {
+        var fields: [String: String] = [:]
+        for line in text.split(separator: "\n") {
+            guard let colon = line.firstIndex(of: ":") else { continue }
+            fields[String(line[..<colon])] = String(line[line.index(after: colon)...])
+                .trimmingCharacters(in: .whitespaces)
+        }
+        return fields
+    }
+    private static func finding(
+        _ name: String, _ isActive: Bool, _ active: String, _ other: String
+    ) -> DoctorFinding {
+        DoctorFinding(
+            name: "hardening.\(name)", state: isActive ? .active : .off,
+            found: isActive ? active : other,
+            remedy: isActive ? "" : "the jail did not hold on this kernel; please report it")
+    }
+
+    /// Its root has what was put there, and one mount of ours for each part of it.
+    private static func root(_ pid: pid_t) -> DoctorFinding {
+        let names = Set(children(of: "/proc/\(pid)/root"))
+        let known: Set = ["dev", "fd", "lib", "lib64", "usr", "work"]
+        let mounts = (kernelText("/proc/\(pid)/mountinfo") ?? "").split(separator: "\n")
+        let isReadOnly = mounts.contains { line in
+            let parts = line.split(separator: " ")
+            return parts.count > 5 && parts[4] == "/"
+                && parts[5].split(separator: ",").contains("ro")
+        }
+        return finding(
+            "root", !names.isEmpty && names.isSubset(of: known) && isReadOnly && mounts.count <= 4,
+            "read-only, with nothing but what the hypervisor opens; no /proc, no /sys",
+            "\(names.sorted().joined(separator: " ")), \(mounts.count) mounts")
+    }
+    private static func namespaces(_ pid: pid_t) -> DoctorFinding {
+        let shared = ["mnt", "pid", "net", "ipc", "uts", "cgroup"].filter { name in
+            let link = { (process: String) in
+                try? FileManager.default.destinationOfSymbolicLink(
+                    atPath: "/proc/\(process)/ns/\(name)")
+            }
+            return link("\(pid)") == link("self") || link("\(pid)") == nil
+        }
+        return finding(
+            "namespaces", shared.isEmpty,
+            "mounts, processes, network, IPC, host name and control "
+                + "groups of its own; no machine has a network card",
+            "shared with the host: \(shared.joined(separator: ", "))")
+    }
+    private static func limits(_ pid: pid_t) -> DoctorFinding {
+        let limited = ["Max processes", "Max open files", "Max file size", "Max address space"]
+        let lines = (kernelText("/proc/\(pid)/limits") ?? "").split(separator: "\n")
+        let missing = limited.filter { name in
+            guard let line = lines.first(where: { $0.hasPrefix(name) }) else { return true }
+            return line.dropFirst(26).split(separator: " ").prefix(2).contains("unlimited")
+        }
+        return finding(
+            "limits", missing.isEmpty, "processes, descriptors, file size and address space",
+            "no limit: \(missing.joined(separator: ", "))")
+    }
+    /// The kernel shows a process's own rules to nobody: that the step was taken is known, because
+    /// the jail ends when it fails.
+    private static func landlock() -> DoctorFinding {
+        let version = Int(mayfly_landlock_version())
+        guard version > 0 else {
+            return DoctorFinding(
+                name: "hardening.landlock", state: .off, found: "this kernel has no Landlock",
+                remedy: "use a kernel of 5.13 or newer, with landlock in lsm=")
+        }
+        return DoctorFinding(
+            name: "hardening.landlock", state: version >= 6 ? .active : .degraded,
+            found: "files\(version >= 4 ? ", TCP" : "")"
+                + "\(version >= 6 ? ", abstract sockets and signals" : "") (version \(version))",
+            remedy: version >= 6 ? "" : "Linux 6.12 lets it guard sockets and signals, too")
+    }
+    private static func controlGroup(_ pid: pid_t) -> DoctorFinding {
+        DoctorFinding(
+            name: "hardening.cgroup", state: .off,
+            found: "no limits on a machine's resident memory and processor time; \(version)",
+            remedy: "its address space is limited, and admission counts memory; a control group "
+                + "per machine comes with a later version")
+    }
+    private static var version: String {
+        let controllers = (kernelText("/sys/fs/cgroup/cgroup.controllers") ?? "").trimmed
+        return controllers.isEmpty
+            ? "this host's control groups are those of version 1, or there are none"
+            : "this host has control groups v2 (\(controllers))"
+    }
+}
+
+extension Jail {
+    /// Starts the hypervisor behind the wall with nothing in it, waits until it works, looks at it
+    /// and ends it.
+    ///
+    /// - Throws: `hostUnfit` with what the jail or the hypervisor said when it does not come up.
+    @LoopActor
+    func look(_ program: HypervisorProgram) async throws(MachineError) -> JailLook {
+        let cell = try cell()
+        let messages = try HypervisorLog("mayfly-messages")
+        let monitor = try attempting(SocketPair())
+        var request = SpawnRequest(
+            arguments: [program.path]
+                + program.trialArguments(accelerator, monitor: monitor.theirs.number))
+        request.executable = program.descriptor
+        request.kept = [program.descriptor, monitor.theirs.number]
+        request.standardError = messages.writer.number
+        (request.fileSizeLimit, request.addressSpaceLimit) = (1 << 20, 8 << 30)
+        var directory: MachineDirectory?
+        if program.name == .firecracker {
+            directory = try MachineDirectory(in: machinesDirectory, owner: cell.credentials)
+            request.arguments = [
+                program.path, "--api-sock", Firecracker.Name.api, "--id", "mayfly",
+            ]
+        }
+        let child = try attempting(
+            Child.spawn(cell.wrap(request, program.name, work: directory?.name)))
+        // What it loads at its start it has loaded when it says so.
+        let isUp = await Self.happens(before: child) {
+            directory.map { children(of: $0.path).contains(Firecracker.Name.api) }
+                ?? Self.isReadable(monitor.ours.number)
+        }
+        let look = JailLook(at: child.pid, user: cell.user)
+        let usage = await child.end()
+        guard isUp else {
+            throw MachineError(
+                .hostUnfit,
+                "\(program.path) does not run behind the jail (\(usage.ending)): "
+                    + messages.lastLines(3).joined(separator: " | "))
+        }
+        return look
+    }
+    private static func isReadable(_ descriptor: CInt) -> Bool {
+        var poll = pollfd(fd: descriptor, events: Int16(POLLIN), revents: 0)
+        return unsafe Glibc.poll(&poll, 1, 0) == 1
+    }
+    /// Whether it comes to that within half a minute, while the child lives.
+    @LoopActor
+    private static func happens(
+        before child: borrowing Child, _ condition: () -> Bool
+    ) async -> Bool {
+        let deadline = ContinuousClock.now + .seconds(30)
+        while !condition() {
+            guard ContinuousClock.now < deadline else { return false }
+            if await child.hasEnded(within: .milliseconds(2)) { return false }
+        }
+        return true
+    }
+}
+
+extension Jail {
+    /// The jail of a host, seen to hold; why there is none, where that was left to us; nothing
+    /// where it is switched off.
+    ///
+    /// - Throws: `hostUnfit` when it is asked for and cannot be built, or when the profile
+    ///   production misses a layer.
+    @LoopActor
+    static func found(
+        _ settings: HostSettings, _ probe: HostProbe, in directory: String
+    ) async throws(MachineError) -> Result<Jail?, MachineError> {
+        if settings.profile == .production, settings.jail == .off {
+            let risks = try AcceptedRisks(settings.acceptedRisks)
+            try risks.check(await Hardening.examine(settings, probe))
+        }
+        guard settings.jail != .off else { return .success(nil) }
+        do throws(MachineError) {
+            if let obstacle = obstacle(settings, probe) { throw obstacle }
+            let jail = try await Jail(settings, probe, in: directory)
+            let look = try await jail.look(probe.hypervisor)
+            if settings.profile == .production {
+                try AcceptedRisks(settings.acceptedRisks).check(look.findings)
+            }
+            return .success(jail)
+        } catch {
+            let isLeftToUs = settings.jail == nil && settings.profile == .standard
+            guard isLeftToUs, error.reason != .cancelled else { throw error }
+            return .failure(error)
+        }
+    }
+
+    /// Why it is not built by itself here.
+    ///
+    /// A filter that was not seen to let all of a hypervisor's work through breaks jobs.
+    static func obstacle(_ settings: HostSettings, _ probe: HostProbe) -> MachineError? {
+        guard settings.jail == nil else { return nil }
+        let (hypervisor, accelerator) = (probe.profile.hypervisor, probe.profile.accelerator)
+        guard hypervisor != .qemu || accelerator != .tcg else { return nil }
+        return MachineError(
+            .hostUnfit,
+            "jobs have not yet been run behind it with \(hypervisor) under "
+                + "\(accelerator); try machine.jail = on on this host")
+    }
+}
