@@ -29,6 +29,8 @@ let package = Package(
         // SHA-256 with the processor's own instructions, Ed25519, P-256 and AES-GCM (OpenSSL's
         // libcrypto).
         .systemLibrary(name: "CCrypto", pkgConfig: "libcrypto", providers: [.apt(["libssl-dev"])]),
+        // DNS without blocking: queries, retries over TCP, servers of resolv.conf, hostile answers (c-ares).
+        .systemLibrary(name: "CAres", pkgConfig: "libcares", providers: [.apt(["libc-ares-dev"])]),
         // The system calls and structures that Swift's Glibc module does not show.
         .target(name: "CLinux"),
         // What only the guest's PID 1 needs, such as /proc before Swift's own constructors run.
@@ -60,6 +62,9 @@ let package = Package(
             ],
             swiftSettings: strict
         ),
+        .target(
+            name: "Egress", dependencies: ["CAres", "CLinux", "Events", "Processes"],
+            swiftSettings: strict),
         .executableTarget(
             name: "GuestAgent",
             dependencies: ["Wire", "CLinux", "CGuest"],
@@ -87,6 +92,9 @@ let package = Package(
             name: "WireTests", dependencies: ["Wire"], exclude: ["Golden"], swiftSettings: strict),
         .testTarget(
             name: "JobsTests", dependencies: ["Jobs", "Postgres", "Events", "TestSupport"],
+            swiftSettings: strict),
+        .testTarget(
+            name: "EgressTests", dependencies: ["Egress", "Events", "Processes"],
             swiftSettings: strict),
         .testTarget(
             name: "MachinesTests",
