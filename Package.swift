@@ -75,7 +75,7 @@ let package = Package(
         .executableTarget(
             name: "Mayfly",
             dependencies: [
-                "DocumentTools", "Jobs", "Machines", "Processes", "Postgres", "Secrets",
+                "DocumentTools", "Egress", "Jobs", "Machines", "Processes", "Postgres", "Secrets",
                 "StrictJSON", "Wire",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
@@ -109,7 +109,8 @@ let package = Package(
             swiftSettings: strict),
         // What is fuzzed, and the inputs that were found: a test of every run, see scripts/fuzz.
         .testTarget(
-            name: "FuzzTests", dependencies: ["Mayfly", "StrictJSON", "Wire"],
+            name: "FuzzTests",
+            dependencies: ["Egress", "Mayfly", "StrictJSON", "TestSupport", "Wire"],
             exclude: ["Corpus", "LibFuzzer.swift"], swiftSettings: strict),
         .testTarget(
             name: "SecretsTests", dependencies: ["Secrets", "StrictJSON", "TestSupport"],
@@ -144,10 +145,16 @@ case "fuzzed":
                             "-enable-testing",
                         ])
                 ])
+        case "Egress":
+            // The harness looks inside.
+            .target(
+                name: target.name, dependencies: target.dependencies,
+                swiftSettings: (target.swiftSettings ?? []) + [.unsafeFlags(["-enable-testing"])])
         case "FuzzTests":
             .executableTarget(
                 name: "Fuzz", dependencies: target.dependencies, path: "Tests/FuzzTests",
-                exclude: ["Corpus", "CorpusTests.swift"], swiftSettings: target.swiftSettings)
+                exclude: ["Corpus", "CorpusTests.swift", "EgressSeedTests.swift"],
+                swiftSettings: target.swiftSettings)
         default: target
         }
     }

@@ -143,6 +143,7 @@ final class EgressConnection {
         _ destination: EgressDestination
     ) async throws(EgressRefusal) -> EgressSocket {
         try gateway.policy.check(destination)
+        try account(0, 0)
         try gateway.countConnection()
         let addresses = try await addresses(of: destination.host)
         var refusal = EgressRefusal(.connectFailed, "\(destination) has no address")
