@@ -33,6 +33,9 @@ let package = Package(
         // Assembling filters of system calls for every processor and kernel.
         .systemLibrary(
             name: "CSeccomp", pkgConfig: "libseccomp", providers: [.apt(["libseccomp-dev"])]),
+        // DNS without blocking: queries, retries over TCP, servers of resolv.conf, hostile answers
+        // (c-ares).
+        .systemLibrary(name: "CAres", pkgConfig: "libcares", providers: [.apt(["libc-ares-dev"])]),
         // The system calls and structures that Swift's Glibc module does not show.
         .target(name: "CLinux"),
         // What only the guest's PID 1 needs, such as /proc before Swift's own constructors run.
@@ -64,6 +67,9 @@ let package = Package(
             ],
             swiftSettings: strict
         ),
+        .target(
+            name: "Egress", dependencies: ["CAres", "CLinux", "Events", "Processes"],
+            swiftSettings: strict),
         .executableTarget(
             name: "GuestAgent",
             dependencies: ["Wire", "CLinux", "CGuest"],
@@ -81,7 +87,7 @@ let package = Package(
         .executableTarget(
             name: "Mayfly",
             dependencies: [
-                "DocumentTools", "Jobs", "Machines", "Processes", "Postgres", "Secrets",
+                "DocumentTools", "Egress", "Jobs", "Machines", "Processes", "Postgres", "Secrets",
                 "StrictJSON", "Wire",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
@@ -100,6 +106,9 @@ let package = Package(
             name: "JobsTests", dependencies: ["Jobs", "Postgres", "Events", "TestSupport"],
             swiftSettings: strict),
         .testTarget(
+            name: "EgressTests", dependencies: ["Egress", "Events", "Processes"],
+            swiftSettings: strict),
+        .testTarget(
             name: "MachinesTests",
             dependencies: ["Machines", "Processes", "Events", "CLinux", "StrictJSON", "Wire"],
             swiftSettings: strict),
@@ -112,7 +121,8 @@ let package = Package(
             swiftSettings: strict),
         // What is fuzzed, and the inputs that were found: a test of every run, see scripts/fuzz.
         .testTarget(
-            name: "FuzzTests", dependencies: ["Mayfly", "StrictJSON", "Wire"],
+            name: "FuzzTests",
+            dependencies: ["Egress", "Mayfly", "StrictJSON", "TestSupport", "Wire"],
             exclude: ["Corpus", "LibFuzzer.swift"], swiftSettings: strict),
         .testTarget(
             name: "SecretsTests", dependencies: ["Secrets", "StrictJSON", "TestSupport"],
@@ -147,10 +157,16 @@ case "fuzzed":
                             "-enable-testing",
                         ])
                 ])
+        case "Egress":
+            // The harness looks inside.
+            .target(
+                name: target.name, dependencies: target.dependencies,
+                swiftSettings: (target.swiftSettings ?? []) + [.unsafeFlags(["-enable-testing"])])
         case "FuzzTests":
             .executableTarget(
                 name: "Fuzz", dependencies: target.dependencies, path: "Tests/FuzzTests",
-                exclude: ["Corpus", "CorpusTests.swift"], swiftSettings: target.swiftSettings)
+                exclude: ["Corpus", "CorpusTests.swift", "EgressSeedTests.swift"],
+                swiftSettings: target.swiftSettings)
         default: target
         }
     }

@@ -29,6 +29,7 @@ packages=(
     xz-utils zstd lz4                                   # unpack kernels and their modules
     skopeo umoci busybox-static                         # images out of OCI images, and one to test with
     postgresql postgresql-client libpq-dev              # the queue
+    libc-ares-dev                                       # the network of jobs: names
     spin                                                # checks the model of the queue
     libssl-dev libseccomp-dev pkg-config gcc libc6-dev g++ git ca-certificates binutils zlib1g-dev
 )

@@ -4,6 +4,8 @@
 #include <fcntl.h>
 #include <linux/vhost.h>
 #include <linux/vm_sockets.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -82,6 +84,54 @@ int mayfly_unix_connect(int directory, const char *name, uid_t owner) {
     }
     close(place);
     return error ? -error : fd;
+}
+/* The size of the socket address, 0 for an address that is none. */
+static socklen_t tcp_address(
+    struct sockaddr_storage *storage, const uint8_t *address, size_t length, uint16_t port) {
+    memset(storage, 0, sizeof *storage);
+    if (length == 4) {
+        struct sockaddr_in *a = (struct sockaddr_in *)storage;
+        a->sin_family = AF_INET;
+        a->sin_port = htons(port);
+        memcpy(&a->sin_addr, address, 4);
+        return sizeof *a;
+    }
+    if (length != 16) return 0;
+    struct sockaddr_in6 *a = (struct sockaddr_in6 *)storage;
+    a->sin6_family = AF_INET6;
+    a->sin6_port = htons(port);
+    memcpy(&a->sin6_addr, address, 16);
+    return sizeof *a;
+}
+int mayfly_tcp_connect(const uint8_t *address, size_t length, uint16_t port) {
+    struct sockaddr_storage a;
+    socklen_t size = tcp_address(&a, address, length, port);
+    int one = 1;
+    if (size == 0) return -EINVAL;
+    int fd = socket(a.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0) return -errno;
+    /* What is relayed is written as it comes: no second wait for more. */
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    /* No IPv4 by way of an IPv6 address. */
+    if (a.ss_family == AF_INET6) setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &one, sizeof one);
+    if (connect(fd, (struct sockaddr *)&a, size) < 0 && errno != EINPROGRESS) {
+        int e = errno;
+        close(fd);
+        return -e;
+    }
+    return fd;
+}
+int mayfly_tcp_peer_is(int fd, const uint8_t *address, size_t length, uint16_t port) {
+    struct sockaddr_storage wanted, a;
+    socklen_t size = sizeof a;
+    if (tcp_address(&wanted, address, length, port) == 0) return 0;
+    if (getpeername(fd, (struct sockaddr *)&a, &size) < 0 || a.ss_family != wanted.ss_family) return 0;
+    if (length == 4) {
+        struct sockaddr_in *x = (struct sockaddr_in *)&a, *y = (struct sockaddr_in *)&wanted;
+        return x->sin_port == y->sin_port && x->sin_addr.s_addr == y->sin_addr.s_addr;
+    }
+    struct sockaddr_in6 *x = (struct sockaddr_in6 *)&a, *y = (struct sockaddr_in6 *)&wanted;
+    return x->sin6_port == y->sin6_port && memcmp(&x->sin6_addr, &y->sin6_addr, 16) == 0;
 }
 int mayfly_pipe(int pair[2]) { return pipe2(pair, O_CLOEXEC | O_NONBLOCK) < 0 ? -errno : 0; }
 int mayfly_socket_error(int fd) {

@@ -93,7 +93,7 @@ private final class Wait {
 
 extension LoopActor {
     /// Runs `body` as the actor; traps when called from another thread than the loop's.
-    static func assumeIsolated<Value>(_ body: @LoopActor () -> Value) -> Value {
+    package static func assumeIsolated<Value>(_ body: @LoopActor () -> Value) -> Value {
         EventLoop.shared.checkIsolated()
         return withoutActuallyEscaping(body) { body in
             // SAFETY: only the isolation changes; the line above proved the thread.

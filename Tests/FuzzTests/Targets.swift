@@ -14,6 +14,14 @@ enum FuzzTarget: String, CaseIterable, Sendable {
     case payload
     /// worker.conf.
     case configuration
+    /// What a guest's programs say to the proxy: HTTP and SOCKS.
+    case proxyRequests = "proxy-requests"
+    /// What they begin a TLS connection with.
+    case handshakes
+    /// Their queries for names.
+    case nameQueries = "name-queries"
+    /// Rules of the network, and networks.
+    case rules
 
     /// - Throws: ``BrokenPromise`` with a sentence.
     func run(_ bytes: [UInt8]) throws(BrokenPromise) {
@@ -23,6 +31,10 @@ enum FuzzTarget: String, CaseIterable, Sendable {
         case .names: try fuzzNames(bytes)
         case .payload: try fuzzPayload(bytes)
         case .configuration: try fuzzConfiguration(bytes)
+        case .proxyRequests: try fuzzProxyRequests(bytes)
+        case .handshakes: try fuzzHandshakes(bytes)
+        case .nameQueries: try fuzzNameQueries(bytes)
+        case .rules: try fuzzRules(bytes)
         }
     }
 }

@@ -33,7 +33,7 @@ struct CommandTests {
             "secret seal",
             "enqueue", "jobs", "show", "logs", "cancel", "replay", "run", "doctor",
             "bench queue", "bench restore", "bench jobs",
-            "bench documents", "prune", "config", "restore",
+            "bench documents", "bench egress", "prune", "config", "restore",
         ]
         for name in wanted { #expect(names.contains(name), "\(name) is missing") }
     }

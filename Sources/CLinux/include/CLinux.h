@@ -58,6 +58,11 @@ int mayfly_vsock_connect(uint32_t cid, uint32_t port);
 int mayfly_unix_connect(int directory, const char *name, uid_t owner);
 /* pipe2(2), close-on-exec and non-blocking at both ends: `pair[0]` reads. */
 int mayfly_pipe(int pair[2]);
+/* A non-blocking TCP socket on its way to an address of 4 or 16 bytes in network order; the caller
+   polls for writability, then mayfly_socket_error. */
+int mayfly_tcp_connect(const uint8_t *address, size_t length, uint16_t port);
+/* 1 when that is whom the socket is connected to (getpeername(2)), 0 when not. */
+int mayfly_tcp_peer_is(int fd, const uint8_t *address, size_t length, uint16_t port);
 /* SO_ERROR as a positive errno, 0 when connected. */
 int mayfly_socket_error(int fd);
 /* Takes `cid` for an opened /dev/vhost-vsock: 0, or -EADDRINUSE when another machine has it. */

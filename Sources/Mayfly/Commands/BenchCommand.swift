@@ -9,15 +9,19 @@ import StrictJSON
 struct BenchCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "bench",
-        abstract: "Measures restores, documents, the queue alone, or whole jobs.",
+        abstract: "Measures restores, documents, the network, the queue, or whole jobs.",
         discussion: """
             Examples:
               mayfly bench restore --rounds 30
               mayfly bench documents
+              mayfly bench egress
               mayfly bench queue --seconds 5
               mayfly bench jobs --jobs 100
             """,
-        subcommands: [Restore.self, DocumentsBench.self, QueueBench.self, JobsBench.self])
+        subcommands: [
+            Restore.self, DocumentsBench.self, EgressBenchCommand.self, QueueBench.self,
+            JobsBench.self,
+        ])
 
     struct Restore: AsyncParsableCommand {
         static let configuration = CommandConfiguration(

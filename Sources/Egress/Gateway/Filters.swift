@@ -1,0 +1,220 @@
+// What looks at the beginning of a flow before it goes on by itself: nothing reaches the other side
+// that a filter has not let through.
+
+/// Looks at bytes on their way in one direction.
+protocol FlowFilter: Sendable {
+    /// Takes what has come and appends to `out` what may go on.
+    ///
+    /// - Throws: ``EgressRefusal``, which ends the connection.
+    mutating func take(_ bytes: [UInt8], into out: inout [UInt8]) throws(EgressRefusal) -> FlowState
+    /// The sender has ended its way.
+    mutating func end() throws(EgressRefusal)
+    /// Whether more must come within the time for a request.
+    var isExpecting: Bool { get }
+}
+
+enum FlowState {
+    /// The filter goes on looking.
+    case filtered
+    /// Everything from here on may pass.
+    case open
+    /// Nothing more will pass.
+    case complete
+}
+
+/// The client's way into a tunnel: a TLS handshake must mean the host that was asked for.
+///
+/// Its second hello as well, where the server asks for one (HelloRetryRequest).
+struct TLSFilter: FlowFilter {
+    private enum Stage { case first, second }
+    private let destination: EgressDestination
+    private let policy: EgressPolicy
+    private let limit: Int
+    private var stage = Stage.first
+    private var held: [UInt8] = []
+    private var mustBeTLS: Bool { destination.port == 443 }
+
+    init(_ destination: EgressDestination, policy: EgressPolicy, limit: Int) {
+        self.destination = destination
+        self.policy = policy
+        self.limit = limit
+    }
+    var isExpecting: Bool { stage == .first && (mustBeTLS || !held.isEmpty) || !held.isEmpty }
+
+    mutating func take(
+        _ bytes: [UInt8], into out: inout [UInt8]
+    ) throws(EgressRefusal) -> FlowState {
+        held += bytes
+        while let first = held.first {
+            if stage == .first, first != 22, !mustBeTLS { return open(&out) }
+            if stage == .second {
+                // A change of cipher stands between the hellos of some clients and says nothing.
+                if first == 20 {
+                    guard held.count >= 6 else { return .filtered }
+                    guard held[3] == 0, held[4] == 1 else { return open(&out) }
+                    out += held.prefix(6)
+                    held.removeFirst(6)
+                    continue
+                }
+                guard first == 22 else { return open(&out) }
+                guard held.count >= 6 else { return .filtered }
+                // Any other message of the handshake: there was no second hello.
+                guard held[5] == 1 else { return open(&out) }
+            }
+            guard let hello = try ClientHello(held, limit: limit) else { return .filtered }
+            try hello.check(host: destination.host, policy: policy)
+            out += held.prefix(hello.byteCount)
+            held.removeFirst(hello.byteCount)
+            if stage == .second { return open(&out) }
+            stage = .second
+        }
+        return .filtered
+    }
+    private mutating func open(_ out: inout [UInt8]) -> FlowState {
+        out += held
+        held = []
+        return .open
+    }
+    mutating func end() throws(EgressRefusal) {
+        if isExpecting {
+            throw EgressRefusal(
+                .notTLS, "the connection with \(destination) ended before its TLS handshake began")
+        }
+    }
+}
+
+/// A request's body, up to its end and not a byte further.
+struct BodyFilter: FlowFilter {
+    private enum Stage {
+        case bytes(UInt64)
+        case size
+        case chunk(UInt64)
+        case afterChunk
+        case lastLine
+    }
+    private var stage: Stage
+    /// A line that is not complete.
+    private var line: [UInt8] = []
+
+    init(_ body: HTTPBody) {
+        stage =
+            switch body {
+            case .none: .bytes(0)
+            case .length(let length): .bytes(length)
+            case .chunked: .size
+            }
+    }
+    var isExpecting: Bool { false }
+
+    mutating func take(
+        _ bytes: [UInt8], into out: inout [UInt8]
+    ) throws(EgressRefusal) -> FlowState {
+        var place = 0
+        while true {
+            switch stage {
+            case .bytes(let left):
+                let count = Int(min(left, UInt64(bytes.count - place)))
+                out += bytes[place..<(place + count)]
+                stage = .bytes(left - UInt64(count))
+                return left == UInt64(count) ? .complete : .filtered
+            case .chunk(let left):
+                let count = Int(min(left, UInt64(bytes.count - place)))
+                out += bytes[place..<(place + count)]
+                place += count
+                stage = left == UInt64(count) ? .afterChunk : .chunk(left - UInt64(count))
+                if left > UInt64(count) { return .filtered }
+            case .size, .afterChunk, .lastLine:
+                guard try takeLine(bytes, &place) else { return .filtered }
+                if try endLine(&out) { return .complete }
+            }
+        }
+    }
+    /// Completes the line from `place` on, without its CRLF; `false` when more must come.
+    private mutating func takeLine(
+        _ bytes: [UInt8], _ place: inout Int
+    ) throws(EgressRefusal) -> Bool {
+        while place < bytes.count {
+            line.append(bytes[place])
+            place += 1
+            if line.last == 0x0A {
+                guard line.count >= 2, line[line.count - 2] == 0x0D else { throw Self.malformed }
+                line.removeLast(2)
+                return true
+            }
+            guard line.count <= 18 else { throw Self.malformed }
+        }
+        return false
+    }
+    /// - Returns: whether that was the end of the body.
+    private mutating func endLine(_ out: inout [UInt8]) throws(EgressRefusal) -> Bool {
+        defer { line = [] }
+        switch stage {
+        case .size:
+            // No extensions: what they mean, two servers may see differently.
+            guard (1...12).contains(line.count),
+                line.allSatisfy({ Character(Unicode.Scalar($0)).isHexDigit && $0 < 0x80 }),
+                let size = UInt64(String(decoding: line, as: UTF8.self), radix: 16)
+            else { throw Self.malformed }
+            // The body's end goes out as one, when all of it is there.
+            if size > 0 { out += Array("\(String(size, radix: 16))\r\n".utf8) }
+            stage = size == 0 ? .lastLine : .chunk(size)
+            return false
+        case .afterChunk:
+            guard line.isEmpty else { throw Self.malformed }
+            out += [0x0D, 0x0A]
+            stage = .size
+            return false
+        default:
+            guard line.isEmpty else { throw Self.malformed }
+            out += Array("0\r\n\r\n".utf8)
+            return true
+        }
+    }
+    private static let malformed = EgressRefusal(
+        .badRequest,
+        "the request's chunks are not as HTTP/1.1 has them (no extensions, no trailers)")
+
+    mutating func end() throws(EgressRefusal) {
+        throw EgressRefusal(.badRequest, "the request ended before its body did")
+    }
+}
+
+/// A server's response to one request: its heads are read, its body goes by itself.
+struct ResponseFilter: FlowFilter {
+    private let limit: Int
+    private var held: [UInt8] = []
+
+    init(limit: Int) { self.limit = limit }
+    var isExpecting: Bool { false }
+
+    mutating func take(
+        _ bytes: [UInt8], into out: inout [UInt8]
+    ) throws(EgressRefusal) -> FlowState {
+        held += bytes
+        while let head = try HTTPHead(held, limit: limit, reason: .badResponse) {
+            held.removeFirst(head.byteCount)
+            let words = head.startLine.split(
+                separator: " ", maxSplits: 2, omittingEmptySubsequences: false)
+            guard words.count >= 2, words[0] == "HTTP/1.1" || words[0] == "HTTP/1.0",
+                words[1].utf8.count == 3, let status = decimal(words[1], atMost: 599),
+                status >= 100, status != 101
+            else {
+                throw EgressRefusal(.badResponse, "the server's response has no proper status line")
+            }
+            var answer = head
+            try answer.removeHopByHop(reason: .badResponse)
+            if status < 200 {
+                out += answer.bytes(startLine: head.startLine)
+                continue
+            }
+            answer.fields.append(.init(name: "connection", value: "close"))
+            out += answer.bytes(startLine: head.startLine) + held
+            held = []
+            return .open
+        }
+        return .filtered
+    }
+    mutating func end() throws(EgressRefusal) {
+        throw EgressRefusal(.badResponse, "the server ended the connection without a response")
+    }
+}

@@ -1,0 +1,120 @@
+// The head of an HTTP/1 message, read strictly: what two servers could read differently is refused
+// here (RFC 9112, request smuggling).
+
+/// A start line and its fields.
+struct HTTPHead: Equatable {
+    struct Field: Equatable {
+        /// In lower case.
+        let name: String
+        /// Without white space around it.
+        let value: String
+    }
+    /// Text before the first CRLF.
+    let startLine: String
+    var fields: [Field]
+    /// How long the head was, its empty line included.
+    let byteCount: Int
+
+    private static let fieldCount = 128
+
+    /// Reads a head from the beginning of `bytes`; `nil` while it is incomplete.
+    ///
+    /// - Throws: ``EgressRefusal`` with `reason` as soon as no more bytes could make it right.
+    init?(
+        _ bytes: some RandomAccessCollection<UInt8>, limit: Int, reason: EgressReason
+    ) throws(EgressRefusal) {
+        let bytes = Array(bytes.prefix(limit + 1))
+        var lines: [ArraySlice<UInt8>] = []
+        var start = 0
+        var isComplete = false
+        var index = 0
+        while index < bytes.count {
+            let byte = bytes[index]
+            guard byte != 0x0A else {
+                throw EgressRefusal(reason, "a line of the HTTP head ends without CR")
+            }
+            if byte == 0x0D {
+                guard index + 1 < bytes.count else { break }
+                guard bytes[index + 1] == 0x0A else {
+                    throw EgressRefusal(reason, "the HTTP head has a CR without LF")
+                }
+                if start == index {
+                    isComplete = true
+                    index += 2
+                    break
+                }
+                lines.append(bytes[start..<index])
+                index += 2
+                start = index
+                continue
+            }
+            guard byte == 0x09 || byte >= 0x20, byte != 0x7F else {
+                throw EgressRefusal(reason, "the HTTP head has a control character")
+            }
+            index += 1
+        }
+        guard isComplete else {
+            guard bytes.count <= limit else {
+                throw EgressRefusal(reason, "the HTTP head is longer than \(limit) bytes")
+            }
+            return nil
+        }
+        guard let first = lines.first, lines.count - 1 <= Self.fieldCount else {
+            throw EgressRefusal(
+                reason, "the HTTP head has no start line, or more than \(Self.fieldCount) fields")
+        }
+        guard first.allSatisfy({ $0 < 0x7F && $0 >= 0x20 }) else {
+            throw EgressRefusal(reason, "the HTTP start line is not printable ASCII")
+        }
+        startLine = String(decoding: first, as: UTF8.self)
+        byteCount = index
+        fields = []
+        for line in lines.dropFirst() { fields.append(try Self.field(line, reason)) }
+    }
+    private static func field(
+        _ line: ArraySlice<UInt8>, _ reason: EgressReason
+    ) throws(EgressRefusal) -> Field {
+        guard line.first != 0x20, line.first != 0x09 else {
+            throw EgressRefusal(reason, "an HTTP field goes on in a second line (obs-fold)")
+        }
+        guard let colon = line.firstIndex(of: 0x3A), line[..<colon].allSatisfy(isTokenByte),
+            colon > line.startIndex
+        else { throw EgressRefusal(reason, "an HTTP field has no proper name before its colon") }
+        var value = line[(colon + 1)...]
+        while let byte = value.first, byte == 0x20 || byte == 0x09 { value.removeFirst() }
+        while let byte = value.last, byte == 0x20 || byte == 0x09 { value.removeLast() }
+        return Field(
+            name: String(decoding: line[..<colon], as: UTF8.self).lowercased(),
+            value: String(decoding: value, as: UTF8.self))
+    }
+    static func isTokenByte(_ byte: UInt8) -> Bool {
+        switch byte {
+        case 0x30...0x39, 0x41...0x5A, 0x61...0x7A: true
+        case 0x21, 0x23, 0x24, 0x25, 0x26, 0x27, 0x2A, 0x2B, 0x2D, 0x2E, 0x5E, 0x5F, 0x60, 0x7C,
+            0x7E:
+            true
+        default: false
+        }
+    }
+    func values(_ name: String) -> [String] { fields.filter { $0.name == name }.map(\.value) }
+
+    /// Takes out what is meant for this hop only (RFC 9110, 7.6.1).
+    ///
+    /// - Throws: when `Connection` names a field that decides where the message ends or goes.
+    mutating func removeHopByHop(reason: EgressReason) throws(EgressRefusal) {
+        var hop: Set = ["connection", "keep-alive", "te", "trailer", "upgrade", "http2-settings"]
+        for name in values("connection").flatMap({ $0.split(separator: ",") }) {
+            let name = name.lowercased().filter { $0 != " " && $0 != "\t" }
+            guard !["host", "content-length", "transfer-encoding", "authorization"].contains(name)
+            else { throw EgressRefusal(reason, "the field Connection names \(shownText(name))") }
+            hop.insert(name)
+        }
+        fields.removeAll { hop.contains($0.name) || $0.name.hasPrefix("proxy-") }
+    }
+    /// The message's own bytes again, with this start line.
+    func bytes(startLine: String) -> [UInt8] {
+        var text = startLine + "\r\n"
+        for field in fields { text += "\(field.name): \(field.value)\r\n" }
+        return Array((text + "\r\n").utf8)
+    }
+}

@@ -1,0 +1,145 @@
+// Bytes through the gateway: all of them, in order, both ways, half closed or not, and everybody's.
+
+import Egress
+import Events
+import Foundation
+import Glibc
+import Testing
+
+@Suite("Bytes through the gateway", .serialized)
+struct RelayTests {
+    @Test func `every byte arrives in order, both ways at once, and then both ends`() async throws {
+        let world = try await World()
+        defer { world.close() }
+        let gateway = try await world.gateway()
+        let client = try await Client(gateway)
+        _ = await client.connect("good.test:2222")
+        let total = 20 << 20
+        let sending = Task {
+            var value: UInt8 = 0
+            for _ in 0..<(total / 65536) {
+                let block = (0..<65536).map { _ -> UInt8 in
+                    value = value &* 5 &+ 17
+                    return value
+                }
+                await client.send(block)
+            }
+            client.endWriting()
+        }
+        var (value, count, isRight) = (UInt8(0), 0, true)
+        while let bytes = await client.receive() {
+            for byte in bytes {
+                value = value &* 5 &+ 17
+                isRight = isRight && byte == value
+            }
+            count += bytes.count
+        }
+        await sending.value
+        #expect(isRight && count == total)
+        let record = try #require(await records(of: gateway).first)
+        #expect(record.reason == nil && record.verdict == .allowed && record.rule == nil)
+        #expect(record.bytesSent == UInt64(total) && record.bytesReceived == UInt64(total))
+    }
+
+    @Test func `a body in chunks arrives as it was, and what follows it does not`() async throws {
+        let world = try await World()
+        defer { world.close() }
+        let gateway = try await world.gateway()
+        let client = try await Client(gateway)
+        await client.send(
+            "POST http://good.test/ HTTP/1.1\r\nHost: good.test\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )
+        for piece in ["3", "\r", "\nab", "c\r\n", "A\r\n0123456789\r\n0\r\n", "\r\nGET /smuggled"] {
+            await client.send(piece)
+        }
+        #expect(
+            String(decoding: await client.receiveAll(), as: UTF8.self).hasPrefix("HTTP/1.1 200"))
+        // The server answers when it has the head; it may have seen less than all.
+        #expect(!world.good[0].received.contains("smuggled"))
+    }
+
+    @Test(
+        "a body that is not as it was announced ends the exchange",
+        arguments: [
+            "1;a=b\r\nx\r\n0\r\n\r\n", "0x1\r\nx\r\n0\r\n\r\n", "1\nx\n0\n\n",
+            "1\r\nxy\r\n0\r\n\r\n",
+            "0\r\nX: y\r\n\r\n", "-1\r\n", "ffffffffffffffffff\r\n", "\r\n", " 1\r\nx\r\n",
+            "1 \r\nx\r\n",
+        ])
+    func badChunks(_ body: String) async throws {
+        let world = try await World()
+        defer { world.close() }
+        let silent = try Peer(world.goodAddress, 8081, response: "")
+        defer { silent.close() }
+        let gateway = try await world.gateway(["good.test:8081"])
+        let client = try await Client(gateway)
+        await client.send(
+            "POST http://good.test:8081/ HTTP/1.1\r\nHost: good.test:8081\r\n"
+                + "Transfer-Encoding: chunked\r\n\r\n\(body)")
+        _ = await client.receiveAll()
+        let reason = await records(of: gateway).first?.reason
+        #expect(reason == .badRequest)
+    }
+
+    @Test(
+        "a response that could be read in two ways is not passed on",
+        arguments: [
+            "", "hello\r\n\r\n", "HTTP/1.1 200 OK\n\n", "HTTP/1.1 2OO OK\r\n\r\n",
+            "HTTP/2 200\r\n\r\n",
+            "HTTP/1.1 200 OK\r\n X: y\r\n\r\n", "HTTP/1.1 101 Switching\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nConnection: content-length\r\nContent-Length: 1\r\n\r\nx",
+            "HTTP/1.1 200 OK\r\nX: \(String(repeating: "a", count: 20000))\r\n\r\n",
+        ])
+    func badResponse(_ response: String) async throws {
+        let world = try await World()
+        defer { world.close() }
+        let peer = try Peer(world.goodAddress, 8082, response: response)
+        defer { peer.close() }
+        let gateway = try await world.gateway(["good.test:8082"])
+        let client = try await Client(gateway)
+        await client.send("GET http://good.test:8082/ HTTP/1.1\r\nHost: good.test:8082\r\n\r\n")
+        let answer = String(decoding: await client.receiveAll(), as: UTF8.self)
+        #expect(answer.hasPrefix("HTTP/1.1 502 mayfly: "), "\(answer)")
+        #expect(await records(of: gateway).first?.reason == .badResponse)
+    }
+
+    @Test func `two greedy streams leave a third and the loop's timers their turns`() async throws {
+        let world = try await World()
+        defer { world.close() }
+        let gateway = try await world.gateway { $0.bytesSent = 1 << 40 }
+        var greedy: [Task<Void, Never>] = []
+        var clients: [Client] = []
+        for _ in 0..<2 {
+            let client = try await Client(gateway)
+            _ = await client.connect("good.test:2222")
+            clients.append(client)
+            // Threads of their own, which never wait for the loop.
+            greedy.append(
+                Task {
+                    await offload { [number = client.number] in
+                        let block = [UInt8](repeating: 1, count: 1 << 18)
+                        while sendBytes(number, block) {}
+                    }
+                })
+            greedy.append(
+                Task {
+                    await offload { [number = client.number] in
+                        while receiveBytes(number) != nil {}
+                    }
+                })
+        }
+        let small = try await Client(gateway)
+        _ = await small.connect("good.test:2222")
+        for round in 0..<200 {
+            await small.send([UInt8(round)])
+            #expect(await small.receive(exactly: 1) == [UInt8(round)])
+            // A timer of the loop fires in between.
+            let readiness = await EventLoop.shared.ready([], before: .now + .milliseconds(1))
+            #expect(readiness == .timedOut)
+        }
+        await gateway.close()
+        for task in greedy { await task.value }
+        let record = await gateway.takeRecords().first { $0.bytesSent > 1 << 20 }
+        #expect(record != nil)
+    }
+}
