@@ -58,6 +58,10 @@ let package = Package(
         .target(
             name: "DocumentTools", resources: [.embedInCode("mayfly_document")],
             swiftSettings: strict),
+        // What a browse job runs inside the guest, in Python.
+        .target(
+            name: "BrowseTools", resources: [.embedInCode("mayfly_browse")],
+            swiftSettings: strict),
         .target(name: "Wire", exclude: ["README.md"], swiftSettings: strict),
         .target(
             name: "Machines",
@@ -87,8 +91,8 @@ let package = Package(
         .executableTarget(
             name: "Mayfly",
             dependencies: [
-                "DocumentTools", "Egress", "Jobs", "Machines", "Processes", "Postgres", "Secrets",
-                "StrictJSON", "Wire",
+                "BrowseTools", "DocumentTools", "Egress", "Jobs", "Machines", "Processes",
+                "Postgres", "Secrets", "StrictJSON", "Wire",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
             ],
@@ -115,8 +119,9 @@ let package = Package(
         .testTarget(
             name: "MayflyTests",
             dependencies: [
-                "Mayfly", "DocumentTools", "Events", "Jobs", "Machines", "Processes", "Postgres",
-                "Secrets", "StrictJSON", "TestSupport", "CTestSupport", "CLinux",
+                "Mayfly", "BrowseTools", "DocumentTools", "Events", "Jobs", "Machines",
+                "Processes", "Postgres", "Secrets", "StrictJSON", "TestSupport", "CTestSupport",
+                "CLinux",
             ],
             swiftSettings: strict),
         // What is fuzzed, and the inputs that were found: a test of every run, see scripts/fuzz.

@@ -177,6 +177,58 @@ begin
     end if;
 end $$;
 
+-- Pages come from http and https, and from nowhere else: no file of a machine, no page of the
+-- browser's own. And what opens somebody's account does not stand in a row: it is sealed in
+-- `secrets`, and a cookie, a password, a browser's storage is {"secret": NAME}. Again a message
+-- repeats no value.
+create function mayfly.check_browse(payload jsonb) returns void language plpgsql stable as $$
+declare
+    place text;
+begin
+    select a.place into place from (
+            select 'url', payload -> 'url' where payload ? 'url'
+            union all
+            select format('actions[%s].goto', e.n - 1), e.action -> 'goto'
+            from jsonb_array_elements(mayfly.array_of(payload -> 'actions'))
+                with ordinality e (action, n)
+            where e.action ? 'goto'
+        ) a (place, value)
+    where coalesce(jsonb_typeof(a.value) <> 'string'
+        or a.value #>> '{}' !~*
+            '^https?://[^[:space:][:cntrl:]/?#@\\]+([/?#\\][^[:space:][:cntrl:]]*)?$', true)
+    limit 1;
+    if found then
+        perform mayfly.refuse('MF002',
+            format('the payload''s %s is no address that a page may come from', place),
+            'Use http:// or https:// and a host, without a name or a password in it.');
+    end if;
+    select s.place into place from (
+            select 'auth.password', payload #> '{auth,password}' where payload ? 'auth'
+            union all
+            select 'storage', payload -> 'storage' where payload ? 'storage'
+            union all
+            select format('cookies[%s].value', e.n - 1), e.cookie -> 'value'
+            from jsonb_array_elements(mayfly.array_of(payload -> 'cookies'))
+                with ordinality e (cookie, n)
+            union all
+            select 'headers.' || e.key, e.value
+            from jsonb_each(case jsonb_typeof(payload -> 'headers') when 'object'
+                    then payload -> 'headers' else '{}' end) e
+            where lower(e.key) in ('authorization', 'cookie', 'proxy-authorization')
+        ) s (place, value)
+    where not coalesce(jsonb_typeof(s.value) = 'object' and s.value - 'secret' = '{}'
+        and jsonb_typeof(s.value -> 'secret') = 'string', false)
+    limit 1;
+    if found then
+        perform mayfly.refuse('MF002',
+            format('the payload''s %s stands in the clear', left(place, 80)),
+            'Seal it into "secrets", as `mayfly secret seal` does, and write {"secret": "NAME"}: '
+            'docs/payloads.md says how. Change it if it was a secret.');
+    end if;
+end $$;
+create function mayfly.array_of(value jsonb) returns jsonb language sql immutable parallel safe as
+$$ select case jsonb_typeof(value) when 'array' then value else '[]' end $$;
+
 -- The public key to seal secrets with, as a JSON Web Key: the newest that is not retired.
 create function mayfly.secret_key() returns jsonb language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp as $$
@@ -232,6 +284,9 @@ begin
             'Use 1 to 256 characters, a digest of them if need be, or null.');
     end if;
     perform mayfly.check_payload(payload);
+    if kind = 'browse' then
+        perform mayfly.check_browse(payload);
+    end if;
 end $$;
 
 -- The id of the live job that holds the key, or null after the key was taken for `id`. Waits while

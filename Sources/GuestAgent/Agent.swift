@@ -27,6 +27,8 @@ struct Agent: ~Copyable {
     var session = 0
     var identity: Identity
     var interpreters = Interpreters()
+    /// Found before the snapshot, emptied in each of its clones.
+    var forkMarks = ForkMarks()
     var program: Program?
     var transfers = Transfers()
     private var listings = Listings()
@@ -260,6 +262,7 @@ struct Agent: ~Copyable {
         do throws(SystemError) {
             try JobDirectory.clear()
         } catch { throw .unexpected("'park': \(error.description)") }
+        forkMarks = ForkMarks.find()
         try connection.send(.parked)
         life = .parking
     }

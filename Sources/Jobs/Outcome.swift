@@ -86,7 +86,17 @@ package enum Reason: String, Sendable, CaseIterable {
     case pixelLimit = "pixel_limit"
     case converterCrashed = "converter_crashed"
     case packageUnavailable = "package_unavailable"
-    case pageFailed = "page_failed"
+    case urlRefused = "url_refused"
+    case navigationFailed = "navigation_failed"
+    case redirectLoop = "redirect_loop"
+    case httpStatus = "http_status"
+    case actionFailed = "action_failed"
+    case waitFailed = "wait_failed"
+    case pageUnresponsive = "page_unresponsive"
+    case pageCrashed = "page_crashed"
+    case dialogStorm = "dialog_storm"
+    case pageStorm = "page_storm"
+    case downloadLimit = "download_limit"
     case networkDenied = "network_denied"
     case machineLost = "machine_lost"
     case restoreFailed = "restore_failed"
@@ -117,7 +127,7 @@ package enum Reason: String, Sendable, CaseIterable {
         case .invalidPayload, .blobMissing, .secretUnreadable, .unsupportedFormat, .formatMismatch,
             .documentDamaged, .documentEncrypted, .wrongPassword, .pageRange, .expansionLimit,
             .pixelLimit,
-            .packageUnavailable, .networkDenied:
+            .packageUnavailable, .urlRefused, .networkDenied:
             false
         default: true
         }

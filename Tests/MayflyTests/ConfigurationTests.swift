@@ -226,7 +226,7 @@ struct ConfigurationTests {
             code.image = "ml"
             image.code.memory = 1GiB
             """)
-        #expect(configuration.imageNames == ["code", "document", "ml"])
+        #expect(configuration.imageNames == ["code", "document", "browse", "ml"])
         let image = try configuration.image(named: "ml")
         #expect(image.packages == ["python3", "python3-venv"])
         #expect(image.pythonPackages == ["torch==2.6.0+cpu"])
@@ -234,11 +234,12 @@ struct ConfigurationTests {
         #expect(image.warmUp == "python3 -c 'print(1)'")
         #expect(image.memory == .mebibytes(512))
         #expect(image.suite == "bookworm")
-        #expect(Kinds(configuration).images == ["document", "ml"])
+        #expect(Kinds(configuration).images == ["browse", "document", "ml"])
         var code = ImageDefinition.code
         code.memory = .gibibytes(1)
         #expect(try configuration.image(named: "code") == code)
         #expect(try load(nil).image(named: "document") == .document)
+        #expect(try load(nil).image(named: "browse") == .browse)
     }
 
     @Test(arguments: [
@@ -250,8 +251,8 @@ struct ConfigurationTests {
         ("image.ML.memory = 1GiB", "image name \"ML\""),
         ("code.image = \"nosuch\"", "no image has that name; there are code, document"),
         (
-            "worker.kinds = \"code browse\"",
-            "\"browse\" is no kind of job; there are code, document"
+            "worker.kinds = \"code brew\"",
+            "\"brew\" is no kind of job; there are code, document, browse"
         ),
         ("image..memory = 1GiB", "unknown key image..memory"),
     ])

@@ -70,6 +70,7 @@ extension Agent {
                 "credit entropy",
                 unsafe mayfly_guest_add_entropy(
                     identity.random, preparation.entropy, preparation.entropy.count))
+            try forkMarks.clear()
         }
         step("clock") { () throws(SystemError) in
             try check("set the clock", mayfly_guest_set_clock(preparation.realtime))

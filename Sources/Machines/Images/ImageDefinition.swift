@@ -23,6 +23,11 @@ package struct ImageDefinition: Sendable, Hashable, Codable {
     ///
     /// What it leaves running is running in every machine.
     package var warmUp: String
+    /// A shell line that prints what must be a machine's own; empty: none.
+    ///
+    /// It runs in clones before the image is published: two that print one line in common are too
+    /// much alike.
+    package var canary: String
     /// A disk of each machine's own, which holds the job's directory; 0: none.
     package var scratch: ByteCount
     /// An OCI layout or archive on the host, instead of packages: `/path` or `/path:TAG`; empty:
@@ -41,7 +46,7 @@ package struct ImageDefinition: Sendable, Hashable, Codable {
         name: String, suite: String = "bookworm", packages: [String],
         memory: ByteCount = .mebibytes(512), vCPUCount: Int = 1, interpreters: [String] = [],
         pythonModules: [String] = [], pythonPackages: [String] = [], files: [String] = [],
-        warmUp: String = "", scratch: ByteCount = ByteCount(bytes: 0),
+        warmUp: String = "", canary: String = "", scratch: ByteCount = ByteCount(bytes: 0),
         oci: String = "", initProcess: InitProcess = .agent
     ) {
         self.name = name
@@ -54,6 +59,7 @@ package struct ImageDefinition: Sendable, Hashable, Codable {
         self.pythonPackages = pythonPackages
         self.files = files
         self.warmUp = warmUp
+        self.canary = canary
         self.scratch = scratch
         self.oci = oci
         self.initProcess = initProcess
@@ -94,8 +100,32 @@ package struct ImageDefinition: Sendable, Hashable, Codable {
         ],
         warmUp: "/usr/bin/python3 -m mayfly_document.warm")
 
+    /// The definition of the `browse` image that worker.conf's defaults describe.
+    package static let browse = ImageDefinition(
+        name: "browse",
+        packages: [
+            "python3", "chromium-headless-shell", "libatomic1", "ca-certificates", "fontconfig",
+            "fonts-liberation", "fonts-dejavu-core", "fonts-noto-core", "fonts-noto-color-emoji",
+            "fonts-noto-cjk",
+        ],
+        // A browser, its pages and its driver; two processors, for they work at the same time.
+        memory: .mebibytes(1024), vCPUCount: 2, interpreters: ["python"],
+        pythonModules: ["mayfly_browse.parked"],
+        pythonPackages: [
+            // Spares us a driver: waiting, frames, roles, references, downloads.
+            "playwright==1.65.2", "greenlet==3.5.6",
+            // Spare us Markdown of a page, and of its main content.
+            "html-to-markdown==3.21.2", "trafilatura==2.3.1", "lxml==6.1.3",
+            "lxml_html_clean==0.4.6", "courlan==1.4.0", "htmldate==1.11.0", "jusText==3.0.2",
+            "dateparser==1.5.0", "python-dateutil==4.0.0", "pytz==2026.6", "tzdata==2026.6",
+            "regex==2026.11.19", "tld==0.13.2", "tzlocal==5.4.5", "babel==2.19.0",
+            "certifi==2026.10.19.post1", "charset-normalizer==3.5.3", "urllib3==2.8.0",
+        ],
+        warmUp: "/usr/bin/python3 -m mayfly_browse.warm",
+        canary: "/usr/bin/python3 -m mayfly_browse.canary")
+
     /// What Mayfly defines itself; worker.conf changes them and adds others.
-    package static let shipped: [ImageDefinition] = [.code, .document]
+    package static let shipped: [ImageDefinition] = [.code, .document, .browse]
 
     /// Why the definition cannot be built, or `nil`.
     package var problem: String? {
@@ -127,6 +157,9 @@ package struct ImageDefinition: Sendable, Hashable, Codable {
         }
         if warmUp.utf8.contains(0) || warmUp.utf8.count > 4096 {
             return "image.\(name).warmup: use a shell line of at most 4 KiB"
+        }
+        if canary.utf8.contains(0) || canary.utf8.count > 4096 {
+            return "image.\(name).canary: use a shell line of at most 4 KiB"
         }
         if !oci.isEmpty {
             if !oci.hasPrefix("/") || oci.utf8.contains(0) {

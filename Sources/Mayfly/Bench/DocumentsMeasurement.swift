@@ -6,15 +6,6 @@ import Jobs
 import Machines
 import StrictJSON
 
-/// What was measured.
-struct DocumentsMeasurementResult {
-    var table = Table("OFFICE", "WHAT", "UNIT", "N", "P50", "MIN", "MAX")
-    /// Median processor time with the office that waits, over that of another way, by its name.
-    var ratios: [(way: String, ratio: Double)] = []
-    /// The machine and its image.
-    var host = ""
-}
-
 struct DocumentsMeasurement {
     /// How the job comes to its office.
     enum Way: String, CaseIterable {
@@ -62,7 +53,7 @@ struct DocumentsMeasurement {
     }.joined()
 
     /// - Throws: what keeps a machine from being restored, or a conversion that went wrong.
-    func run(_ progress: @Sendable (String) -> Void) async throws -> DocumentsMeasurementResult {
+    func run(_ progress: @Sendable (String) -> Void) async throws -> WaitingMeasurement {
         var settings = configuration.host
         // Nothing else shall run beside what is measured.
         settings.warm = WarmSettings()
@@ -79,7 +70,9 @@ struct DocumentsMeasurement {
                     costs[way, default: []].append(cost)
                 }
             }
-            return result(costs, on: host)
+            return WaitingMeasurement(
+                of: "OFFICE", Way.allCases.map { ($0.rawValue, costs[$0] ?? []) },
+                last: "from ready to the PDF", on: host)
         }
     }
 
@@ -120,36 +113,4 @@ struct DocumentsMeasurement {
         }
         return bytes
     }
-
-    private func result(
-        _ costs: [Way: [JobCost]], on host: MachineHost
-    ) -> DocumentsMeasurementResult {
-        var result = DocumentsMeasurementResult()
-        result.host = "\(host.probe.profile.hypervisor), \(host.probe.profile.accelerator)"
-        func median(_ way: Way) -> Double {
-            let sorted = (costs[way] ?? []).map(\.processor.milliseconds).sorted()
-            return sorted.isEmpty ? .nan : sorted[(sorted.count - 1) / 2]
-        }
-        for way in Way.allCases {
-            let all = costs[way] ?? []
-            for (what, part) in Self.rows {
-                let sorted = all.map { part($0).milliseconds }.sorted()
-                guard let least = sorted.first, let most = sorted.last else { continue }
-                let middle = sorted[(sorted.count - 1) / 2]
-                result.table.add(
-                    .string(way.rawValue), .string(what), "ms", .number(sorted.count),
-                    .number(Format.rounded(middle)), .number(Format.rounded(least)),
-                    .number(Format.rounded(most)))
-            }
-            guard way != .waiting else { continue }
-            result.ratios.append((way.rawValue, median(.waiting) / median(way)))
-        }
-        return result
-    }
-    private static let rows: [(String, @Sendable (JobCost) -> Duration)] = [
-        ("processor time of the whole machine", { $0.processor }),
-        ("  of it: since it was ready", { $0.sinceReady }),
-        ("processor time that the job is told", { $0.report.cpu }),
-        ("from ready to the PDF", { $0.wall }),
-    ]
 }

@@ -9,18 +9,19 @@ import StrictJSON
 struct BenchCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "bench",
-        abstract: "Measures restores, documents, the network, the queue, or whole jobs.",
+        abstract: "Measures restores, documents, pages, the network, the queue, or whole jobs.",
         discussion: """
             Examples:
               mayfly bench restore --rounds 30
               mayfly bench documents
+              mayfly bench pages
               mayfly bench egress
               mayfly bench queue --seconds 5
               mayfly bench jobs --jobs 100
             """,
         subcommands: [
-            Restore.self, DocumentsBench.self, EgressBenchCommand.self, QueueBench.self,
-            JobsBench.self,
+            Restore.self, DocumentsBench.self, PagesBench.self, EgressBenchCommand.self,
+            QueueBench.self, JobsBench.self,
         ])
 
     struct Restore: AsyncParsableCommand {
@@ -116,22 +117,58 @@ struct DocumentsBench: AsyncParsableCommand {
             try await DocumentsMeasurement(configuration: configuration, rounds: rounds)
                 .run { Console.say($0) }
         }
-        if output.isJSON {
-            var ratios = Table("OFFICE", "RATIO")
-            for (way, ratio) in result.ratios {
-                ratios.add(.string(way), .number(Format.rounded(ratio, 2)))
+        result.show(asJSON: output.isJSON)
+    }
+}
+
+/// `mayfly bench pages`: what the browser in the snapshot saves.
+struct PagesBench: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "pages",
+        abstract: "A page and its picture: by the browser that waits, and by one started for it.",
+        discussion: """
+            Each page has a machine of its own, turn and turn about. Processor time is that
+            of the whole machine, emulation included; the ratio is of medians.
+
+            Examples:
+              mayfly bench pages
+              mayfly bench pages --rounds 5 --json
+            """)
+    @Option(help: "Pages of each sort.") var rounds = 3
+    @OptionGroup var options: ConfigurationOptions
+    @OptionGroup var output: OutputOptions
+
+    func validate() throws {
+        if !(1...1000).contains(rounds) { throw ValidationError("--rounds may be 1 to 1000") }
+    }
+
+    func run() async throws {
+        let configuration = try options.load()
+        let rounds = rounds
+        let result = try await withLogger(configuration.makeLogger(isQuiet: true)) { _ in
+            try await PagesMeasurement(configuration: configuration, rounds: rounds)
+                .run { Console.say($0) }
+        }
+        result.show(asJSON: output.isJSON)
+    }
+}
+
+extension WaitingMeasurement {
+    fileprivate func show(asJSON: Bool) {
+        if asJSON {
+            var shown = Table("WAY", "RATIO")
+            for (way, ratio) in ratios {
+                shown.add(.string(way), .number(Format.rounded(ratio, 2)))
             }
             let all: JSON = .object([
-                "host": .string(result.host), "rows": result.table.json,
-                "waiting_to": ratios.json,
+                "host": .string(host), "rows": table.json, "waiting_to": shown.json,
             ])
             return Console.data(all.text)
         }
-        result.table.print(asJSON: false, empty: "")
-        Console.say("host: \(result.host)")
-        for (way, ratio) in result.ratios {
-            Console.say(
-                "processor time, waiting / \(way): \(Format.rounded(ratio, 2))")
+        table.print(asJSON: false, empty: "")
+        Console.say("host: \(host)")
+        for (way, ratio) in ratios {
+            Console.say("processor time, waiting / \(way): \(Format.rounded(ratio, 2))")
         }
     }
 }

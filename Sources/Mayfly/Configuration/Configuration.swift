@@ -116,17 +116,13 @@ struct Configuration: Sendable {
     /// Rules between settings.
     private func check() throws(ConfigurationError) {
         func place(_ setting: Setting) -> String { self[setting].origin.prefix }
-        if self.duration(.codeTimeout) > self.duration(.codeTimeoutMax) {
+        for (standard, most) in [
+            (Setting.codeTimeout, Setting.codeTimeoutMax),
+            (.documentTimeout, .documentTimeoutMax), (.browseTimeout, .browseTimeoutMax),
+        ] where self.duration(standard) > self.duration(most) {
             throw ConfigurationError(
-                "\(place(.codeTimeout))code.timeout is longer than code.timeout.max "
-                    + "(\(self.duration(.codeTimeoutMax).settingText)); raise the one or lower "
-                    + "the other")
-        }
-        if self.duration(.documentTimeout) > self.duration(.documentTimeoutMax) {
-            throw ConfigurationError(
-                "\(place(.documentTimeout))document.timeout is longer than document.timeout.max "
-                    + "(\(self.duration(.documentTimeoutMax).settingText)); raise the one or lower "
-                    + "the other")
+                "\(place(standard))\(standard.key) is longer than \(most.key) "
+                    + "(\(self.duration(most).settingText)); raise the one or lower the other")
         }
         for setting in [Setting.stateDirectory, .runtimeDirectory]
         where !self.text(setting).hasPrefix("/") {
@@ -137,7 +133,7 @@ struct Configuration: Sendable {
         for name in imageNames {
             if let problem = try image(named: name).problem { throw ConfigurationError(problem) }
         }
-        for setting in [Setting.codeImage, .documentImage]
+        for setting in [Setting.codeImage, .documentImage, .browseImage]
         where !imageNames.contains(self.text(setting)) {
             throw ConfigurationError(
                 "\(place(setting))\(setting.key) is \"\(self.text(setting))\", and no image has "

@@ -1,6 +1,7 @@
 // The settings of an image, `image.NAME.…`: the same for each that Mayfly ships and for each that
 // an operator adds. A name exists as soon as worker.conf or a flag sets one of its keys.
 
+import BrowseTools
 import DocumentTools
 import Machines
 
@@ -9,7 +10,7 @@ extension Setting {
     enum ImageKey: String, CaseIterable {
         case packages, pip, files, memory, scratch, vcpus, interpreters
         case pythonModules = "python.modules"
-        case warmup, suite, oci
+        case warmup, canary, suite, oci
         case initProcess = "init"
     }
 
@@ -40,6 +41,7 @@ extension Setting {
         case .interpreters: list(standard.interpreters)
         case .pythonModules: list(standard.pythonModules)
         case .warmup: text(standard.warmUp)
+        case .canary: text(standard.canary)
         case .oci: text(standard.oci)
         case .initProcess:
             (
@@ -62,6 +64,8 @@ extension Setting {
         case .interpreters: "interpreters already running in the snapshot"
         case .pythonModules: "imported before the snapshot, so that no job waits for them"
         case .warmup: "a shell line run once before the snapshot; what it starts keeps running"
+        case .canary:
+            "a shell line that prints, in each of some clones, what must be different in all"
         case .oci: "an OCI layout or archive, /path or /path:TAG, instead of packages"
         case .initProcess: "PID 1 of the guest; with systemd its services are up in the snapshot"
         case .suite: "the Debian release"
@@ -105,13 +109,23 @@ extension Configuration {
             interpreters: list(setting(.interpreters)),
             pythonModules: list(setting(.pythonModules)),
             pythonPackages: list(setting(.pip)), files: list(setting(.files)),
-            warmUp: text(setting(.warmup)), scratch: size(setting(.scratch)),
+            warmUp: text(setting(.warmup)), canary: text(setting(.canary)),
+            scratch: size(setting(.scratch)),
             oci: text(setting(.oci)),
             initProcess: .init(rawValue: text(setting(.initProcess))) ?? .agent)
     }
 
     /// What the program itself puts into an image, for the kinds that use it.
     func tools(for image: String) -> [AddedFile] {
-        text(.documentImage) == image ? DocumentTools.files.map(AddedFile.init) : []
+        let kinds = [
+            (Setting.documentImage, DocumentTools.files), (.browseImage, BrowseTools.files),
+        ]
+        var files: [AddedFile] = []
+        for (setting, tools) in kinds where text(setting) == image {
+            // The file of the search path is the same for all.
+            files += tools.filter { tool in !files.contains { $0.path == tool.path } }
+                .map(AddedFile.init)
+        }
+        return files
     }
 }

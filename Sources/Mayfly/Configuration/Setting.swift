@@ -152,6 +152,21 @@ extension Setting {
     static let documentInputTotal = Setting(
         "document.input.total", .size(.kibibytes(1) ... .gibibytes(4)), "200MiB",
         "of all documents of one job")
+    static let browseImage = Setting(
+        "browse.image", .text, "\"browse\"",
+        "what the machines of browse jobs are restored from")
+    static let browseTimeout = Setting(
+        "browse.timeout", .duration(.seconds(5) ... .seconds(604_800)), "60s",
+        "wall clock of an attempt that names no timeout itself")
+    static let browseTimeoutMax = Setting(
+        "browse.timeout.max", .duration(.seconds(5) ... .seconds(604_800)), "1h",
+        "a job that asks for more is refused")
+    static let browseInputFile = Setting(
+        "browse.input.file", .size(.kibibytes(1) ... .gibibytes(1)), "50MiB",
+        "of one file that a page is given")
+    static let browseInputTotal = Setting(
+        "browse.input.total", .size(.kibibytes(1) ... .gibibytes(4)), "50MiB",
+        "of all files of one job")
     static let inputFile = Setting(
         "code.input.file", .size(.kibibytes(1) ... .gibibytes(1)), "100MiB",
         "of one input file; blobs are read while they are sent")
@@ -190,6 +205,7 @@ extension Setting {
             agentBinary, codeImage, codeTimeout, codeTimeoutMax, inputFile, inputTotal,
             outputKept, outputPrinted, outputFiles, outputFile, outputTotal, documentImage,
             documentTimeout, documentTimeoutMax, documentInputFile, documentInputTotal,
+            browseImage, browseTimeout, browseTimeoutMax, browseInputFile, browseInputTotal,
         ] + ImageDefinition.shipped.flatMap { image($0.name) } + [logLevel, logFormat]
 
     /// The setting of that key, also of an image that is named here for the first time.

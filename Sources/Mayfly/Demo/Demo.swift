@@ -143,7 +143,8 @@ extension Demo {
         wrong += try await finish(replay, await enqueue(replay, postgres), base)
 
         var ids: [String: Int64] = [:]
-        for var job in DemoJob.documents {
+        let ordered = DemoJob.documents + DemoJob.pages
+        for var job in ordered {
             for (name, id) in ids { job.sql = job.sql.replacing(":\(name)", with: "\(id)") }
             let id = try await enqueue(job, postgres)
             ids[job.name] = id
@@ -151,7 +152,7 @@ extension Demo {
         }
 
         Console.data("\n== mayfly jobs")
-        let count = DemoJob.all.count + 2 + DemoJob.documents.count
+        let count = DemoJob.all.count + 2 + ordered.count
         let jobs = try await base.with { ledger throws(JobsError) in
             var filter = Filter()
             filter.limit = count

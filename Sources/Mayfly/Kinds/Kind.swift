@@ -128,7 +128,9 @@ extension Recipe: CustomStringConvertible, CustomReflectable {
 
 /// The kinds of jobs.
 struct Kinds: Sendable {
-    private static let types: [any Kind.Type] = [CodeKind.self, DocumentKind.self]
+    private static let types: [any Kind.Type] = [
+        CodeKind.self, DocumentKind.self, BrowseKind.self,
+    ]
     /// Those that there are, by the word in `mayfly.job.kind`.
     static let names = types.map { $0.name }
 

@@ -252,6 +252,24 @@ extension RealMachineTests {
             }
             #expect(try generations(of: "alike") == [])
         }
+
+        /// In whatever place: two streams of numbers, one ahead of the other, differ line by line.
+        @Test func `is not published when its own canary says one thing twice`()
+            async throws
+        {
+            var definition = try own()
+            definition.name = "repeating"
+            (definition.interpreters, definition.pythonModules) = ([], [])
+            definition.scratch = ByteCount(bytes: 0)
+            definition.warmUp = ""
+            definition.canary = "(cat /proc/sys/kernel/random/uuid; echo 88) | sort"
+            await #expect {
+                _ = try await build(definition)
+            } throws: {
+                "\($0)".contains("two clones share the image's canary: 88")
+            }
+            #expect(try generations(of: "repeating") == [])
+        }
         private func generations(of image: String) throws -> [String] {
             let settings = try settings(in: try #require(directory).path)
             return ImageStore(stateDirectory: settings.stateDirectory).generations(of: image)

@@ -1,0 +1,96 @@
+// What a `browse` job leaves in `mayfly.job.result` and how its end is called. Pure: a machine's
+// report goes in, JSON and words come out. Everything in a report may have been chosen by a guest.
+
+import Jobs
+import Machines
+import StrictJSON
+
+/// A page that the browser is done with, well or not.
+struct BrowseResult: JobResult {
+    /// Where files are left, below the job's directory.
+    static let outputDirectory = "out"
+
+    let events: JobEvents
+    private let run: MachineRun
+    /// Usage, timings and machine, as for every program.
+    private let common: CodeResult
+
+    init(run: MachineRun, timeout: Duration, queueDelay: Duration?) {
+        self.run = run
+        events = JobEvents(run.report.events)
+        common = CodeResult(
+            run: run, programName: "browse", timeout: timeout, queueDelay: queueDelay)
+    }
+
+    /// Why a page may fail: a closed list.
+    static let reasons: Set<Reason> = [
+        .urlRefused, .networkDenied, .navigationFailed, .redirectLoop, .httpStatus, .actionFailed,
+        .waitFailed, .pageUnresponsive, .pageCrashed, .dialogStorm, .pageStorm, .downloadLimit,
+        .pixelLimit, .outOfMemory, .timeout, .invalidPayload,
+    ]
+    /// What may be warned of, a closed list, too.
+    static let warningCodes: Set<String> = [
+        "wait_lapsed", "requests_blocked", "dialogs_dismissed", "popups_closed",
+        "downloads_cancelled", "screenshot_clipped", "snapshot_truncated", "certificate_error",
+        "service_worker_blocked", "hidden_text", "no_article", "frames_skipped",
+    ]
+
+    /// `nil` when the page did what it should.
+    var failure: Failure? {
+        switch run.report.ending {
+        case .exited(code: 0):
+            if let (word, message) = events.failure {
+                guard let reason = Reason(rawValue: word), Self.reasons.contains(reason) else {
+                    return Failure(.pageCrashed, "the browser failed: \(message)")
+                }
+                return Failure(reason, message)
+            }
+            guard events.value == nil else { return nil }
+            return Failure(.pageCrashed, "the browser ended without a word about the page")
+        case .exited, .signalled:
+            let end = common.failure?.message ?? "it ended"
+            return Failure(.pageCrashed, "what drives the browser broke: \(end)")
+        case .timedOut, .outOfMemory, .outputLimit: return common.failure
+        }
+    }
+
+    var logTail: String? { common.logTail }
+    var timings: JSON { common.timings }
+    var usage: JSON { common.usage }
+    var identity: MachineIdentity { run.identity }
+
+    /// `result`, without the files' bytes; those are blobs.
+    var json: JSON {
+        let events = run.report.events
+        let cut: JSON =
+            events.isTruncated ? ["value": ["bytes": .number(events.total.bytes)]] : .object([])
+        return [
+            "value": self.events.value ?? .null,
+            "warnings": .array(allWarnings.map(\.json)),
+            "files": .array(files.map(CodeResult.file)),
+            "truncated": cut,
+            "usage": common.usage,
+            "timings": common.timings,
+            "machine": common.machine,
+        ]
+    }
+
+    var warnings: [(code: String, message: String)] {
+        allWarnings.map { ($0.code, $0.message) }
+    }
+    private var allWarnings: [JobEvents.Warning] {
+        events.warnings.filter { Self.warningCodes.contains($0.code) }
+            + CodeResult.warnings(of: run.report).map {
+                JobEvents.Warning(code: $0.code, message: $0.message)
+            }
+    }
+
+    /// The files by the names that `value` calls them.
+    var files: [OutputFile] {
+        run.report.files.map { file in
+            var file = file
+            file.name = String(file.name.dropFirst(Self.outputDirectory.count + 1))
+            return file
+        }
+    }
+}
