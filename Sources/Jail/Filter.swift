@@ -110,7 +110,13 @@ extension Filter {
         .allow("fsync", "the scratch disk"),
         .allow("ftruncate", "memory files of a machine that is saved"),
         .allow("fallocate", "gives back blocks of the scratch disk"),
-        .allow("fcntl", "duplicates descriptors, sets O_NONBLOCK"),
+        // None of its locks, leases and signals: what they are on may be shared with others.
+        .allow("fcntl", "duplicates descriptors", where: argument(1, is: UInt64(F_DUPFD))),
+        .allow("fcntl", "duplicates descriptors", where: argument(1, is: 1030)),
+        .allow("fcntl", "close-on-exec", where: argument(1, is: UInt64(F_GETFD))),
+        .allow("fcntl", "close-on-exec", where: argument(1, is: UInt64(F_SETFD))),
+        .allow("fcntl", "O_NONBLOCK", where: argument(1, is: UInt64(F_GETFL))),
+        .allow("fcntl", "O_NONBLOCK", where: argument(1, is: UInt64(F_SETFL))),
         .allow("dup", "duplicates descriptors"),
         // Names are looked up in the root of the jail, where there is little.
         .allow("open", "libraries, firmware, its memory"),

@@ -61,6 +61,10 @@ static int write_large(void) {
     return pwrite(file, "x", 1, 1LL << 33) == 1;
 }
 static int use_descriptor(void) { return could(fcntl(number(), F_GETFD)); }
+static int lock_file(void) {
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_len = 1};
+    return could(fcntl(number(), F_SETLK, &lock));
+}
 static int make_memory_file(void) { return could(memfd_create("x", 0)); }
 static int open_by_handle(void) {
     struct {
@@ -292,7 +296,7 @@ static const struct {
 #define A(function) {#function, function}
     A(open_path), A(write_path), A(create_path), A(list_path), A(look_above), A(make_directory),
     A(make_device), A(make_link), A(change_mode), A(change_owner), A(remove_path), A(write_large),
-    A(use_descriptor), A(make_memory_file), A(open_by_handle), A(do_mount), A(do_remount),
+    A(use_descriptor), A(lock_file), A(make_memory_file), A(open_by_handle), A(do_mount), A(do_remount),
     A(do_unmount), A(do_chroot), A(do_pivot), A(new_mounts), A(unshare_user), A(unshare_mounts),
     A(clone_user), A(enter_namespace), A(set_host_name), A(see_process), A(see_any_process),
     A(signal_everybody), A(open_process), A(trace_process), A(read_process), A(write_process),

@@ -65,6 +65,7 @@ struct Attempt: Sendable {
         Attempt("remove a file", "remove_path", "$SECRET", by: .filter, .root, .user, .landlock),
         Attempt("write beyond the file size limit", "write_large", "$FILE", by: .limits),
         Attempt("use a descriptor it was not given", "use_descriptor", "$FILE", by: .descriptors),
+        Attempt("lock a file that others have", "lock_file", "$FILE", by: .filter),
         Attempt("make a memory file", "make_memory_file", by: .filter),
         Attempt(
             "open a file by its handle", "open_by_handle", by: .filter, .user, .capabilities,
