@@ -73,7 +73,7 @@ let package = Package(
         ),
         .target(
             name: "Egress", dependencies: ["CAres", "CLinux", "Events", "Processes"],
-            swiftSettings: strict),
+            exclude: ["README.md"], swiftSettings: strict),
         .executableTarget(
             name: "GuestAgent",
             dependencies: ["Wire", "CLinux", "CGuest"],

@@ -4,6 +4,7 @@ import Egress
 import Events
 import Foundation
 import Glibc
+import Synchronization
 import Testing
 
 @Suite("Bytes through the gateway", .serialized)
@@ -79,6 +80,28 @@ struct RelayTests {
         _ = await client.receiveAll()
         let reason = await records(of: gateway).first?.reason
         #expect(reason == .badRequest)
+    }
+
+    @Test func `fields of a response arrive byte by byte, interim responses before the last`()
+        async throws
+    {
+        let world = try await World()
+        defer { world.close() }
+        let peer = try Peer(
+            world.goodAddress, 8083,
+            response: "HTTP/1.1 103 Early\r\nLink: a\r\n\r\nHTTP/1.1 200 OK\r\nX: \u{E9}\r\n\r\nok")
+        defer { peer.close() }
+        let gateway = try await world.gateway(["good.test:8083"])
+        let client = try await Client(gateway)
+        await client.send(
+            Array("GET http://good.test:8083/ HTTP/1.1\r\nHost: good.test:8083\r\nX: ".utf8)
+                + [0xE9, 0xFF] + Array("\r\n\r\n".utf8))
+        let answer = String(decoding: await client.receiveAll(), as: UTF8.self)
+        #expect(
+            answer == "HTTP/1.1 103 Early\r\nlink: a\r\n\r\nHTTP/1.1 200 OK\r\nx: \u{E9}\r\n"
+                + "connection: close\r\n\r\nok")
+        let seen = peer.log.withLock { $0.received }
+        #expect(seen.contains(0xE9) && seen.contains(0xFF) && !seen.contains(0xEF))
     }
 
     @Test(

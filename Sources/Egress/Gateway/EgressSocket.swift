@@ -45,15 +45,38 @@ final class EgressSocket {
         guard case .bytes(let count) = received else { return (received, []) }
         return (received, Array(Self.slice[..<count]))
     }
-    /// Moves what has arrived to `other`; `rest` is what it did not take.
-    func move(to other: EgressSocket, atMost limit: Int) -> (received: Received, rest: [UInt8]) {
-        let received = receive(atMost: limit)
-        guard case .bytes(let count) = received else { return (received, []) }
+    enum Moved {
+        /// So many bytes; `isBlocked`: the receiver would not take more.
+        case bytes(Int, isBlocked: Bool)
+        case nothingYet
+        case ended
+        case lost
+    }
+    /// Moves what has arrived to `other`, as far as that takes it.
+    ///
+    /// It is looked at first, and taken when it is written: what a slow receiver does not take
+    /// stays with the sender, in the kernel's buffers, however many connections there are.
+    func move(to other: EgressSocket, atMost limit: Int) -> Moved {
+        let wanted = min(limit, Self.sliceByteCount)
+        guard wanted > 0 else { return .nothingYet }
+        let count = unsafe recv(number, &Self.slice, wanted, CInt(MSG_PEEK))
+        guard count > 0 else {
+            if count == 0 { return .ended }
+            return errno == EAGAIN || errno == EINTR ? .nothingYet : .lost
+        }
         let written = unsafe Self.slice.withUnsafeBytes { buffer in
             unsafe other.send(UnsafeRawBufferPointer(rebasing: buffer[..<count]))
         }
-        guard let written else { return (.lost, []) }
-        return (received, written < count ? Array(Self.slice[written..<count]) : [])
+        guard let written else { return .lost }
+        var taken = 0
+        while taken < written {
+            // TCP drops them without a copy (tcp(7), MSG_TRUNC).
+            let more = unsafe recv(
+                number, &Self.slice, written - taken, CInt(MSG_TRUNC))
+            guard more > 0 else { return .lost }
+            taken += more
+        }
+        return .bytes(written, isBlocked: written < count)
     }
     /// Writes what goes without waiting; `nil` when the peer is gone.
     func write(_ bytes: ArraySlice<UInt8>) -> Int? {

@@ -10,9 +10,11 @@ final class Flow {
     let from: EgressSocket
     let to: EgressSocket
     var filter: (any FlowFilter)?
-    /// What the receiver has not taken yet: a slice, and a filter's rest.
+    /// What a filter has let through and the receiver has not taken yet.
     private var pending: [UInt8]
     private var start = 0
+    /// The receiver would not take what the sender has.
+    private var isBlocked = false
     private var isRead = false
     /// The filter has said so: the sender may say more, but nobody listens.
     private var isComplete = false
@@ -28,7 +30,7 @@ final class Flow {
         self.filter = filter
         pending = first
     }
-    var hasPending: Bool { start < pending.count }
+    var hasPending: Bool { isBlocked || start < pending.count }
     var wantsRead: Bool { !isRead && !hasPending }
     var mayEnd: Bool { isRead }
 
@@ -47,11 +49,11 @@ final class Flow {
     /// - Parameter limit: how many bytes may be read.
     /// - Returns: bytes read, and whether anything happened.
     func step(limit: UInt64) throws(EgressRefusal) -> (read: Int, hasMoved: Bool) {
-        if hasPending {
+        if start < pending.count {
             guard let count = to.write(pending[start...]) else { throw Self.lost }
             start += count
             hasSent = hasSent || count > 0
-            if !hasPending {
+            if start == pending.count {
                 pending = []
                 start = 0
             }
@@ -65,17 +67,28 @@ final class Flow {
             return (0, true)
         }
         let limit = Int(clamping: limit)
-        let received: EgressSocket.Received
-        if filter == nil {
-            (received, pending) = from.move(to: to, atMost: limit)
+        guard filter == nil else { return try stepFiltered(limit) }
+        isBlocked = false
+        switch from.move(to: to, atMost: limit) {
+        case .bytes(let count, let isBlocked):
+            self.isBlocked = isBlocked
             hasSent = true
-        } else {
-            let bytes: [UInt8]
-            (received, bytes) = from.read(atMost: limit)
-            if case .bytes = received { try accept(bytes) }
+            return (count, count > 0)
+        case .nothingYet: return (0, false)
+        case .ended:
+            isRead = true
+            return (0, true)
+        case .lost: throw Self.lost
         }
+    }
+    private func stepFiltered(
+        _ limit: Int
+    ) throws(EgressRefusal) -> (read: Int, hasMoved: Bool) {
+        let (received, bytes) = from.read(atMost: min(limit, Self.filteredByteCount))
         switch received {
-        case .bytes(let count): return (count, true)
+        case .bytes(let count):
+            try accept(bytes)
+            return (count, true)
         case .nothingYet: return (0, false)
         case .lost: throw Self.lost
         case .ended:
@@ -85,6 +98,8 @@ final class Flow {
             return (0, true)
         }
     }
+    /// What is read at once where a filter looks at it: held here until the receiver takes it.
+    private static let filteredByteCount = 16 << 10
     private static let lost = EgressRefusal(.connectionLost, "the connection was lost")
 }
 

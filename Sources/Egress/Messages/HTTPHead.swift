@@ -6,8 +6,15 @@ struct HTTPHead: Equatable {
     struct Field: Equatable {
         /// In lower case.
         let name: String
-        /// Without white space around it.
-        let value: String
+        /// Without white space around it; passed on byte by byte, in whatever encoding.
+        let bytes: [UInt8]
+        var value: String { String(decoding: bytes, as: UTF8.self) }
+
+        init(name: String, value: some Sequence<UInt8>) {
+            self.name = name
+            bytes = Array(value)
+        }
+        init(name: String, value: String) { self.init(name: name, value: value.utf8) }
     }
     /// Text before the first CRLF.
     let startLine: String
@@ -84,8 +91,7 @@ struct HTTPHead: Equatable {
         while let byte = value.first, byte == 0x20 || byte == 0x09 { value.removeFirst() }
         while let byte = value.last, byte == 0x20 || byte == 0x09 { value.removeLast() }
         return Field(
-            name: String(decoding: line[..<colon], as: UTF8.self).lowercased(),
-            value: String(decoding: value, as: UTF8.self))
+            name: String(decoding: line[..<colon], as: UTF8.self).lowercased(), value: value)
     }
     static func isTokenByte(_ byte: UInt8) -> Bool {
         switch byte {
@@ -113,8 +119,8 @@ struct HTTPHead: Equatable {
     }
     /// The message's own bytes again, with this start line.
     func bytes(startLine: String) -> [UInt8] {
-        var text = startLine + "\r\n"
-        for field in fields { text += "\(field.name): \(field.value)\r\n" }
-        return Array((text + "\r\n").utf8)
+        var bytes = Array("\(startLine)\r\n".utf8)
+        for field in fields { bytes += Array("\(field.name): ".utf8) + field.bytes + [0x0D, 0x0A] }
+        return bytes + [0x0D, 0x0A]
     }
 }
