@@ -104,7 +104,7 @@ def hostile():
         Case("a script without end", html("<p>before</p><script>for(;;);</script>", limits={"navigation_seconds": 2}), kept("before"), "page_unresponsive", is_sample=True),
         Case("a script without end, later", html("<p>before</p><script>setTimeout(() => { for(;;); }, 100)</script>", actions=[{"wait": {"ms": 300}}, {"evaluate": "1"}]), kept("before"), "page_unresponsive"),
         Case("timers that never rest", html("<p>x</p><script>const f = () => { const e = Date.now() + 50; while (Date.now() < e); setTimeout(f); }; f()</script>"), kept("x")),
-        Case("allocation without end", html("<p>x</p><script>const a = []; for (;;) a.push(new Array(1e6).fill(1.5))</script>"), reason="out_of_memory", is_sample=True),
+        Case("allocation without end", html("<p>x</p><script>const a = []; for (;;) a.push(new Array(1e6).fill(1.5))</script>"), reason=("out_of_memory", "page_unresponsive"), is_sample=True),
         Case("alert without end", html("<p>x</p><script>for (;;) alert(1)</script>"), reason="dialog_storm", is_sample=True),
         Case("confirm by timer", html("<p>x</p><script>setInterval(() => confirm('?'), 1)</script>", wait={"ms": 2000}), reason="dialog_storm"),
         Case("print and beforeunload", html("<p>x</p><script>onbeforeunload = e => { e.preventDefault(); return 'stay' }; print()</script>", actions=[{"goto": SITE + "/inner"}]), kept("inner words")),
