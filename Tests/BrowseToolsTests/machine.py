@@ -76,7 +76,7 @@ def check_jobs(program, report):
          + pages.expect("hunter2" not in json.dumps(v) and f.get("screenshot.png", b"").startswith(b"\x89PNG"), str(v))),
         ("the browser's own sandbox, and every request by the proxy",
          {"html": "", "script": "import glob\n" "lines = [open(p, 'rb').read().decode() for p in glob.glob('/proc/[0-9]*/cmdline')]\n"
-          "one, = [line for line in lines if 'remote-debugging-pipe' in line]\n"
+          "one, = [line for line in lines if 'remote-debugging-pipe' in line and '--type=' not in line]\n"
           "['--no-sandbox' in one, '--proxy-server=http://127.0.0.1:3128' in one, '--proxy-bypass-list=<-loopback>' in one]"}, None,
          lambda v, f: pages.expect(v["value"] == [[False, True, True]], str(v))),
         ("a page that no rule allows", {"url": "https://example.com/"}, "network_denied", lambda v, f: []),

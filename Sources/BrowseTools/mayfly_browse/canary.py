@@ -21,7 +21,7 @@ _DRAW = f"""() => {{
   const hexadecimal = bytes => [...bytes].map(b => b.toString(16).padStart(2, '0')).join('');
   for (let i = 0; i < {DRAWS}; i++)
     drawn.push(hexadecimal(crypto.getRandomValues(new Uint8Array(16))));
-  // A secure context has it; about:blank is none everywhere.
+  // Only a secure context has it, and the page that waits is none: it draws from the same source.
   const uuid = crypto.randomUUID ? [crypto.randomUUID(), crypto.randomUUID()] : [];
   return {{drawn: drawn.concat(uuid), math: [Math.random(), Math.random(), Math.random()]}};
 }}"""
@@ -45,6 +45,9 @@ class _Listener:
         try:
             head = await reader.readuntil(b"\r\n\r\n")
             if not head.startswith(b"CONNECT "):
+                # A page of a place that browsers trust: only there they make UUIDs.
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+                await writer.drain()
                 return
             writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
             record = await reader.readexactly(5)
@@ -98,7 +101,10 @@ async def within(page, context, running):
     async with _Listener() as listener:
         fresh = await running.new_context(proxy={"server": f"http://127.0.0.1:{listener.port}"})
         other = await fresh.new_page()
+        await other.goto("http://localhost/", wait_until="commit")
         drawn = await other.evaluate(_DRAW)
+        if len(drawn["drawn"]) == DRAWS:
+            raise OSError("the fresh page makes no UUIDs")
         _say("getRandomValues of a fresh page", drawn["drawn"])
         _say("Math.random of a fresh page", [repr(number) for number in drawn["math"]])
         for who, go in (

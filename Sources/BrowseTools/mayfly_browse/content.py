@@ -9,7 +9,7 @@ from importlib import resources
 from playwright.async_api import Error, TimeoutError
 
 from . import pictures
-from .events import Failure, encode
+from .events import Failure, encode, log
 
 _SCRIPT = resources.files(__package__).joinpath("page.js").read_text("utf-8")
 # The host reads no longer line.
@@ -225,6 +225,27 @@ async def _storage(session, wanted):
     state = await session.guarded(session.ready.context.storage_state())
     _write(session, "storage.json", json.dumps(state))
     session.value.setdefault("files", []).append("storage.json")
+
+
+def redact(session):
+    """A HAR without what opens somebody's account."""
+    path = os.path.join(session.out, "network.har")
+    secret = {"authorization", "cookie", "set-cookie", "proxy-authorization"}
+    try:
+        with open(path, encoding="utf-8") as file:
+            archive = json.load(file)
+        for entry in archive["log"]["entries"]:
+            for part in (entry["request"], entry["response"]):
+                part["cookies"] = []
+                for header in part["headers"]:
+                    if header["name"].lower() in secret:
+                        header["value"] = ""
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        log(f"the HAR is not kept: {type(error).__name__}")
+        if os.path.exists(path):
+            os.unlink(path)
+        return
+    _write(session, "network.har", json.dumps(archive))
 
 
 # Downloads

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 
-from . import browser, session
+from . import browser, content, session
 from .events import Failure, encode, log
 
 _PID = os.path.join(browser.HOME, "pid")
@@ -142,6 +142,7 @@ class Server:
                 # It is written when its context ends.
                 await asyncio.wait_for(self._last.context.close(), job.limits.time(5))
                 self._last = None
+                content.redact(job)
             writer.write(encode("end", True))
             await writer.drain()
         except Exception as error:
