@@ -232,6 +232,9 @@ begin
             'Use 1 to 256 characters, a digest of them if need be, or null.');
     end if;
     perform mayfly.check_payload(payload);
+    if payload ? 'network' then
+        perform mayfly.check_network(kind, payload);
+    end if;
 end $$;
 
 -- The id of the live job that holds the key, or null after the key was taken for `id`. Waits while
