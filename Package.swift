@@ -75,8 +75,8 @@ let package = Package(
         .executableTarget(
             name: "Mayfly",
             dependencies: [
-                "DocumentTools", "Jobs", "Machines", "Processes", "Postgres", "Secrets",
-                "StrictJSON", "Wire",
+                "DocumentTools", "Egress", "Events", "Jobs", "Machines", "Processes", "Postgres",
+                "Secrets", "StrictJSON", "Wire",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
             ],
