@@ -115,12 +115,7 @@ package struct GuestConnection: Sendable {
         switch message {
         case .credit(let stream, let count):
             guard number == 0 else { throw .badStream(number) }
-            if NetworkStreams.isNumber(stream) {
-                try network.grant(stream, count)
-                return false
-            }
-            // For a stream that was closed meanwhile it comes too late, and means nothing.
-            _ = try streams.grant(stream, count)
+            try grant(count, of: stream)
             return false
         case .ping, .shutdown:
             guard number == 0 else { throw .badStream(number) }
@@ -180,6 +175,11 @@ package struct GuestConnection: Sendable {
             return streams.index(of: number) != nil
         case .data, .close: return try checkNetwork(message, on: number)
         }
+    }
+    private mutating func grant(_ count: UInt32, of stream: UInt32) throws(WireError) {
+        if NetworkStreams.isNumber(stream) { return try network.grant(stream, count) }
+        // For a stream that was closed meanwhile it comes too late, and means nothing.
+        _ = try streams.grant(stream, count)
     }
     private mutating func checkNetwork(
         _ message: HostMessage, on number: UInt32
