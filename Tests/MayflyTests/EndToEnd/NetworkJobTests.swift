@@ -262,6 +262,10 @@ extension EndToEndTests {
                     try await Task.sleep(for: .milliseconds(20))
                 }
                 #expect(FileManager.default.fileExists(atPath: ended))
+                // The kernel ends them with their worker, a moment later.
+                while !worker.machines.isEmpty, .now < deadline {
+                    try await Task.sleep(for: .milliseconds(20))
+                }
                 #expect(worker.machines.isEmpty)
             }
         }
