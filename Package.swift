@@ -91,7 +91,7 @@ let package = Package(
         .executableTarget(
             name: "Mayfly",
             dependencies: [
-                "BrowseTools", "DocumentTools", "Egress", "Jobs", "Machines", "Processes",
+                "BrowseTools", "DocumentTools", "Egress", "Events", "Jobs", "Machines", "Processes",
                 "Postgres", "Secrets", "StrictJSON", "Wire",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),

@@ -39,7 +39,7 @@
 -- no advisory lock, because any role may take those. The exceptions are within one tenant: a unique
 -- key, and a waiting job that is being cancelled, which claims step over.
 --
--- Who may do what: roles in v1_6_roles.sql. A producer sees the view `mayfly.job` and functions, and
+-- Who may do what: roles in v1_7_roles.sql. A producer sees the view `mayfly.job` and functions, and
 -- of the jobs only those of its tenants. Every clock is this server's.
 --
 -- Waking: a notification is a hint to look, never a fact, and workers poll as well. Workers listen

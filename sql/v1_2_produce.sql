@@ -287,6 +287,9 @@ begin
     if kind = 'browse' then
         perform mayfly.check_browse(payload);
     end if;
+    if payload ? 'network' then
+        perform mayfly.check_network(kind, payload);
+    end if;
 end $$;
 
 -- The id of the live job that holds the key, or null after the key was taken for `id`. Waits while

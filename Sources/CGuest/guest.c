@@ -13,6 +13,7 @@
 #include <linux/sched.h>
 #include <linux/seccomp.h>
 #include <net/if.h>
+#include <netinet/in.h>
 #include <sched.h>
 #include <signal.h>
 #include <stddef.h>
@@ -64,6 +65,52 @@ int mayfly_guest_loopback_up(void) {
     int result = RESULT(ioctl(fd, SIOCSIFFLAGS, &request));
     close(fd);
     return result;
+}
+static int bound(int family, int type, uint16_t port) {
+    struct sockaddr_in four = {.sin_family = AF_INET, .sin_port = htons(port)};
+    struct sockaddr_in6 six = {.sin6_family = AF_INET6, .sin6_port = htons(port)};
+    four.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    six.sin6_addr = in6addr_loopback;
+    int fd = socket(family, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), yes = 1, result;
+    if (fd < 0) return -errno;
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
+    result = family == AF_INET ? bind(fd, (struct sockaddr *)&four, sizeof four)
+                               : bind(fd, (struct sockaddr *)&six, sizeof six);
+    if (result == 0) return fd;
+    result = -errno;
+    close(fd);
+    return result;
+}
+int mayfly_guest_listen(int six, uint16_t port, int backlog) {
+    int fd = bound(six ? AF_INET6 : AF_INET, SOCK_STREAM, port);
+    if (fd < 0 || listen(fd, backlog) == 0) return fd;
+    int result = -errno;
+    close(fd);
+    return result;
+}
+int mayfly_guest_accept(int fd) {
+    int connection = accept4(fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    return connection < 0 ? -errno : connection;
+}
+void mayfly_guest_reset(int fd) {
+    struct linger none = {.l_onoff = 1, .l_linger = 0};
+    setsockopt(fd, SOL_SOCKET, SO_LINGER, &none, sizeof none);
+    close(fd);
+}
+int mayfly_guest_questions(uint16_t port) { return bound(AF_INET, SOCK_DGRAM, port); }
+ssize_t mayfly_guest_receive(int fd, void *bytes, size_t capacity, uint64_t *asker) {
+    struct sockaddr_in peer;
+    socklen_t length = sizeof peer;
+    ssize_t count = recvfrom(fd, bytes, capacity, 0, (struct sockaddr *)&peer, &length);
+    if (count < 0) return -errno;
+    *asker = (uint64_t)peer.sin_addr.s_addr << 16 | peer.sin_port;
+    return count;
+}
+ssize_t mayfly_guest_answer(int fd, const void *bytes, size_t length, uint64_t asker) {
+    struct sockaddr_in peer = {.sin_family = AF_INET, .sin_port = (uint16_t)asker};
+    peer.sin_addr.s_addr = (uint32_t)(asker >> 16);
+    ssize_t count = sendto(fd, bytes, length, MSG_NOSIGNAL, (struct sockaddr *)&peer, sizeof peer);
+    return count < 0 ? -errno : count;
 }
 int mayfly_guest_add_entropy(int fd, const uint8_t *bytes, size_t count) {
     _Alignas(struct rand_pool_info) uint8_t space[sizeof(struct rand_pool_info) + 512];

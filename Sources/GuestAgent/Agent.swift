@@ -32,6 +32,7 @@ struct Agent: ~Copyable {
     var program: Program?
     var transfers = Transfers()
     private var listings = Listings()
+    var network: Network
     /// A PUT has come since the job's directory was last known to be empty.
     var holdsFiles = false
     /// What the worker will show over AF_VSOCK.
@@ -54,6 +55,7 @@ struct Agent: ~Copyable {
             let children = try check("wait for children", mayfly_guest_child_signal())
             let group = try ControlGroup.make(number: 1)
             let link = try HostLink(vsock: options.port)
+            let network = try Network()
             var identity = try Identity()
             if options.startsSystemd {
                 // One that is empty systemd would replace, where PREPARE could not reach it; its
@@ -62,20 +64,22 @@ struct Agent: ~Copyable {
                 try identity.bootID.set(uuid())
                 try Boot.startSystemd()
             }
-            var agent = Agent(options, children, identity, group, link)
+            var agent = Agent(options, children, identity, group, link, network)
             agent.run()
         } catch { powerOff("cannot start: \(error.description)") }
     }
 
     private init(
         _ options: Options, _ childSignal: CInt, _ identity: Identity,
-        _ group: consuming ControlGroup, _ link: consuming HostLink
+        _ group: consuming ControlGroup, _ link: consuming HostLink,
+        _ network: consuming Network
     ) {
         self.options = options
         self.childSignal = childSignal
         self.identity = identity
         self.group = group
         self.link = link
+        self.network = network
         connection = GuestConnection(agent: options.agent, trust: .theWay)
         measureMemory()
     }
@@ -107,6 +111,7 @@ struct Agent: ~Copyable {
         if warming != nil { set.add(interpreters.node.control, POLLIN) }
         let mayRead = mayProduce && capacity > 0
         program?.addInterest(to: &set, mayRead: mayRead)
+        network.addInterest(to: &set, connection, mayRead: mayProduce)
         // A POLLOUT interest of the link wakes transfers too; credit arrives as input.
     }
     /// Credit for the running program's output.
@@ -254,6 +259,9 @@ struct Agent: ~Copyable {
         case .rehearse: try rehearse()
         case .shutdown: powerOff("the host ended this machine")
         case .credit: break
+        case .data(let bytes, let isFinal):
+            try network.take(bytes, isFinal: isFinal, stream, &connection)
+        case .close: try network.closed(stream, &connection)
         }
     }
 
@@ -290,6 +298,7 @@ struct Agent: ~Copyable {
     mutating func advance() throws(WireError) {
         if set.take(interpreters.python.socket) { try readPython() }
         if warming != nil { try advanceWarming(nodeSpoke: set.take(interpreters.node.control)) }
+        try network.advance(&set, &connection, mayRead: mayProduce)
         if program != nil { try advanceProgram() }
         guard mayProduce else { return }
         try listings.advance(&connection)
@@ -314,6 +323,7 @@ struct Agent: ~Copyable {
         program?.checkTime(group)
         guard let report = try program?.report(group, &connection) else { return }
         do throws(SystemError) { try scratch?.checkWrites() } catch { powerOff(error.description) }
+        try network.end(&connection)
         if let stream = program?.stream { try connection.send(.exit(report), on: stream) }
         program = nil
         // The host waits for this, and not for what comes after.

@@ -29,8 +29,9 @@ package enum Migrations {
                 Script(name: "v1_2_produce", bytes: PackageResources.v1_2_produce_sql),
                 Script(name: "v1_3_work", bytes: PackageResources.v1_3_work_sql),
                 Script(name: "v1_4_follow", bytes: PackageResources.v1_4_follow_sql),
-                Script(name: "v1_5_operate", bytes: PackageResources.v1_5_operate_sql),
-                Script(name: "v1_6_roles", bytes: PackageResources.v1_6_roles_sql),
+                Script(name: "v1_5_egress", bytes: PackageResources.v1_5_egress_sql),
+                Script(name: "v1_6_operate", bytes: PackageResources.v1_6_operate_sql),
+                Script(name: "v1_7_roles", bytes: PackageResources.v1_7_roles_sql),
             ])
     ]
     /// How long a migration waits for a lock that another session holds.

@@ -33,6 +33,7 @@ struct Mayfly: AsyncParsableCommand {
                 subcommands: [
                     EnqueueCommand.self, JobsCommand.self, ShowCommand.self, LogsCommand.self,
                     CancelCommand.self, ReplayCommand.self, BlobCommand.self,
+                    EgressCommand.self,
                 ]),
             CommandGroup(
                 name: "Hosts:",

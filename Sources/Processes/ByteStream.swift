@@ -23,8 +23,9 @@ package final class ByteStream {
         case ended
     }
     /// What has arrived, without waiting.
-    package func receive() -> Received {
-        let count = unsafe read(descriptor.number, &Self.buffer, Self.buffer.count)
+    package func receive(atMost limit: Int = .max) -> Received {
+        let count = unsafe read(
+            descriptor.number, &Self.buffer, min(limit, Self.buffer.count))
         if count > 0 { return .bytes(Array(Self.buffer[..<count])) }
         if count < 0 && (errno == EAGAIN || errno == EINTR) { return .nothingYet }
         return .ended
@@ -48,6 +49,14 @@ package final class ByteStream {
         var descriptors = [descriptor]
         return unsafe mayfly_send_fds(
             self.descriptor.number, bytes, bytes.count, &descriptors, 1) == bytes.count
+    }
+
+    /// Nothing more will be sent; the other way stays open.
+    package func endSending() { shutdown(descriptor.number, CInt(SHUT_WR)) }
+    /// Whether the peer is gone altogether, rather than only done with sending.
+    package var hasHungUp: Bool {
+        var entry = pollfd(fd: descriptor.number, events: 0, revents: 0)
+        return unsafe poll(&entry, 1, 0) == 1 && entry.revents & Int16(POLLHUP) != 0
     }
 
     /// Ends the stream both ways; the descriptor stays until the owner drops it.

@@ -7,13 +7,14 @@
 package enum FrameType: UInt8, Sendable, CaseIterable {
     case prepare = 0x01, put, exec, stdin, signal, kill, list, get, ping, warm, park, shutdown
     case rehearse
-    case credit = 0x20, file
+    case credit = 0x20, file, data, close
     case ready = 0x41, started, stdout, stderr, exit, listed, ack, pong, parked, error, events
+    case open
 
     /// Carries raw bytes, consumes credit and may carry FIN.
     package var isData: Bool {
         switch self {
-        case .stdin, .stdout, .stderr, .events, .file: true
+        case .stdin, .stdout, .stderr, .events, .file, .data: true
         default: false
         }
     }

@@ -34,6 +34,7 @@ package struct GuestConnection: Sendable {
     package let trust: Trust
     private var decoder = FrameDecoder(from: .host)
     private var streams = StreamTable()
+    private var network = NetworkStreams()
     /// The exec stream that is open or was open last: late STDIN, SIGNAL and KILL are for it.
     private var lastExec: UInt32 = 0
     package private(set) var state = State.waiting
@@ -99,6 +100,7 @@ package struct GuestConnection: Sendable {
     private mutating func greet(_ preamble: HostPreamble) throws(WireError) -> Event {
         if case .token(let token) = trust, !preamble.shows(token) { throw .wrongToken }
         streams = StreamTable()
+        network = NetworkStreams()
         // Answered even when no version fits: the host can then say which one this is.
         output = try GuestPreamble(nonce: preamble.nonce, agent: agent).encode()
         state = .greeted
@@ -113,8 +115,7 @@ package struct GuestConnection: Sendable {
         switch message {
         case .credit(let stream, let count):
             guard number == 0 else { throw .badStream(number) }
-            // For a stream that was closed meanwhile it comes too late, and means nothing.
-            _ = try streams.grant(stream, count)
+            try grant(count, of: stream)
             return false
         case .ping, .shutdown:
             guard number == 0 else { throw .badStream(number) }
@@ -142,9 +143,10 @@ package struct GuestConnection: Sendable {
             guard streams.index(of: lastExec) == nil else {
                 throw .unexpected("a second program beside the first")
             }
-            try streams.add(
-                OpenStream(
-                    number: number, kind: .exec, isInputFinal: !request.hasStandardInput))
+            var stream = OpenStream(
+                number: number, kind: .exec, isInputFinal: !request.hasStandardInput)
+            stream.allowsNetwork = request.allowsNetwork
+            try streams.add(stream)
             lastExec = number
             state = .bound
             return true
@@ -171,7 +173,21 @@ package struct GuestConnection: Sendable {
         case .signal, .kill:
             guard number != 0, number == lastExec else { throw .badStream(number) }
             return streams.index(of: number) != nil
+        case .data, .close: return try checkNetwork(message, on: number)
         }
+    }
+    private mutating func grant(_ count: UInt32, of stream: UInt32) throws(WireError) {
+        if NetworkStreams.isNumber(stream) { return try network.grant(stream, count) }
+        // For a stream that was closed meanwhile it comes too late, and means nothing.
+        _ = try streams.grant(stream, count)
+    }
+    private mutating func checkNetwork(
+        _ message: HostMessage, on number: UInt32
+    ) throws(WireError) -> Bool {
+        guard case .data(let bytes, let isFinal) = message else {
+            return try network.closedThere(number)
+        }
+        return try network.receive(bytes.count, isFinal: isFinal, on: number)
     }
     /// Nothing of a job before the machine is proven fresh: there is nothing to read and nowhere to
     /// write to.
@@ -237,6 +253,46 @@ package struct GuestConnection: Sendable {
         }
         if let bytes = grant.all {
             try GuestMessage.credit(stream: 0, bytes).encode(stream: 0, into: &output)
+        }
+    }
+
+    // MARK: Streams of our own
+
+    /// Whether a stream may be opened: a program runs that may, and not too many are open.
+    package var mayOpen: Bool {
+        network.nextNumber != nil && streams.open.contains(where: \.allowsNetwork)
+    }
+    /// Whether a program runs that may reach the network, however many streams are open.
+    package var allowsNetwork: Bool { streams.open.contains(where: \.allowsNetwork) }
+    /// Opens a stream to a service of the host's; `nil` when that may not be now.
+    package mutating func open(_ service: NetworkService) throws(WireError) -> UInt32? {
+        guard mayOpen, let number = network.nextNumber else { return nil }
+        try network.add(number)
+        try GuestMessage.open(service).encode(stream: number, into: &output)
+        return number
+    }
+    /// How many bytes of DATA may go out on a stream now; 0 also when it is closed.
+    package func networkCapacity(of stream: UInt32) -> Int { network.sendCapacity(stream) }
+    /// Sends DATA, at most `networkCapacity` bytes; dropped when the host reads it no more.
+    package mutating func sendNetwork(
+        _ bytes: Span<UInt8>, on stream: UInt32, isFinal: Bool
+    ) throws(WireError) {
+        guard try network.send(bytes.count, isFinal: isFinal, on: stream) else { return }
+        FrameHeader(length: bytes.count, stream: stream, type: .data, isFinal: isFinal)
+            .encode(into: &output)
+        // SAFETY: the pointer lives for this call only; Array has no append of a span yet.
+        unsafe bytes.withUnsafeBufferPointer { unsafe output.append(contentsOf: $0) }
+    }
+    /// `count` bytes of DATA have been used up.
+    package mutating func releaseNetwork(_ count: Int, of stream: UInt32) throws(WireError) {
+        if let bytes = try network.release(count, of: stream) {
+            try GuestMessage.credit(stream: stream, bytes).encode(stream: 0, into: &output)
+        }
+    }
+    /// Says nothing more on a stream, and reads nothing more of it.
+    package mutating func closeNetwork(_ stream: UInt32) throws(WireError) {
+        if try network.closeHere(stream) {
+            try GuestMessage.close.encode(stream: stream, into: &output)
         }
     }
 }

@@ -25,6 +25,7 @@ package struct HostConnection: Sendable {
     private var state = State.greeting
     private var decoder = FrameDecoder(from: .guest)
     private var streams = StreamTable()
+    private var network = NetworkStreams()
     /// What the guest owes: READY for each PREPARE, ACK for each WARM and REHEARSE, PONG for each
     /// PING.
     private var preparations = 0
@@ -60,6 +61,7 @@ package struct HostConnection: Sendable {
             stream = OpenStream(
                 number: number, kind: .exec, isInputFinal: !request.hasStandardInput)
             stream.isEventsFinal = !request.hasEvents
+            stream.allowsNetwork = request.allowsNetwork
         case .list: stream = OpenStream(number: number, kind: .list, isInputFinal: true)
         case .get: stream = OpenStream(number: number, kind: .get, isInputFinal: true)
         default: throw .unexpected("opening a stream with '\(message.type)'")
@@ -163,6 +165,10 @@ package struct HostConnection: Sendable {
             guard state != .parked else { throw .unexpected("a message after 'parked'") }
             if frame.stream == 0 {
                 if try checkControl(message) { return .message(stream: 0, message) }
+            } else if NetworkStreams.isNumber(frame.stream) {
+                if try checkNetwork(message, on: frame.stream) {
+                    return .message(stream: frame.stream, message)
+                }
             } else {
                 try check(message, on: frame.stream)
                 return .message(stream: frame.stream, message)
@@ -174,6 +180,9 @@ package struct HostConnection: Sendable {
     /// Messages on stream 0; `false` when it was for this connection alone.
     private mutating func checkControl(_ message: GuestMessage) throws(WireError) -> Bool {
         switch message {
+        case .credit(let stream, let count) where NetworkStreams.isNumber(stream):
+            try network.grant(stream, count)
+            return false
         case .credit(let stream, let count):
             // The guest itself closes streams, so its credit cannot have crossed the end of one.
             guard try streams.grant(stream, count) else { throw .badStream(stream) }
@@ -223,6 +232,7 @@ package struct HostConnection: Sendable {
         let stream = streams[index]
         switch message {
         case .ack(let status, _) where !stream.isStarted && status != .ok:
+            try checkNetworkEnded()
             streams.close(index)
         case .started where !stream.isStarted:
             streams[index].isStarted = true
@@ -236,8 +246,60 @@ package struct HostConnection: Sendable {
             try streams.receive(bytes.count, at: index)
             streams[index].isEventsFinal = isFinal
         case .exit where stream.isStdoutFinal && stream.isStderrFinal && stream.isEventsFinal:
+            try checkNetworkEnded()
             streams.close(index)
         default: throw .unexpected("'\(message.type)' of a program")
+        }
+    }
+
+    // MARK: The guest's own streams
+
+    /// `false` when it comes too late to matter.
+    private mutating func checkNetwork(
+        _ message: GuestMessage, on number: UInt32
+    ) throws(WireError) -> Bool {
+        switch message {
+        case .open:
+            guard streams.open.contains(where: \.allowsNetwork) else {
+                throw .unexpected("'open' without a program that may")
+            }
+            try network.add(number)
+            return true
+        case .data(let bytes, let isFinal):
+            return try network.receive(bytes.count, isFinal: isFinal, on: number)
+        case .close: return try network.closedThere(number)
+        default: throw .badStream(number)
+        }
+    }
+    /// With its program everything of it ends.
+    private func checkNetworkEnded() throws(WireError) {
+        guard network.areAllClosedThere else {
+            throw .unexpected("the end of a program before its streams'")
+        }
+    }
+    /// How many bytes of DATA may go out on a stream of the guest's now; 0 also when it is closed.
+    package func networkCapacity(of stream: UInt32) -> Int { network.sendCapacity(stream) }
+    /// Sends DATA, at most `networkCapacity` bytes.
+    ///
+    /// Dropped when the guest has closed the stream, as nobody reads it any more.
+    package mutating func sendNetwork(
+        _ bytes: ArraySlice<UInt8>, on stream: UInt32, isFinal: Bool
+    ) throws(WireError) {
+        guard try network.send(bytes.count, isFinal: isFinal, on: stream) else { return }
+        FrameHeader(length: bytes.count, stream: stream, type: .data, isFinal: isFinal)
+            .encode(into: &output)
+        output.append(contentsOf: bytes)
+    }
+    /// `count` bytes of DATA have been used up.
+    package mutating func releaseNetwork(_ count: Int, of stream: UInt32) throws(WireError) {
+        if let bytes = try network.release(count, of: stream) {
+            try HostMessage.credit(stream: stream, bytes).encode(stream: 0, into: &output)
+        }
+    }
+    /// Says nothing more on a stream of the guest's, and reads nothing more of it.
+    package mutating func closeNetwork(_ stream: UInt32) throws(WireError) {
+        if try network.closeHere(stream) {
+            try HostMessage.close.encode(stream: stream, into: &output)
         }
     }
 }

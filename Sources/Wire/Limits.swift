@@ -4,7 +4,7 @@
 /// What the protocol allows at most; anything beyond is a violation.
 package enum Limits {
     /// The only version that this build speaks; both preambles carry it.
-    package static let version: UInt16 = 5
+    package static let version: UInt16 = 6
 
     /// Length, stream, type, flags, reserved: fits one cache line with room to spare.
     package static let headerByteCount = 12
@@ -23,6 +23,11 @@ package enum Limits {
     package static let streamCredit = 256 << 10
     /// Bounds what all streams together can pile up in the receiver.
     package static let connectionCredit = 2 << 20
+
+    /// As many connections as a browser opens to its proxy; a program beyond that waits.
+    package static let networkStreams = 32
+    /// Of each of them and each direction: with all of them full a host holds 4 MiB for a machine.
+    package static let networkCredit = 64 << 10
 
     /// Command line and environment travel in one frame; these bound the counts inside it.
     package static let arguments = 1024

@@ -17,6 +17,8 @@ struct OpenStream: Sendable {
     var isStderrFinal = false
     /// FIN of EVENTS has passed, or none will come.
     var isEventsFinal = true
+    /// While this program runs the guest may open streams of its own.
+    var allowsNetwork = false
 
     init(number: UInt32, kind: StreamKind, isInputFinal: Bool) {
         self.number = number

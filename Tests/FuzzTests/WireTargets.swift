@@ -115,7 +115,9 @@ private func busyHost() throws(WireError) -> HostConnection {
         machineID: "0123456789abcdef0123456789abcdef", generation: "b")
     try host.send(.prepare(preparation))
     _ = try host.open(
-        .exec(ExecRequest(program: .command, arguments: ["a"], hasStandardInput: true)))
+        .exec(
+            ExecRequest(
+                program: .command, arguments: ["a"], hasStandardInput: true, allowsNetwork: true)))
     _ = try host.open(.get(GetRequest(name: "a", maximumByteCount: 1 << 20)))
     _ = try host.open(.put(PutRequest(name: "b", byteCount: 9)))
     _ = try host.open(.list(ListRequest(patterns: ["**/*"], maximumEntries: 9)))

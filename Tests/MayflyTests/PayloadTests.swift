@@ -138,8 +138,8 @@ struct PayloadTests {
         (with(#""network":true"#), "$.network: expected an object, found a boolean"),
         (with(#""network":{"deny":[]}"#), "$.network: unknown key \"deny\""),
         (
-            with(#""network":{"allow":["a.example:443"]}"#),
-            "$.network.allow: jobs have no network in this version"
+            with(#""network":{"allow":["a.example:443","https://b.example/"]}"#),
+            "$.network.allow[1]: \"https://b.example/\" is no rule: write host:port"
         ),
     ]
 

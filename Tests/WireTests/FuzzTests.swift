@@ -119,7 +119,7 @@ struct FuzzTests {
                 let frames = isHost ? guestFrames : hostFrames
                 var frame = frames[random.below(frames.count)]
                 // A stream that may be open, rather than any of four billion.
-                if frame[7] != 0 { frame[7] = [1, 3, 5, 7][random.below(4)] }
+                if frame[7] != 0 { frame[7] = [1, 2, 3, 4, 5, 6, 7, 8][random.below(8)] }
                 if random.below(8) == 0 { frame = Self.damage(frame, from: 0, &random) }
                 cases += 1
                 do throws(WireError) {

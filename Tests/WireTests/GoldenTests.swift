@@ -1,4 +1,4 @@
-// Frames as frozen bytes: what an agent or a host of version 5 writes will be read for ever, and
+// Frames as frozen bytes: what an agent or a host of version 6 writes will be read for ever, and
 // every damaged copy of it is refused or means something valid.
 
 import Testing
@@ -21,8 +21,8 @@ struct GoldenTests {
         return output
     }
 
-    @Test func `are what they were when version 5 was frozen`() throws {
-        let golden = try Golden.version5()
+    @Test func `are what they were when version 6 was frozen`() throws {
+        let golden = try Golden.version6()
         var expected: [(String, [UInt8])] = [
             ("invitation", try Invitation(port: 70_000, token: Samples.token).encode()),
             (

@@ -1,4 +1,4 @@
-// One or more honest samples of every message, and the frozen bytes of version 5. The golden file is
+// One or more honest samples of every message, and the frozen bytes of version 6. The golden file is
 // never written by a test: a change of it is a change of the protocol.
 
 import Foundation
@@ -55,7 +55,8 @@ enum Samples {
         program: .python, arguments: ["--level", "ä€😀", ""], sourceName: "src/main.py",
         environment: [EnvironmentVariable("A", "1"), EnvironmentVariable("EMPTY", "")],
         timeoutMilliseconds: 60_000, memoryMaximum: 256 << 20, processMaximum: 64,
-        hasStandardInput: true, allowsParked: true, hasEvents: true, reportsValues: true)
+        hasStandardInput: true, allowsParked: true, hasEvents: true, reportsValues: true,
+        allowsNetwork: true)
 
     static let all: [Sample] = [
         .host("prepare", 0, .prepare(preparation)),
@@ -89,6 +90,9 @@ enum Samples {
         .host("park", 0, .park),
         .host("shutdown", 0, .shutdown),
         .host("rehearse", 0, .rehearse),
+        .host("data", 2, .data(Array("HTTP/1.1 200".utf8), isFinal: false)),
+        .host("data end", 2, .data([], isFinal: true)),
+        .host("close", 2, .close),
         .guest(
             "ready", 0,
             .ready(
@@ -127,14 +131,18 @@ enum Samples {
         .guest("credit", 0, .credit(stream: 0, 524_288)),
         .guest("parked", 0, .parked),
         .guest("error", 0, .error(message: "stream 4 cannot be used so")),
+        .guest("open proxy", 2, .open(.proxy)),
+        .guest("open names", 4, .open(.names)),
+        .guest("data", 2, .data(Array("CONNECT ".utf8), isFinal: true)),
+        .guest("close", 4, .close),
     ]
 }
 
 /// The frozen bytes: name and hexadecimal digits on each line.
 enum Golden {
-    static func version5() throws -> [(name: String, bytes: [UInt8])] {
+    static func version6() throws -> [(name: String, bytes: [UInt8])] {
         let file = URL(fileURLWithPath: #filePath).deletingLastPathComponent()
-            .appendingPathComponent("Golden/v5.txt")
+            .appendingPathComponent("Golden/v6.txt")
         let text = try String(contentsOf: file, encoding: .utf8)
         return try text.split(separator: "\n").map { line in
             let parts = line.split(separator: "\t")

@@ -23,6 +23,16 @@ int mayfly_guest_enter_root(const char *path);
 /* Writes the file system of `fd`; -errno also for a write since `fd` was opened that failed unseen. */
 int mayfly_guest_write_back(int fd);
 int mayfly_guest_loopback_up(void);
+/* A listening TCP socket on 127.0.0.1 (`six` 0) or ::1 (1), non-blocking, close-on-exec; and a
+   connection of it, or -EAGAIN. */
+int mayfly_guest_listen(int six, uint16_t port, int backlog);
+int mayfly_guest_accept(int fd);
+/* Closes a connection so that its peer sees a reset, and no end of what was sent. */
+void mayfly_guest_reset(int fd);
+/* A UDP socket on 127.0.0.1; a datagram of it with who sent it, and one back. */
+int mayfly_guest_questions(uint16_t port);
+ssize_t mayfly_guest_receive(int fd, void *bytes, size_t capacity, uint64_t *asker);
+ssize_t mayfly_guest_answer(int fd, const void *bytes, size_t length, uint64_t asker);
 /* Credits `bytes` to the kernel's generator (all bits) and rekeys it; `fd` is /dev/urandom. */
 int mayfly_guest_add_entropy(int fd, const uint8_t *bytes, size_t count);
 int mayfly_guest_set_clock(int64_t nanoseconds);

@@ -168,7 +168,9 @@ enum Boot {
         // A parked interpreter drops its privileges late; it must still own its /proc/self.
         try writeFile("/proc/sys/fs/suid_dumpable", "1")
         try writeFile("/sys/fs/cgroup/cgroup.subtree_control", "+memory +pids +cpu")
-        try writeFile("/etc/resolv.conf", "")
+        // A link there may lead to what a resolver of the image's writes; this machine has its own.
+        _ = unsafe unlink("/etc/resolv.conf")
+        try writeFile("/etc/resolv.conf", "nameserver 127.0.0.1\n")
         try check("host name", unsafe mayfly_guest_set_hostname("mayfly", 6))
     }
 }

@@ -98,11 +98,25 @@ enum Environment {
     /// Where matplotlib keeps the font list that WARM made; without it each job would make its own.
     static let matplotlib = "/var/cache/matplotlib"
 
+    /// The way to the network, as those read it who know of proxies; whoever has none of it at hand
+    /// is told no by the host all the same.
+    private static let network =
+        ["http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"]
+        .map { "\($0)=\(Network.proxy)" } + [
+            "no_proxy=localhost,127.0.0.1,::1", "NO_PROXY=localhost,127.0.0.1,::1",
+            "NODE_USE_ENV_PROXY=1",
+            // A job's machine is its own: a virtual environment would protect nothing, and a
+            // cache of packages would only take its memory.
+            "PIP_BREAK_SYSTEM_PACKAGES=1", "PIP_NO_CACHE_DIR=1", "PIP_DISABLE_PIP_VERSION_CHECK=1",
+            "NPM_CONFIG_UPDATE_NOTIFIER=false",
+        ]
+
     static var standard: [String] {
         var variables = [
             "PATH=\(path)", "HOME=\(Boot.work)", "PWD=\(Boot.work)", "USER=task", "LOGNAME=task",
             "SHELL=/bin/bash", "LANG=C.UTF-8",
         ]
+        variables += network
         if unsafe access(matplotlib, F_OK) == 0 { variables.append("MPLCONFIGDIR=\(matplotlib)") }
         // The image's own stand above these, but for where a job's files are.
         for variable in ImageProcess.own.environment {
@@ -143,7 +157,10 @@ enum Environment {
     private static let earlyPython = [
         "PYTHON*", "MPL*", "OPENBLAS_*", "OMP_*", "MKL_*", "NUMEXPR_*",
     ]
-    private static let earlyNode = ["NODE_*", "UV_*", "SSL_*", "NO_COLOR", "FORCE_COLOR"]
+    private static let earlyNode = [
+        "NODE_*", "UV_*", "SSL_*", "NO_COLOR", "FORCE_COLOR", "http_proxy", "https_proxy",
+        "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY",
+    ]
 
     static func allowsParked(_ request: ExecRequest) -> Bool {
         let names = early + (request.program == .python ? earlyPython : earlyNode)
@@ -182,6 +199,7 @@ extension Agent {
             case EACCES, ENOEXEC, EINVAL, E2BIG, EISDIR: status = .invalid
             default: status = .failed
             }
+            try network.end(&connection)
             return try connection.send(.ack(status, message: error.description), on: stream)
         }
         if program?.isRunning == true { try program?.started(nil, &connection) }

@@ -24,11 +24,14 @@ package struct Claim: ~Copyable {
 
     /// Stores how the attempt ended; tries until the database has answered, cancelled or not.
     ///
+    /// - Parameter egress: what it did on the network and was not reported yet.
     /// - Throws: ``JobsError`` only when the database stays away for longer than
     ///   `QueueSettings.settlePatience`; the lease then brings the job back.
-    package consuming func settle(_ outcome: Outcome) async throws(JobsError) -> Settlement {
+    package consuming func settle(
+        _ outcome: Outcome, egress: [EgressRow] = []
+    ) async throws(JobsError) -> Settlement {
         obligation.fulfil()
-        return try await queue.settle(job, outcome)
+        return try await queue.settle(job, outcome, egress)
     }
 }
 

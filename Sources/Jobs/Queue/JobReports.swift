@@ -51,9 +51,9 @@ package struct JobReports: Sendable {
     /// What one piece may have: as text, with each byte replaced, three times as much is allowed.
     package static let pieceByteCount = 32 << 10
 
-    private let job: Job
+    let job: Job
     private let following: Following
-    private let queue: Queue
+    let queue: Queue
 
     init(_ job: Job, _ following: Following, _ queue: Queue) {
         self.job = job
@@ -98,7 +98,7 @@ package struct JobReports: Sendable {
         }
     }
 
-    private func run(_ statement: @Sendable (Queue.Registration) -> Statement) async -> Rows? {
+    func run(_ statement: @Sendable (Queue.Registration) -> Statement) async -> Rows? {
         await queue.report(on: job, statement)
     }
 }

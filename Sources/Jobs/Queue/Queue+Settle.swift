@@ -5,7 +5,9 @@ import Logging
 import Postgres
 
 extension Queue {
-    func settle(_ job: Job, _ outcome: Outcome) async throws(JobsError) -> Settlement {
+    func settle(
+        _ job: Job, _ outcome: Outcome, _ egress: [EgressRow]
+    ) async throws(JobsError) -> Settlement {
         guard let me = held[job.token]?.registration else { return .fenced }
         held[job.token]?.unstoredByteCount = outcome.report?.byteCount ?? 0
         defer {
@@ -13,7 +15,7 @@ extension Queue {
             doorbells.dispatch.ring()  // there may be room again
         }
         do throws(PostgresError) {
-            return try await store(job, Self.statements(job, me, outcome))
+            return try await store(job, Self.statements(job, me, outcome, egress))
         } catch {
             guard error.isRefusal else { throw JobsError(error) }
             // The database does not take the result; the job must end all the same.
@@ -22,7 +24,7 @@ extension Queue {
                 metadata: ["job.id": "\(job.id)", "error": "\(error)"])
             let failure = Failure(.storeFailed, "the result cannot be stored: \(error.message)")
             do throws(PostgresError) {
-                return try await store(job, Self.statements(job, me, .lost(failure)))
+                return try await store(job, Self.statements(job, me, .lost(failure), egress))
             } catch { throw JobsError(error) }
         }
     }
@@ -57,10 +59,11 @@ extension Queue {
         }
     }
 
-    /// One transaction: the blobs, each once, of which large ones were uploaded before; then the
-    /// outcome, which refuses it all when the attempt is not held.
+    /// One transaction: the blobs, each once, of which large ones were uploaded before; what was
+    /// done on the network, if anything was; then the outcome, which refuses it all when the
+    /// attempt is not held.
     private static func statements(
-        _ job: Job, _ me: Registration, _ outcome: Outcome
+        _ job: Job, _ me: Registration, _ outcome: Outcome, _ egress: [EgressRow]
     ) -> [Statement] {
         var statements: [Statement] = []
         var stored: Set<String> = []
@@ -81,6 +84,13 @@ extension Queue {
             }
         }
         let report = outcome.report
+        if !egress.isEmpty {
+            statements.append(
+                """
+                select mayfly.report_egress(\(me.worker), \(me.secret), \(job.token),
+                    \(Storable.json(EgressRow.json(egress))))
+                """)
+        }
         statements.append(
             """
             select mayfly.settle(\(me.worker), \(me.secret), \(job.id), \(job.token),

@@ -30,6 +30,8 @@ final class AgentSession {
     /// Why the session stopped waiting for a guest that was too slow, rather than wrong or gone.
     private(set) var slowness: Slowness?
     enum Slowness { case deadline, silence }
+    /// What becomes of the streams that the guest opens; there are none without it.
+    var network: NetworkRelay?
     /// For each step around the program: files in, files out.
     var transferTimeout = Duration.seconds(120)
     /// How many connections it took until one was greeted.
@@ -155,9 +157,13 @@ final class AgentSession {
         while true {
             try await takeTurn(before: deadline)
             do throws(WireError) {
-                if let event = try connection.next() { return event }
+                if let event = try connection.next() {
+                    if try relay(event) { continue }
+                    return event
+                }
             } catch { throw Self.violation(error) }
             if let stream, connection.sendCapacity(of: stream) > 0 { return nil }
+            try pumpNetwork()
             try flush()
             switch channel.receive() {
             case .bytes(let bytes):
@@ -202,7 +208,7 @@ final class AgentSession {
             [
                 (channel.number, wantsWrite ? [.read, .write] : .read),
                 (processDescriptor, .read),
-            ], before: limit)
+            ] + (network?.interests(connection, backlog: backlog) ?? []), before: limit)
         turn.begin()
         switch readiness {
         case .cancelled: throw .stopped
@@ -215,6 +221,26 @@ final class AgentSession {
             receive(bytes)
             return true
         case .ready: return true
+        }
+    }
+
+    // MARK: The network
+
+    private var backlog: Int { outgoing.count - outgoingStart }
+
+    /// Whether it was on a stream of the guest's own.
+    private func relay(_ event: HostConnection.Event) throws(WireError) -> Bool {
+        guard case .message(let stream, let message) = event, message.isOfNetwork else {
+            return false
+        }
+        // Without a relay no program was allowed the network, and this would be a violation.
+        try network?.take(message, on: stream, &connection)
+        return true
+    }
+    private func pumpNetwork() throws(MachineError) {
+        guard let network else { return }
+        do throws(WireError) { try network.pump(&connection, backlog: backlog) } catch {
+            throw Self.violation(error)
         }
     }
 

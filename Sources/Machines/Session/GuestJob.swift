@@ -45,6 +45,8 @@ package struct GuestJob: Sendable {
     package var sink: ByteSink?
     /// Who wants to look at its output while it runs.
     package var view: OutputView?
+    /// Who serves the connections of its programs; `nil`: each is turned away in the guest.
+    package var network: NetworkHandler?
     /// Wall clock from the program's start; the host keeps it, whatever the guest says.
     package var timeout: Duration
     /// What the job may use; `nil`: all that the machine has to give.

@@ -25,6 +25,8 @@ extension AgentSession {
     func run(
         _ job: GuestJob, onOutput: (@Sendable (OutputStream, [UInt8]) -> Void)? = nil
     ) async throws(MachineError) -> GuestReport {
+        network = job.network.map(NetworkRelay.init)
+        defer { network = nil }
         let begin = ContinuousClock.now
         let deadline = transferDeadline(job.files.reduce(0) { $0 + $1.byteCount })
         for file in job.files {
@@ -209,6 +211,7 @@ extension GuestJob {
         request.allowsParked = usesParkedInterpreter
         request.hasEvents = hasEvents || reportsValues
         if request.program != .command { request.reportsValues = reportsValues }
+        request.allowsNetwork = network != nil
         return request
     }
 }

@@ -49,6 +49,7 @@ struct DoctorCommand: AsyncParsableCommand {
         findings += Self.tools()
         findings += await Self.database(configuration)
         findings.append(await Self.secrets(configuration))
+        findings.append(await Self.network(configuration))
         Console.data(output.isJSON ? Self.json(findings).text : Self.text(findings))
         // What a layer or one of two hypervisors lacks does not keep a worker from running.
         let isFit = !findings.contains {
@@ -181,6 +182,28 @@ struct DoctorCommand: AsyncParsableCommand {
         return Check(
             name: "secrets", state: .active, found: "\(here); producers seal with \(current.id)",
             remedy: "")
+    }
+
+    /// Who resolves names for jobs here, and whether operators let any job reach anything.
+    private static func network(_ configuration: Configuration) async -> Check {
+        let servers = configuration.list(.networkDNS)
+        let place = servers.isEmpty ? "/etc/resolv.conf" : servers.joined(separator: ", ")
+        do throws(ConfigurationError) { _ = try await NetworkContext(configuration) } catch {
+            return Check(
+                name: "network", state: .degraded, found: "\(error)",
+                remedy: "set network.dns; until then no worker starts")
+        }
+        let ceilings = try? await Database(configuration).with { client throws(JobsError) in
+            try await client.ceilings()
+        }
+        let words =
+            switch ceilings?.count {
+            case nil: "the database does not say how far jobs may reach"
+            case 0: "no ceiling: no job reaches anything"
+            case .some(let count): "ceilings: \(count)"
+            }
+        return Check(
+            name: "network", state: .active, found: "names by \(place); \(words)", remedy: "")
     }
 
     /// Whether the queue answers, and what `mayfly.health` says of it: ill hosts among others.

@@ -20,6 +20,8 @@ struct EnqueueCommand: AsyncParsableCommand {
               mayfly enqueue --payload job.json --timeout 30s --max-attempts 3
               mayfly enqueue --payload - --unique-key report-2025-01 < job.json
               mayfly enqueue --payload job.json --secret API_KEY=@token.txt
+              mayfly enqueue --language bash --source 'curl -s https://example.com' \
+                --allow example.com:443 --wait
             """)
 
     @Option(help: "The kind of job.") var kind = "code"
@@ -37,6 +39,7 @@ struct EnqueueCommand: AsyncParsableCommand {
     @Option(help: "While a job with this key is alive, no second one is created.") var uniqueKey:
         String?
     @Flag(help: "Waits for the job's end and shows it.") var wait = false
+    @OptionGroup var network: AllowOptions
     @OptionGroup var secrets: SecretOptions
     @OptionGroup var options: ConfigurationOptions
     @OptionGroup var database: DatabaseOptions
@@ -69,6 +72,7 @@ struct EnqueueCommand: AsyncParsableCommand {
 
     private func request(_ base: Database) async throws -> NewJob {
         var job = NewJob(kind: kind, payload: try payloadText())
+        job.payload = try network.added(to: job.payload, of: kind)
         if !secrets.secrets.isEmpty {
             let key = try PublicKey(sealing: try await base.secretKey())
             job.payload = try secrets.sealed(

@@ -26,6 +26,8 @@ struct RunCommand: AsyncParsableCommand {
               echo 'console.log(6*7)' | mayfly run node -
               mayfly run --language bash --source 'uname -a; id'
               mayfly run --payload job.json --out results --json
+              mayfly run --language bash --source 'pip install rich' --allow pypi.org:443 \
+                --allow files.pythonhosted.org:443
             """)
 
     @Argument(help: "A language and a script, or a script whose extension names it.")
@@ -56,6 +58,13 @@ struct RunCommand: AsyncParsableCommand {
     var interpreter: CodePayload.Interpreter?
     @Option(help: "Wall clock, e.g. 30s. (default: the kind's)") var timeout: String?
     @Option(help: "The kind of job: code, or document with --payload.") var kind = "code"
+    @OptionGroup var network: AllowOptions
+    @Option(
+        name: .customLong("network"), parsing: .singleValue,
+        help: ArgumentHelp(
+            "With --allow: a network that is not globally routable. Repeatable.",
+            valueName: "cidr"))
+    var networks: [String] = []
     @OptionGroup var secrets: SecretOptions
     @OptionGroup var options: ConfigurationOptions
     @OptionGroup var output: OutputOptions
@@ -86,6 +95,7 @@ struct RunCommand: AsyncParsableCommand {
         // Sealed for a key that lives as long as this command: the payload has one form.
         var keys = configuration.secretKeys
         keys.held = [PrivateKey.generate()]
+        text = try network.added(to: text, of: kind.name)
         text = try secrets.sealed(
             into: text, of: kind.name, for: keys.held[0].publicKey, tenant: nil)
         var recipe: Recipe
@@ -104,6 +114,10 @@ struct RunCommand: AsyncParsableCommand {
         if let out { try Files.makeDirectory(out) }
         let spool = try OutputSpool()
         recipe.job.sink = spool.sink
+        let own = try await JobNetwork(NetworkContext(configuration))
+        // Whoever runs a job by hand is its operator.
+        let ceiling = try network.ceiling(of: recipe, networks)
+        recipe.job.network = await own.open(for: recipe, below: ceiling)
         let (job, image) = (recipe.job, recipe.image)
         let isQuiet = output.isJSON
         let run = try await withLogger(configuration.makeLogger(isQuiet: true)) { _ in
@@ -116,6 +130,7 @@ struct RunCommand: AsyncParsableCommand {
                 }
             }
         }
+        recipe.didOnNetwork = await own.end()
         try await finish(
             kind.maskedResult(of: run, recipe: recipe, queueDelay: nil), run.report.ending, spool)
     }

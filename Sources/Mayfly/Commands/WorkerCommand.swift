@@ -60,7 +60,8 @@ struct WorkerCommand: AsyncParsableCommand {
             }
             let supervisor = Supervisor(
                 context: WorkerContext(
-                    host: host, kinds: kinds, health: HostHealth()),
+                    host: host, kinds: kinds, health: HostHealth(),
+                    network: try await NetworkContext(configuration)),
                 images: images,
                 slotCount: configuration.count(.workerSlots),
                 drainTimeout: configuration.duration(.drainTimeout))

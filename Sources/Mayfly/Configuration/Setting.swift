@@ -188,6 +188,23 @@ extension Setting {
         "code.output.total", .size(.kibibytes(1) ... .gibibytes(4)), "500MiB",
         "of all output files of one job")
 
+    static let networkDNS = Setting(
+        "network.dns", .list, "\"\"",
+        "DNS servers with their ports; empty: those of /etc/resolv.conf")
+    static let networkConnections = Setting(
+        "network.connections", .count(1...1_000_000), "10000", "connections of one job")
+    static let networkSent = Setting(
+        "network.sent", .size(.kibibytes(1) ... .gibibytes(1024)), "1GiB",
+        "from one job to all servers")
+    static let networkReceived = Setting(
+        "network.received", .size(.kibibytes(1) ... .gibibytes(1024)), "8GiB",
+        "from all servers to one job")
+    static let networkTime = Setting(
+        "network.time", .duration(.seconds(1) ... .seconds(86_400)), "1h", "of one connection")
+    static let networkIdle = Setting(
+        "network.idle", .duration(.seconds(1) ... .seconds(86_400)), "2min",
+        "of one connection without a byte either way")
+
     static let logLevel = Setting(
         "log.level", .word(["trace", "debug", "info", "notice", "warning", "error"]), "info",
         "the least important line that is still written")
@@ -206,6 +223,7 @@ extension Setting {
             outputKept, outputPrinted, outputFiles, outputFile, outputTotal, documentImage,
             documentTimeout, documentTimeoutMax, documentInputFile, documentInputTotal,
             browseImage, browseTimeout, browseTimeoutMax, browseInputFile, browseInputTotal,
+            networkDNS, networkConnections, networkSent, networkReceived, networkTime, networkIdle,
         ] + ImageDefinition.shipped.flatMap { image($0.name) } + [logLevel, logFormat]
 
     /// The setting of that key, also of an image that is named here for the first time.

@@ -48,7 +48,7 @@ struct CodeKind: Kind {
         return Recipe(
             image: image, job: job,
             programName: code.steps.map(\.language.rawValue).joined(separator: ", "),
-            mask: opened.mask)
+            mask: opened.mask, network: code.network)
     }
 
     func result(
@@ -56,7 +56,7 @@ struct CodeKind: Kind {
     ) -> any JobResult {
         CodeResult(
             run: run, programName: recipe.programName, timeout: recipe.job.timeout,
-            queueDelay: queueDelay)
+            queueDelay: queueDelay, network: recipe.didOnNetwork)
     }
 }
 
@@ -136,6 +136,8 @@ struct CodePayload: Sendable {
     var outputs: [String]?
     /// Variables of every program whose values stand sealed in the payload.
     var secrets: [SecretField] = []
+    /// Where its programs may connect to.
+    var network = NetworkRequest()
 
     static let keys = Step.keys + ["files", "outputs", "network", "setup", "steps", "secrets"]
 
@@ -149,7 +151,7 @@ struct CodePayload: Sendable {
         if let field = fields["secrets"] { try readSecrets(field) }
         if let field = fields["files"] { try readFiles(field) }
         if let field = fields["outputs"] { try readOutputs(field) }
-        if let field = fields["network"] { try Self.checkNetwork(field) }
+        if let field = fields["network"] { network = try NetworkRequest(field) }
         var total = inlineByteCount
         for case .bytes(let bytes) in files.map(\.content) { total += bytes.count }
         guard total <= Bounds.input.bytes else {
@@ -161,16 +163,6 @@ struct CodePayload: Sendable {
     /// Sources and standard inputs together.
     var inlineByteCount: Int {
         steps.reduce(0) { $0 + $1.source.utf8.count + $1.standardInput.utf8.count }
-    }
-
-    /// Egress comes with its proxy; until then asking for it is an error, not a silent no.
-    private static func checkNetwork(_ field: PayloadField) throws(InvalidPayload) {
-        guard let allow = try field.members(["allow"])["allow"] else { return }
-        guard try allow.list(atMost: 256).isEmpty else {
-            throw allow.refuse(
-                "jobs have no network in this version; leave the list empty and pass the "
-                    + "data as files")
-        }
     }
 
     private mutating func readOutputs(_ field: PayloadField) throws(InvalidPayload) {

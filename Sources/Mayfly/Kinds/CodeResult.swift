@@ -16,8 +16,13 @@ struct CodeResult: JobResult {
     /// How long the job waited in the queue; `nil` where there was none.
     let queueDelay: Duration?
     let events: CodeEvents
+    /// What it did on the network; `nil` where it had none.
+    private let network: NetworkSummary?
 
-    init(run: MachineRun, programName: String, timeout: Duration, queueDelay: Duration?) {
+    init(
+        run: MachineRun, programName: String, timeout: Duration, queueDelay: Duration?,
+        network: NetworkSummary? = nil
+    ) {
         self.run = run
         let names = programName.split(separator: ", ").map(String.init)
         let count = run.report.steps.count
@@ -25,6 +30,7 @@ struct CodeResult: JobResult {
         place = names.count > 1 ? "step \(max(1, count)) of \(names.count): " : ""
         self.timeout = timeout
         self.queueDelay = queueDelay
+        self.network = network
         events = CodeEvents(run.report.events, files: run.report.files.map(\.name))
     }
 
@@ -38,7 +44,8 @@ struct CodeResult: JobResult {
         case .exited(let code):
             Failure(
                 .exitNonzero,
-                "\(place)\(programName) ended with exit code \(code)\(lastWords)\(missingModule)")
+                "\(place)\(programName) ended with exit code \(code)\(lastWords)\(missingModule)"
+                    + (network?.advice ?? ""))
         case .signalled(let signal):
             Failure(
                 .signalled,
@@ -129,6 +136,7 @@ struct CodeResult: JobResult {
             .init(name: "timings", value: timings),
             .init(name: "machine", value: machine),
         ]
+        if let network = network?.json { members.append(.init(name: "network", value: network)) }
         if !report.steps.isEmpty {
             members.append(.init(name: "steps", value: .array(report.steps.map(step))))
         }

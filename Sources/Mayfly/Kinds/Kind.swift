@@ -118,6 +118,10 @@ struct Recipe: Sendable {
     var programName: String
     /// The secrets that it was given, which are stored nowhere.
     var mask = SecretMask()
+    /// Where it wants to connect to; `nil`: jobs of its kind connect to nothing.
+    var network: NetworkRequest?
+    /// What it did there, when it has ended.
+    var didOnNetwork: NetworkSummary?
 }
 
 /// A recipe holds what a payload kept secret: whatever prints it prints nothing of that.

@@ -10,16 +10,19 @@ func attempt(_ claim: consuming Claim, in context: WorkerContext) async {
     let job = claim.job
     let files = claim.files
     let reports = claim.reports
+    let network = await JobNetwork(context.network)
     let metadata: Logger.Metadata = ["job.id": "\(job.id)", "attempt": "\(job.attempt)"]
     let (result, stopped) = await withLogger(mergingMetadata: metadata) { _ in
         await claim.stop.guarding { () async throws(AttemptError) in
             let kind = try context.kinds.named(job.kind)
             var recipe = try await kind.recipe(for: job, blobs: files)
+            recipe.job.network = try await network.open(for: recipe, reports)
             recipe.job.sink = ByteSink(files)  // large files are stored while they come
-            let view = OutputView()
+            let (view, mask) = (OutputView(), recipe.mask)
             recipe.job.view = view
-            async let _: Void = report(view, recipe.mask, to: reports)  // ends with this scope
+            async let _: Void = report(view, mask, network, to: reports)  // ends with this scope
             let (run, machine) = try await context.host.run(recipe, pin: job.pin)
+            recipe.didOnNetwork = await network.end()
             return (kind.outcome(of: run, recipe: recipe, job: job), machine)
         }
     }
@@ -27,8 +30,10 @@ func attempt(_ claim: consuming Claim, in context: WorkerContext) async {
     let machine = (try? result.get())?.1
     async let gone = machine?.gone()
     let outcome = context.health.observe(Outcome(result.map(\.0), stopped: stopped))
+    let egress = await network.ended()
     do throws(JobsError) {
-        let settlement = try await claim.settle(outcome)  // consumes the claim: once
+        // Consumes the claim: once.
+        let settlement = try await claim.settle(outcome, egress: egress)
         context.log(outcome, settlement, metadata)
     } catch {
         Logger.current.error(

@@ -11,6 +11,8 @@ enum AttemptError: Error, Sendable {
     case invalidPayload(InvalidPayload)
     /// The database did not give a blob; the job is not to blame.
     case blobUnavailable(String)
+    /// The database did not say how far the job may reach; the job is not to blame.
+    case ceilingUnavailable(String)
     /// This host has not the key for one of the job's secrets; the job is not to blame.
     case secretKeyMissing(String)
     case machine(MachineError)
@@ -22,7 +24,7 @@ enum AttemptError: Error, Sendable {
             return .lost(Failure(.internal, "this worker cannot do jobs of the kind \(name)"))
         case .invalidPayload(let problem):
             return .failed(Failure(problem.reason, problem.description), nil)
-        case .blobUnavailable(let sentence):
+        case .blobUnavailable(let sentence), .ceilingUnavailable(let sentence):
             return .lost(Failure(.storeFailed, sentence))
         case .secretKeyMissing(let sentence):
             return .lost(Failure(.secretKeyMissing, sentence))

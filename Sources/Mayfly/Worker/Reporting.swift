@@ -1,5 +1,6 @@
-// What the database hears of an attempt while it runs: how far it has come, and its output for as
-// long as somebody follows it. Called by attempt(), beside the machine; cancelled with its end.
+// What the database hears of an attempt while it runs: how far it has come, what it does on the
+// network, and its output for as long as somebody follows it. Called by attempt(), beside the
+// machine; cancelled with its end.
 
 import Jobs
 import Machines
@@ -10,10 +11,13 @@ import StrictJSON
 ///
 /// Between two looks it sleeps; nothing is copied or stored of a job that nobody follows and that
 /// reports no progress.
-func report(_ view: OutputView, _ mask: SecretMask, to reports: JobReports) async {
+func report(
+    _ view: OutputView, _ mask: SecretMask, _ network: JobNetwork, to reports: JobReports
+) async {
     var progress = ProgressReader(mask: mask)
     var follower = OutputFollower(mask: mask)
     var lastProgress = ContinuousClock.now
+    var lastEgress = ContinuousClock.now
     while !Task.isCancelled {
         await reports.wait(atMost: reports.isFollowed ? .milliseconds(250) : .seconds(1))
         if Task.isCancelled { return }
@@ -22,6 +26,11 @@ func report(_ view: OutputView, _ mask: SecretMask, to reports: JobReports) asyn
         {
             lastProgress = .now
             await reports.report(progress: latest)
+        }
+        if ContinuousClock.now - lastEgress >= JobNetwork.reportInterval {
+            lastEgress = .now
+            let rows = await network.takeRows()
+            if !rows.isEmpty, await !reports.report(rows) { await network.giveBack(rows) }
         }
         if reports.isFollowed { await follower.pass(view, to: reports) }
     }

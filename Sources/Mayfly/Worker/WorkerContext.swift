@@ -8,6 +8,7 @@ struct WorkerContext: Sendable {
     let host: MachineHost
     let kinds: Kinds
     let health: HostHealth
+    let network: NetworkContext
 
     /// One line per attempt.
     func log(_ outcome: Outcome, _ settlement: Settlement, _ metadata: Logger.Metadata) {

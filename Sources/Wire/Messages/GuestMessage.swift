@@ -95,9 +95,19 @@ package enum GuestMessage: Equatable, Sendable {
     case credit(stream: UInt32, UInt32)
     case parked
     case error(message: String)
+    case open(NetworkService)
+    case data([UInt8], isFinal: Bool)
+    case close
 }
 
 extension GuestMessage {
+    /// Whether it is on a stream that the guest has opened.
+    package var isOfNetwork: Bool {
+        switch self {
+        case .open, .data, .close: true
+        default: false
+        }
+    }
     package var type: FrameType {
         switch self {
         case .ready: .ready
@@ -113,6 +123,9 @@ extension GuestMessage {
         case .credit: .credit
         case .parked: .parked
         case .error: .error
+        case .open: .open
+        case .data: .data
+        case .close: .close
         }
     }
 
@@ -122,6 +135,7 @@ extension GuestMessage {
         case .stderr: self = .stderr(frame.payload, isFinal: frame.isFinal)
         case .events: self = .events(frame.payload, isFinal: frame.isFinal)
         case .file: self = .file(frame.payload, isFinal: frame.isFinal)
+        case .data: self = .data(frame.payload, isFinal: frame.isFinal)
         default:
             var reader = ByteReader(frame.payload)
             self = try Self.control(frame.type, &reader)
@@ -154,6 +168,12 @@ extension GuestMessage {
         case .parked: return .parked
         case .error:
             return .error(message: try reader.text("message", atMost: Limits.messageByteCount))
+        case .open:
+            guard let service = NetworkService(rawValue: try reader.u8()) else {
+                throw .invalidValue("service")
+            }
+            return .open(service)
+        case .close: return .close
         default: throw .unknownType(type.rawValue)
         }
     }
@@ -181,7 +201,8 @@ extension GuestMessage {
             body.append(flag: isParked)
             body.append(u32: microseconds)
         case .stdout(let bytes, let final), .stderr(let bytes, let final),
-            .events(let bytes, let final), .file(let bytes, let final):
+            .events(let bytes, let final), .file(let bytes, let final),
+            .data(let bytes, let final):
             (body, isFinal) = (bytes, final)
         case .exit(let report): report.encode(into: &body)
         case .listed(let files, let isTruncated):
@@ -201,7 +222,8 @@ extension GuestMessage {
         case .credit(let stream, let count):
             body.append(u32: stream)
             body.append(u32: count)
-        case .parked: break
+        case .open(let service): body.append(service.rawValue)
+        case .parked, .close: break
         case .error(let message):
             try body.append(text: message, "message", atMost: Limits.messageByteCount)
         }

@@ -79,6 +79,7 @@ extension ExecRequest {
         allowsParked = try reader.flag("parked")
         hasEvents = try reader.flag("events")
         reportsValues = try reader.flag("values")
+        allowsNetwork = try reader.flag("network")
         try check()
     }
     func encode(into body: inout [UInt8]) throws(WireError) {
@@ -100,6 +101,7 @@ extension ExecRequest {
         body.append(flag: allowsParked)
         body.append(flag: hasEvents)
         body.append(flag: reportsValues)
+        body.append(flag: allowsNetwork)
     }
     private func check() throws(WireError) {
         if program == .command {

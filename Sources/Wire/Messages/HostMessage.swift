@@ -70,12 +70,14 @@ package struct ExecRequest: Equatable, Sendable {
     ///
     /// Python and Node only, with events only.
     package var reportsValues: Bool
+    /// While it runs the guest may open streams of its own.
+    package var allowsNetwork: Bool
     package init(
         program: Program, arguments: [String], sourceName: String = "",
         environment: [EnvironmentVariable] = [], timeoutMilliseconds: UInt32 = 0,
         memoryMaximum: UInt64 = 0, processMaximum: UInt32 = 0, hasStandardInput: Bool = false,
         allowsParked: Bool = true, hasEvents: Bool = false,
-        reportsValues: Bool = false
+        reportsValues: Bool = false, allowsNetwork: Bool = false
     ) {
         self.program = program
         self.arguments = arguments
@@ -88,6 +90,7 @@ package struct ExecRequest: Equatable, Sendable {
         self.allowsParked = allowsParked
         self.hasEvents = hasEvents
         self.reportsValues = reportsValues
+        self.allowsNetwork = allowsNetwork
     }
 }
 
@@ -140,6 +143,8 @@ package enum HostMessage: Equatable, Sendable {
     case park
     case shutdown
     case rehearse
+    case data([UInt8], isFinal: Bool)
+    case close
 }
 
 extension HostMessage {
@@ -160,6 +165,8 @@ extension HostMessage {
         case .park: .park
         case .shutdown: .shutdown
         case .rehearse: .rehearse
+        case .data: .data
+        case .close: .close
         }
     }
 
@@ -167,6 +174,7 @@ extension HostMessage {
         switch frame.type {
         case .stdin: self = .stdin(frame.payload, isFinal: frame.isFinal)
         case .file: self = .file(frame.payload, isFinal: frame.isFinal)
+        case .data: self = .data(frame.payload, isFinal: frame.isFinal)
         default:
             var reader = ByteReader(frame.payload)
             self = try Self.control(frame.type, &reader)
@@ -197,6 +205,7 @@ extension HostMessage {
         case .park: return .park
         case .shutdown: return .shutdown
         case .rehearse: return .rehearse
+        case .close: return .close
         default: throw .unknownType(type.rawValue)
         }
     }
@@ -211,14 +220,15 @@ extension HostMessage {
         case .exec(let request): try request.encode(into: &body)
         case .list(let request): try request.encode(into: &body)
         case .get(let request): try request.encode(into: &body)
-        case .stdin(let bytes, let final), .file(let bytes, let final):
+        case .stdin(let bytes, let final), .file(let bytes, let final),
+            .data(let bytes, let final):
             (body, isFinal) = (bytes, final)
         case .signal(let number): body.append(number)
         case .ping(let value): body.append(u64: value)
         case .credit(let stream, let count):
             body.append(u32: stream)
             body.append(u32: count)
-        case .kill, .warm, .park, .shutdown, .rehearse: break
+        case .kill, .warm, .park, .shutdown, .rehearse, .close: break
         }
         try Frame(stream: stream, type: type, isFinal: isFinal, payload: body)
             .encode(into: &output)

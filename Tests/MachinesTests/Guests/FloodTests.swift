@@ -57,6 +57,24 @@ struct FloodTests {
                 + message(.stderr([3, 4], isFinal: false), 3)
         },
         Flood(name: "the bytes of a frame that never ends", point: .run, end: .timeout) { [] },
+        Flood(name: "streams of its own without end", point: .run, end: .violation) {
+            try (1...33).flatMap { try message(.open(.proxy), $0 * 2) }
+        },
+        Flood(name: "the same stream opened and closed", point: .run, end: .violation) {
+            try message(.open(.names), 2) + message(.close, 2)
+        },
+        Flood(name: "more on a stream of its own than its credit", point: .run, end: .violation) {
+            try message(.open(.proxy), 2)
+                + message(.data([UInt8](repeating: 1, count: 65_536), isFinal: false), 2)
+                + message(.data([1], isFinal: false), 2)
+        },
+        Flood(name: "data behind the end of a stream", point: .run, end: .violation) {
+            try message(.open(.proxy), 2) + message(.data([1], isFinal: true), 2)
+                + message(.data([1], isFinal: false), 2)
+        },
+        Flood(name: "streams after the program's end", point: .afterExit, end: .violation) {
+            try message(.open(.proxy), 2)
+        },
         Flood(name: "a frame that never ends while a file is put", point: .put, end: .restoreFailed)
         { [] },
         Flood(
@@ -230,6 +248,8 @@ struct FloodTests {
             outputs: ["*.txt"], timeout: timeout)
         // Few enough frames that a busy host reads them within the timeout.
         job.limits.printed = .kibibytes(16)
+        let network = TestNetwork(.silent)
+        job.network = network.handler
         do {
             let report = try await ScriptedGuest.report(
                 of: job, at: flood.point, sending: flood.bytes(), timeout: timeout)

@@ -74,6 +74,10 @@ struct HostileGuestTests {
         ("READY at the smallest clock of all", readyBytes(clock: .min)),
         ("an empty data frame", header(0, 1, 0x43)),
         ("credit of less than it may give", header(8, 0, 0x20) + [0, 0, 0, 0, 0, 0, 0, 1]),
+        ("OPEN before any program", header(1, 2, 0x4C) + [1]),
+        ("OPEN of a service that is not", header(1, 2, 0x4C) + [3]),
+        ("DATA on a stream that is not", header(1, 2, 0x22) + [1]),
+        ("CLOSE of a stream that is not", header(0, 2, 0x23)),
         ("trailing bytes", header(17, 0, 0x48) + [UInt8](repeating: 0, count: 17)),
     ]
 

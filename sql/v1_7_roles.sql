@@ -1,5 +1,5 @@
--- Chapter 6: who may do what. A producer reaches functions and the view `mayfly.job`, nothing else,
--- and there the jobs of its tenants; a worker reaches what v1_3_work.sql and v1_4_follow.sql offer, for the number whose
+-- Chapter 7: who may do what. A producer reaches functions and the view `mayfly.job`, nothing else,
+-- and there the jobs of its tenants; a worker reaches what v1_3_work.sql, v1_4_follow.sql and v1_5_egress.sql offer, for the number whose
 -- secret it has; an operator reads all and steers. Roles belong to the whole server, so they may
 -- exist already. Grant them to the roles that log in, and tenants to producers:
 --     grant mayfly_producer to my_backend;
@@ -67,6 +67,8 @@ grant execute on function
     mayfly.list_blobs(bigint, text, int),
     mayfly.follow(bigint, bigint),
     mayfly.get_transfer(bigint),
+    mayfly.get_egress(bigint),
+    mayfly.egress_ceiling(text, text),
     mayfly.secret_key(),
     mayfly.caller(), mayfly.sees_all(), mayfly.tenants(), mayfly.iso(timestamptz)
 to mayfly_producer, mayfly_operator;
@@ -92,6 +94,8 @@ grant execute on function
     mayfly.seal_upload(bigint, uuid, bigint, bigint, text, bigint),
     mayfly.report_output(bigint, uuid, bigint, bigint, int, text, bigint, int, text),
     mayfly.report_progress(bigint, uuid, bigint, jsonb),
+    mayfly.get_ceiling(bigint, uuid, bigint),
+    mayfly.report_egress(bigint, uuid, bigint, jsonb),
     mayfly.iso(timestamptz)
 to mayfly_worker;
 
@@ -105,6 +109,8 @@ grant execute on function
     mayfly.revoke_tenant(name, text),
     mayfly.publish_secret_key(jsonb),
     mayfly.retire_secret_key(text),
+    mayfly.allow_egress(text, text, text[], cidr[]),
+    mayfly.deny_egress(text, text, text[], cidr[]),
     mayfly.replay_all(text, text, text, text, timestamptz, timestamptz, int, boolean, boolean),
     mayfly.reap(int),
     mayfly.maintain(),

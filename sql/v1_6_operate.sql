@@ -1,4 +1,4 @@
--- Chapter 5: what operators do and see: pause and resume, grants, bulk replay, the upkeep of
+-- Chapter 6: what operators do and see: pause and resume, grants, bulk replay, the upkeep of
 -- history, statistics and health. The story is in v1_1_tables.sql.
 
 -- -------------------------------------------------------------------------------------------------
@@ -126,7 +126,7 @@ language sql stable security definer set search_path = pg_catalog, pg_temp as $$
 $$;
 
 create function mayfly.history_tables() returns text[] language sql immutable as
-$$ select array['job_data', 'outcome', 'attempt', 'blob_use'] $$;
+$$ select array['job_data', 'outcome', 'attempt', 'blob_use', 'egress'] $$;
 
 -- Makes the partitions of the week in which `at` lies; answers its name, or null if all were there.
 create function mayfly.make_week(at timestamptz) returns text language plpgsql as $$

@@ -1,0 +1,300 @@
+// The network of jobs the whole way: a payload's list, an operator's ceiling, a worker, a real machine,
+// the tools that agents use, and servers of the test on this host's loopback. Parts of the end-to-end
+// suite.
+
+import Foundation
+import Jobs
+import StrictJSON
+import Testing
+
+@testable import Mayfly
+
+/// What the tools ask of a package index, a registry, a repository and a mirror, as files of one server.
+private final class Servers: Sendable {
+    static let address = "127.0.0.2"
+    let port: Int
+    private let program: Program
+
+    var authority: String { "\(Self.address):\(port)" }
+
+    private static let maker = """
+        import base64, hashlib, http.server, io, json, os, subprocess, sys, tarfile, threading, zipfile
+        root = sys.argv[1]; os.makedirs(root, exist_ok=True); os.chdir(root)
+        class Handler(http.server.SimpleHTTPRequestHandler):
+            def do_GET(self):
+                if self.path != "/endless": return super().do_GET()
+                self.send_response(200); self.end_headers()
+                open("endless.begun", "w").write("1")
+                try:
+                    while True: self.wfile.write(b"x" * 65536)
+                except OSError: pass
+                open("endless.ended", "a").write("1")
+            def log_message(self, *a): pass
+        server = http.server.ThreadingHTTPServer(("\(Servers.address)", 0), Handler)
+        base = "http://\(Servers.address):%d" % server.server_address[1]
+        open("hello", "w").write("hello from the host\\n")
+        os.makedirs("simple/tiny")
+        wheel = "tiny-1.0-py3-none-any.whl"
+        with zipfile.ZipFile("simple/tiny/" + wheel, "w") as z:
+            z.writestr("tiny.py", "answer = 42\\n")
+            z.writestr("tiny-1.0.dist-info/METADATA", "Metadata-Version: 2.1\\nName: tiny\\nVersion: 1.0\\n")
+            z.writestr("tiny-1.0.dist-info/WHEEL",
+                "Wheel-Version: 1.0\\nGenerator: test\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
+            z.writestr("tiny-1.0.dist-info/RECORD", "")
+        open("simple/tiny/index.html", "w").write('<a href="%s">%s</a>' % (wheel, wheel))
+        os.makedirs("npm")
+        blob = io.BytesIO()
+        with tarfile.open(fileobj=blob, mode="w:gz") as t:
+            for name, text in [("package.json", '{"name": "small", "version": "1.0.0", "main": "index.js"}'),
+                    ("index.js", "module.exports = 43")]:
+                info = tarfile.TarInfo("package/" + name); info.size = len(text)
+                t.addfile(info, io.BytesIO(text.encode()))
+        open("npm/small.tgz", "wb").write(blob.getvalue())
+        sha = base64.b64encode(hashlib.sha512(blob.getvalue()).digest()).decode()
+        open("npm/small", "w").write(json.dumps({"name": "small", "dist-tags": {"latest": "1.0.0"},
+            "versions": {"1.0.0": {"name": "small", "version": "1.0.0", "main": "index.js",
+            "dist": {"tarball": base + "/npm/small.tgz", "integrity": "sha512-" + sha}}}}))
+        def run(*words): subprocess.run(words, check=True, stdout=2)
+        run("git", "init", "-q", "work")
+        open("work/file", "w").write("cloned\\n")
+        run("git", "-C", "work", "add", "file")
+        run("git", "-C", "work", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "one")
+        run("git", "clone", "-q", "--bare", "work", "repo.git")
+        run("git", "-C", "repo.git", "update-server-info")
+        os.makedirs("deb/DEBIAN"); os.makedirs("deb/usr/bin"); os.makedirs("apt")
+        open("deb/DEBIAN/control", "w").write("Package: little\\nVersion: 1\\nArchitecture: all\\n"
+            "Maintainer: t <t@t>\\nDescription: t\\n")
+        open("deb/usr/bin/little", "w").write("#!/bin/sh\\necho unpacked\\n")
+        os.chmod("deb/usr/bin/little", 0o755)
+        run("dpkg-deb", "-b", "--root-owner-group", "deb", "apt/little_1_all.deb")
+        data = open("apt/little_1_all.deb", "rb").read()
+        open("apt/Packages", "w").write(open("deb/DEBIAN/control").read() +
+            "Filename: ./little_1_all.deb\\nSize: %d\\nSHA256: %s\\n\\n"
+            % (len(data), hashlib.sha256(data).hexdigest()))
+        open("port.new", "w").write(str(server.server_address[1])); os.rename("port.new", "port")
+        server.serve_forever()
+        """
+
+    init(in directory: String) throws {
+        let maker = Self.maker
+        var request = Program.Request(["python3", "-c", maker, directory])
+        request.environment = ["GIT_CONFIG_GLOBAL": "/dev/null"]
+        program = try Program.start(request)
+        let deadline = ContinuousClock.now + .seconds(60)
+        var port: Int?
+        while port == nil, .now < deadline, program.poll() == nil {
+            port = (try? String(contentsOfFile: "\(directory)/port", encoding: .utf8)).flatMap {
+                Int($0)
+            }
+            usleep(20_000)
+        }
+        self.port = try #require(port, "the servers of the test did not start")
+    }
+    func end() {
+        program.signal(SIGKILL)
+        _ = program.wait()
+    }
+}
+
+extension EndToEndTests {
+    @Suite("The network of a job, from its payload to its rows", .serialized)
+    struct NetworkJobTests {
+        private func with(
+            _ body: (World, Servers, Worker) async throws -> Void
+        ) async throws {
+            try await World.with { world in
+                let servers = try Servers(in: "\(world.directory)/servers")
+                defer { servers.end() }
+                try await body(world, servers, try await world.worker(["--slots", "2"]))
+            }
+        }
+        private func allow(_ world: World, _ servers: Servers) throws {
+            try world.sql(
+                """
+                select mayfly.allow_egress('default', '', array['\(servers.authority)'],
+                    array['127.0.0.0/8']::cidr[])
+                """)
+        }
+        private func payload(
+            _ language: String, _ source: String, _ allow: [String]
+        ) -> JSON {
+            .object([
+                "language": .string(language), "source": .string(source),
+                "network": ["allow": .array(allow.map { .string($0) })],
+            ])
+        }
+        private func run(_ world: World, _ payload: JSON) async throws -> JobRow {
+            try await world.ended(
+                try world.enqueue(payload, ", timeout => '10 min'"), within: .seconds(600))
+        }
+
+        @Test func `reaches what its list and its ceiling have, and nothing else`() async throws {
+            try await with { world, servers, _ in
+                try allow(world, servers)
+                let job = try await run(
+                    world,
+                    payload(
+                        "bash",
+                        """
+                        curl -sS http://\(servers.authority)/hello
+                        curl -sS -o denied -w '%{http_code}\\n' http://one.test/; cat denied
+                        curl -sS -o above -w '%{http_code}\\n' http://192.0.2.1/; cat above
+                        exit 3
+                        """, [servers.authority, "192.0.2.1:80"]))
+                let stdout = try #require(job.stdout)
+                #expect(stdout.hasPrefix("hello from the host\n403\n"), "\(stdout)")
+                #expect(stdout.contains("\"one.test:80\" to network.allow"), "\(stdout)")
+                #expect(job.errorReason == "exit_nonzero")
+                #expect(
+                    job.errorMessage?.contains("add \"one.test:80\" to network.allow") == true,
+                    "\(job.errorMessage ?? "")")
+                let network = try #require(job.resultJSON["network"])
+                #expect(network["connections"]?.int == 1)
+                #expect(network["bytes_received"]?.int ?? 0 >= 20)
+                let denied = network["denied"]?.elements ?? []
+                #expect(
+                    Set(denied.map { $0["reason"]?.string }) == ["not_allowed", "above_ceiling"],
+                    "\(network.text)")
+                let shown = try await world.mayfly(["egress", "\(job.id)", "--json"])
+                #expect(shown.status == 0, "\(shown.errors)")
+                let rows = try JSON(parsing: shown.output).elements
+                #expect(rows.count == 3, "\(shown.output)")
+                let good = try #require(rows.first { $0["verdict"]?.string == "allowed" })
+                #expect(good["host"]?.string == Servers.address)
+                #expect(good["port"]?.int == servers.port)
+                #expect(good["bytes_received"]?.int ?? 0 >= 20)
+            }
+        }
+
+        @Test func `is none without a ceiling, and the job says what would raise it`() async throws
+        {
+            try await with { world, servers, _ in
+                let job = try await run(
+                    world,
+                    payload(
+                        "python",
+                        "import urllib.request as u; u.urlopen('http://\(servers.authority)/hello')",
+                        [servers.authority]))
+                #expect(job.state == "failed")
+                #expect(
+                    job.errorMessage?.contains(
+                        "select mayfly.allow_egress('default', '', array['\(servers.authority)'])")
+                        == true, "\(job.errorMessage ?? "")")
+                // Allowed by name, the address is still one of this host's own.
+                try world.sql(
+                    "select mayfly.allow_egress('default', '', array['\(servers.authority)'])")
+                let inside = try await run(
+                    world,
+                    payload(
+                        "bash", "curl -sS http://\(servers.authority)/hello",
+                        [servers.authority]))
+                #expect(
+                    inside.resultJSON["network"]?["denied"]?.elements.first?["reason"]?.string
+                        == "address_not_public", "\(inside.result ?? "")")
+            }
+        }
+
+        @Test func `lets pip, npm, git and apt work unchanged`() async throws {
+            try await with { world, servers, _ in
+                try allow(world, servers)
+                let base = "http://\(servers.authority)"
+                let pip = try await run(
+                    world,
+                    .object([
+                        "steps": [
+                            [
+                                "language": "bash",
+                                "source": .string(
+                                    "pip install -q --index-url \(base)/simple "
+                                        + "--trusted-host \(Servers.address) tiny"),
+                            ],
+                            [
+                                "language": "python", "source": "import tiny; print(tiny.answer)",
+                                "interpreter": "fresh",
+                            ],
+                        ],
+                        "network": ["allow": [.string(servers.authority)]],
+                    ]))
+                #expect(pip.stdout == "42\n", "\(pip.result ?? "") \(pip.error ?? "")")
+                for (name, source, expected) in [
+                    (
+                        "npm",
+                        "npm install --silent --registry \(base)/npm/ small >&2 "
+                            + "&& node -e 'console.log(require(\"small\"))'", "43\n"
+                    ),
+                    ("git", "git clone -q \(base)/repo.git got && cat got/file", "cloned\n"),
+                    (
+                        "apt",
+                        """
+                        mkdir -p .apt/lists/partial .apt/archives/partial && cd .apt
+                        echo "deb [trusted=yes] \(base)/apt ./" > sources
+                        apt="apt-get -q -o Dir::Etc::SourceList=/work/.apt/sources \\
+                            -o Dir::State::Lists=/work/.apt/lists -o Dir::Cache=/work/.apt"
+                        $apt update >&2 && $apt download little >&2 && dpkg -x little_*.deb root
+                        root/usr/bin/little
+                        """, "unpacked\n"
+                    ),
+                ] {
+                    let job = try await run(world, payload("bash", source, [servers.authority]))
+                    #expect(
+                        job.stdout == expected, "\(name): \(job.result ?? "") \(job.error ?? "")")
+                }
+            }
+        }
+
+        @Test func `leaves nothing of a worker that is killed in the middle`() async throws {
+            try await with { world, servers, worker in
+                try allow(world, servers)
+                let id = try world.enqueue(
+                    payload(
+                        "bash", "curl -sS http://\(servers.authority)/endless > /dev/null",
+                        [servers.authority]))
+                _ = try await world.until(id) { $0.state == "running" }
+                let deadline = ContinuousClock.now + .seconds(120)
+                let ended = "\(world.directory)/servers/endless.ended"
+                let begun = "\(world.directory)/servers/endless.begun"
+                while !FileManager.default.fileExists(atPath: begun), .now < deadline {
+                    try await Task.sleep(for: .milliseconds(20))
+                }
+                #expect(!FileManager.default.fileExists(atPath: ended))
+                await worker.kill()
+                while !FileManager.default.fileExists(atPath: ended), .now < deadline {
+                    try await Task.sleep(for: .milliseconds(20))
+                }
+                #expect(FileManager.default.fileExists(atPath: ended))
+                // The kernel ends them with their worker, a moment later.
+                while !worker.machines.isEmpty, .now < deadline {
+                    try await Task.sleep(for: .milliseconds(20))
+                }
+                #expect(worker.machines.isEmpty)
+            }
+        }
+
+        @Test func `comes from the command line, too`() async throws {
+            try await World.with { world in
+                let servers = try Servers(in: "\(world.directory)/servers")
+                defer { servers.end() }
+                let run = try await world.mayfly([
+                    "run", "--language", "bash", "--source",
+                    "curl -sS http://\(servers.authority)/hello", "--allow", servers.authority,
+                    "--network", "127.0.0.0/8",
+                ])
+                #expect(run.output == "hello from the host\n", "\(run.errors)")
+                let bad = try await world.mayfly([
+                    "run", "--language", "bash", "--source", "true", "--allow", "https://a.test/",
+                ])
+                #expect(bad.status == 2 && bad.errors.contains("host:port"), "\(bad.errors)")
+                for words in [
+                    ["allow", "a.test:443", "--network", "10.0.0.0/8"], ["list"],
+                    ["deny", "a.test:443"], ["deny"],
+                ] {
+                    let ended = try await world.mayfly(["egress"] + words)
+                    #expect(ended.status == 0, "\(words): \(ended.errors)")
+                    if words == ["list"] { #expect(ended.output.contains("a.test:443")) }
+                }
+                let gone = try await world.mayfly(["egress", "deny"])
+                #expect(gone.status == 1)
+            }
+        }
+    }
+}
