@@ -69,7 +69,7 @@ create function mayfly.check_network(kind text, payload jsonb) returns void lang
 declare
     wanted jsonb := payload #> '{network,allow}';
 begin
-    if not payload ? 'network' or kind <> 'code' then
+    if not payload ? 'network' or kind not in ('code', 'browse') then
         return;
     elsif jsonb_typeof(payload -> 'network') <> 'object' then
         perform mayfly.refuse('MF002', 'the payload''s network is not an object',

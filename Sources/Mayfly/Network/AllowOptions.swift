@@ -23,7 +23,7 @@ struct AllowOptions: ParsableArguments {
     /// The payload with these in its `network.allow`, behind those that it has.
     func added(to payload: String, of kind: String) throws -> String {
         guard !destinations.isEmpty else { return payload }
-        guard kind == CodeKind.name else {
+        guard kind != DocumentKind.name else {
             throw ConfigurationError("--allow: \(kind) jobs have no network")
         }
         // What is wrong in it is said where it is read.

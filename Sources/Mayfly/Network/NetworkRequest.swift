@@ -12,6 +12,7 @@ struct NetworkRequest: Sendable {
         static let ruleBytes = ByteCount(bytes: 300)
     }
     var rules: [EgressRule] = []
+    var encryptedHello = EgressPolicy.EncryptedHello.refused
 
     init() {}
     init(_ field: PayloadField) throws(InvalidPayload) {
@@ -45,6 +46,8 @@ extension EgressPolicy {
                 unread("\(error)")
             }
         }
-        self.init(rules: request.rules, ceiling: rules, permittedNetworks: networks)
+        self.init(
+            rules: request.rules, ceiling: rules, permittedNetworks: networks,
+            encryptedHello: request.encryptedHello)
     }
 }

@@ -49,12 +49,14 @@ struct BrowseKind: Kind {
                 standardInput: Array(request.text.utf8), files: files.files,
                 outputs: ["\(BrowseResult.outputDirectory)/**"],
                 timeout: limit, limits: settings.outputs, hasEvents: true),
-            programName: "browse", mask: mask)
+            programName: "browse", mask: mask, network: page.network)
     }
 
     func result(
         of run: MachineRun, recipe: Recipe, queueDelay: Duration?
     ) -> any JobResult {
-        BrowseResult(run: run, timeout: recipe.job.timeout, queueDelay: queueDelay)
+        BrowseResult(
+            run: run, timeout: recipe.job.timeout, queueDelay: queueDelay,
+            network: recipe.didOnNetwork)
     }
 }

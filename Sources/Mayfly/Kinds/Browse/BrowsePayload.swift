@@ -1,6 +1,7 @@
 // The payload of a `browse` job: read strictly, and made into what the driver in the guest is told.
 // Addresses are checked here and, as a browser reads them, again in the guest.
 
+import Egress
 import Jobs
 import Machines
 import Secrets
@@ -43,8 +44,8 @@ struct BrowsePayload: Sendable {
     ]
 
     private(set) var files: [File] = []
-    /// What may be reached: `host:port`, as the network reads it.
-    private(set) var allow: [String] = []
+    /// What pages may reach.
+    private(set) var network: NetworkRequest
     /// Values that stand sealed in the payload, by their names.
     private(set) var secrets: [CodePayload.SecretField] = []
     /// What the driver is told, with `{"secret": NAME}` where a secret belongs.
@@ -58,13 +59,11 @@ struct BrowsePayload: Sendable {
 
     init(_ root: PayloadField) throws(InvalidPayload) {
         let fields = try root.members(Self.keys)
+        network = try fields["network"].map(NetworkRequest.init) ?? NetworkRequest()
+        // Every hello of a browser has an extension that looks like an encrypted one.
+        network.encryptedHello = .behindTheRightName
         try readSecrets(fields["secrets"])
         try readFiles(fields["files"])
-        if let network = fields["network"] {
-            for entry in try network.members(["allow"])["allow"]?.list(atMost: 256) ?? [] {
-                allow.append(try entry.text(atMost: Bounds.name))
-            }
-        }
         switch (fields["url"], fields["html"]) {
         case (let url?, nil): add("url", .string(try Self.address(url)))
         case (nil, let html?): add("html", .string(try html.text(atMost: Bounds.html)))

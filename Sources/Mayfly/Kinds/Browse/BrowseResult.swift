@@ -15,7 +15,13 @@ struct BrowseResult: JobResult {
     /// Usage, timings and machine, as for every program.
     private let common: CodeResult
 
-    init(run: MachineRun, timeout: Duration, queueDelay: Duration?) {
+    /// What it did on the network; `nil` where it had none.
+    private let network: NetworkSummary?
+
+    init(
+        run: MachineRun, timeout: Duration, queueDelay: Duration?, network: NetworkSummary? = nil
+    ) {
+        self.network = network
         self.run = run
         events = JobEvents(run.report.events)
         common = CodeResult(
@@ -43,7 +49,7 @@ struct BrowseResult: JobResult {
                 guard let reason = Reason(rawValue: word), Self.reasons.contains(reason) else {
                     return Failure(.pageCrashed, "the browser failed: \(message)")
                 }
-                return Failure(reason, message)
+                return Failure(reason, message + advice(for: reason))
             }
             guard events.value == nil else { return nil }
             return Failure(.pageCrashed, "the browser ended without a word about the page")
@@ -52,6 +58,11 @@ struct BrowseResult: JobResult {
             return Failure(.pageCrashed, "what drives the browser broke: \(end)")
         case .timedOut, .outOfMemory, .outputLimit: return common.failure
         }
+    }
+
+    /// Whose rule is missing: the page's own words name the job's list only.
+    private func advice(for reason: Reason) -> String {
+        reason == .networkDenied ? network?.advice ?? "" : ""
     }
 
     var logTail: String? { common.logTail }
@@ -64,15 +75,17 @@ struct BrowseResult: JobResult {
         let events = run.report.events
         let cut: JSON =
             events.isTruncated ? ["value": ["bytes": .number(events.total.bytes)]] : .object([])
-        return [
-            "value": self.events.value ?? .null,
-            "warnings": .array(allWarnings.map(\.json)),
-            "files": .array(files.map(CodeResult.file)),
-            "truncated": cut,
-            "usage": common.usage,
-            "timings": common.timings,
-            "machine": common.machine,
+        var members: [JSON.Member] = [
+            .init(name: "value", value: self.events.value ?? .null),
+            .init(name: "warnings", value: .array(allWarnings.map(\.json))),
+            .init(name: "files", value: .array(files.map(CodeResult.file))),
+            .init(name: "truncated", value: cut),
+            .init(name: "usage", value: common.usage),
+            .init(name: "timings", value: common.timings),
+            .init(name: "machine", value: common.machine),
         ]
+        if let network = network?.json { members.append(.init(name: "network", value: network)) }
+        return .object(members)
     }
 
     var warnings: [(code: String, message: String)] {
