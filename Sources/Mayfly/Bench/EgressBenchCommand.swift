@@ -10,8 +10,8 @@ struct EgressBenchCommand: AsyncParsableCommand {
         commandName: "egress",
         abstract: "Bytes through the gateway between a server on loopback and a guest's stream.",
         discussion: """
-            No machine is used: it is the part of the way that all jobs of a worker share. The
-            lateness is that of a timer on the worker's event loop meanwhile.
+            No machine is used: it is the part of the way that all jobs of a worker
+            share. The lateness is that of a timer on the worker's loop meanwhile.
 
             Examples:
               mayfly bench egress

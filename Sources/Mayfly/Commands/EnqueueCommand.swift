@@ -20,8 +20,7 @@ struct EnqueueCommand: AsyncParsableCommand {
               mayfly enqueue --payload job.json --timeout 30s --max-attempts 3
               mayfly enqueue --payload - --unique-key report-2025-01 < job.json
               mayfly enqueue --payload job.json --secret API_KEY=@token.txt
-              mayfly enqueue --language bash --source 'curl -s https://example.com' \
-                --allow example.com:443 --wait
+              mayfly enqueue --payload job.json --allow example.com:443 --wait
             """)
 
     @Option(help: "The kind of job.") var kind = "code"

@@ -26,8 +26,7 @@ struct RunCommand: AsyncParsableCommand {
               echo 'console.log(6*7)' | mayfly run node -
               mayfly run --language bash --source 'uname -a; id'
               mayfly run --payload job.json --out results --json
-              mayfly run --language bash --source 'pip install rich' --allow pypi.org:443 \
-                --allow files.pythonhosted.org:443
+              mayfly run bash fetch.sh --allow example.com:443 --allow '*.example.com'
             """)
 
     @Argument(help: "A language and a script, or a script whose extension names it.")

@@ -33,7 +33,7 @@ struct EgressShow: AsyncParsableCommand {
 
             Examples:
               mayfly egress 64466213
-              mayfly egress show 64466213 --json | jq '.[] | select(.verdict == "denied") | .rule'
+              mayfly egress show 64466213 --json | jq -r '.[].rule'
             """)
 
     @Argument(help: "The job's id.") var id: Int64
