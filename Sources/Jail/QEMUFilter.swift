@@ -1,5 +1,6 @@
 // QEMU's system calls, recorded from machines that started, restored, worked, were paused and
-// saved, under emulation and under KVM; QEMU's own `-sandbox` filter comes on top.
+// saved under emulation; those of KVM are read from its sources and were never run. QEMU's own
+// `-sandbox` filter comes on top.
 
 import CSeccomp
 import Glibc

@@ -412,7 +412,7 @@ import Testing
             { did.append(step) }
             #expect(
                 did
-                    == ["job_data", "outcome", "attempt", "blob_use"].map {
+                    == ["job_data", "outcome", "attempt", "blob_use", "egress"].map {
                         "dropped \($0) of week 2025w10"
                     })
             #expect(try await connection.count("select count(*) from mayfly.job") == 1)

@@ -56,7 +56,8 @@ struct RunCommand: AsyncParsableCommand {
             "warm: the one that waits in the image; fresh: a new one.", valueName: "warm|fresh"))
     var interpreter: CodePayload.Interpreter?
     @Option(help: "Wall clock, e.g. 30s. (default: the kind's)") var timeout: String?
-    @Option(help: "The kind of job: code, or document with --payload.") var kind = "code"
+    @Option(help: "The kind of job: code; with --payload document or browse, too.")
+    var kind = "code"
     @OptionGroup var network: AllowOptions
     @Option(
         name: .customLong("network"), parsing: .singleValue,

@@ -33,6 +33,14 @@ private final class Servers: Sendable {
         server = http.server.ThreadingHTTPServer(("\(Servers.address)", 0), Handler)
         base = "http://\(Servers.address):%d" % server.server_address[1]
         open("hello", "w").write("hello from the host\\n")
+        open("order.html", "w").write('''<!doctype html><title>Order</title><h1>Order</h1>
+            <form action="/sent.html"><label>Name <input name=name></label><button>Send</button></form>
+            <img src="http://tracker.test/p.png"><p id=stock></p>
+            <script>fetch("/stock.json").then(r => r.json()).then(d => { stock.textContent = "stock " + d.n })
+            </script>''')
+        open("stock.json", "w").write('{"n": 17}')
+        open("sent.html", "w").write('''<!doctype html><title>Sent</title><p id=o></p>
+            <script>o.textContent = "thanks, " + new URLSearchParams(location.search).get("name")</script>''')
         os.makedirs("simple/tiny")
         wheel = "tiny-1.0-py3-none-any.whl"
         with zipfile.ZipFile("simple/tiny/" + wheel, "w") as z:
@@ -267,6 +275,53 @@ extension EndToEndTests {
                     try await Task.sleep(for: .milliseconds(20))
                 }
                 #expect(worker.machines.isEmpty)
+            }
+        }
+
+        @Test func `shows a browser the page on its list: the script runs, the form is sent`()
+            async throws
+        {
+            try await World.with { world in
+                let servers = try Servers(in: "\(world.directory)/servers")
+                defer { servers.end() }
+                _ = try await world.worker(["--slots", "1", "--set", "worker.kinds=browse"])
+                try allow(world, servers)
+                let payload: JSON = [
+                    "url": .string("http://\(servers.authority)/order.html"),
+                    "actions": [
+                        ["wait": ["text": "stock 17"]],
+                        ["type": ["input[name=name]", "Ada"]],
+                        ["click": "role=button[name=\"Send\"]"],
+                        ["wait": ["text": "thanks, Ada"]],
+                    ],
+                    "return": ["title", "text", "markdown", "screenshot"],
+                    "network": ["allow": [.string(servers.authority)]],
+                ]
+                let id = try world.number(
+                    """
+                    select mayfly.enqueue('browse', $payload$\(payload.text)$payload$,
+                        timeout => '10 min')
+                    """)
+                let job = try await world.ended(id, within: .seconds(600))
+                #expect(job.state == "succeeded", "\(job.error ?? "")")
+                let result = JSON.stored(job.result)
+                #expect(result["value"]?["title"] == "Sent")
+                #expect(result["value"]?["text"] == "thanks, Ada")
+                #expect(result["value"]?["markdown"] == "thanks, Ada")
+                #expect(result["files"]?.elements.map { $0["name"] } == ["screenshot.png"])
+                #expect(result["network"]?["denied"]?.elements.first?["rule"] == "tracker.test:80")
+                #expect(result["warnings"]?.elements.map { $0["code"] } == ["requests_blocked"])
+                let rows = """
+                    select count(*) from mayfly.egress
+                    where id = \(id) and verdict = 'allowed' and host = '\(Servers.address)'
+                    """
+                #expect(try world.number(rows) > 0)
+                #expect(
+                    try world.number(
+                        """
+                        select count(*) from mayfly.egress where id = \(id)
+                            and verdict = 'denied' and host = 'tracker.test'
+                        """) == 1)
             }
         }
 
