@@ -11,8 +11,7 @@ from basics import (
 
 # The lab's Debian: what the release programs, the machine tests and a database need at run time.
 PACKAGES = ["linux-image-cloud-amd64", "qemu-system-x86", "postgresql", "python3", "kmod", "iproute2",
-            "procps", "e2fsprogs", "strace", "lz4", "xz-utils",
-            "zstd"]
+            "procps", "e2fsprogs", "strace", "lz4", "xz-utils", "zstd"]
 PROGRAMS = [f"{CHECKOUT}/.build/release/{name}" for name in
             ["mayfly", "mayfly-agent", "mayfly-jail"]]
 
@@ -24,6 +23,11 @@ def suite():
     match = re.search(r"^VERSION_CODENAME=(\w+)", read("/etc/os-release"), re.M)
     is_debian = re.search(r"^ID=debian$", read("/etc/os-release"), re.M)
     return match[1] if match and is_debian else "bookworm"
+
+
+def packages():
+    # c-ares has another name since Debian 13.
+    return [*PACKAGES, "libc-ares2" if suite() == "bookworm" else "libcares2"]
 
 
 HOOK = r"""
@@ -46,7 +50,7 @@ rmdir "$OUT/view"
 
 def root_name():
     """Only its definition decides when it is made anew."""
-    return "root-" + digest("root-1", suite(), *PACKAGES, HOOK, read(f"{PARTS}/init"))
+    return "root-" + digest("root-1", suite(), *packages(), HOOK, read(f"{PARTS}/init"))
 
 
 def ensure_root():
@@ -55,10 +59,10 @@ def ensure_root():
     if os.path.exists(f"{LAB}/{name}"):
         return f"{LAB}/{name}"
     require({"mmdebstrap": "mmdebstrap", "mke2fs": "e2fsprogs"})
-    with published(name, f"installing Debian {suite()} for the lab host: {' '.join(PACKAGES)}") as work:
+    with published(name, f"installing Debian {suite()} for the lab host: {' '.join(packages())}") as work:
         environment = {**os.environ, "OUT": work, "INIT": f"{PARTS}/init", "TMPDIR": work}
         command = ["mmdebstrap", "--mode=root", "--variant=minbase", "--format=null",
-                   f"--include={','.join(PACKAGES)}", '--aptopt=APT::Install-Recommends "false"',
+                   f"--include={','.join(packages())}", '--aptopt=APT::Install-Recommends "false"',
                    '--aptopt=Acquire::Languages "none"']
         command += [f"--dpkgopt=path-exclude=/usr/share/{part}/*" for part in ["man", "doc", "locale", "info"]]
         # Other users' processes (apt's) must be able to reach it.
