@@ -103,6 +103,20 @@ static socklen_t tcp_address(
     memcpy(&a->sin6_addr, address, 16);
     return sizeof *a;
 }
+int mayfly_loopback_listen(int blocking, uint16_t *port) {
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t size = sizeof a;
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | (blocking ? 0 : SOCK_NONBLOCK), 0);
+    if (fd < 0) return -errno;
+    if (bind(fd, (struct sockaddr *)&a, size) < 0 || listen(fd, 64) < 0 ||
+        getsockname(fd, (struct sockaddr *)&a, &size) < 0) {
+        int e = errno;
+        close(fd);
+        return -e;
+    }
+    *port = ntohs(a.sin_port);
+    return fd;
+}
 int mayfly_tcp_connect(const uint8_t *address, size_t length, uint16_t port) {
     struct sockaddr_storage a;
     socklen_t size = tcp_address(&a, address, length, port);

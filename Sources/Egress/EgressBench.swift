@@ -34,8 +34,8 @@ package enum EgressBench {
     private static func row(
         _ direction: Direction, streams: Int, bytes: Int
     ) async throws -> Row {
-        let (listener, port) = try listen()
-        defer { close(listener) }
+        let listening = try LoopbackListener(isBlocking: true)
+        let (listener, port) = (listening.descriptor.number, listening.port)
         var limits = EgressLimits()
         (limits.bytesSent, limits.bytesReceived) = (.max, .max)
         let policy = EgressPolicy(
@@ -118,28 +118,6 @@ package struct EgressBenchError: Error, CustomStringConvertible {
     init(_ description: String) { self.description = description }
 }
 
-private func listen() throws -> (listener: CInt, port: UInt16) {
-    let number = socket(AF_INET, CInt(SOCK_STREAM.rawValue) | CInt(SOCK_CLOEXEC.rawValue), 0)
-    var address = sockaddr_in()
-    address.sin_family = sa_family_t(AF_INET)
-    address.sin_addr.s_addr = in_addr_t(0x7F00_0001).bigEndian
-    var size = socklen_t(MemoryLayout<sockaddr_in>.size)
-    // SAFETY: the address is one of the size that is given, and is read and written as such.
-    let status = unsafe withUnsafeMutablePointer(to: &address) { pointer in
-        unsafe pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) { pointer in
-            guard unsafe bind(number, pointer, size) == 0, Glibc.listen(number, 64) == 0 else {
-                return CInt(-1)
-            }
-            return unsafe getsockname(number, pointer, &size)
-        }
-    }
-    guard status == 0 else {
-        let error = SystemError("listen on", "127.0.0.1")
-        close(number)
-        throw error
-    }
-    return (number, UInt16(bigEndian: address.sin_port))
-}
 @discardableResult
 private func send(_ count: Int, to number: CInt) -> Int {
     let block = [UInt8](repeating: 7, count: 256 << 10)

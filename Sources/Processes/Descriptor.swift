@@ -39,3 +39,17 @@ package struct SocketPair: ~Copyable {
     }
     package consuming func take() -> Descriptor { ours }
 }
+
+/// A TCP socket that listens on 127.0.0.1, at a port that the kernel chose.
+package struct LoopbackListener: ~Copyable, Sendable {
+    package let descriptor: Descriptor
+    package let port: UInt16
+
+    package init(isBlocking: Bool) throws(SystemError) {
+        var port: UInt16 = 0
+        let number = unsafe mayfly_loopback_listen(isBlocking ? 1 : 0, &port)
+        guard number >= 0 else { throw SystemError("listen on", "127.0.0.1", -number) }
+        descriptor = Descriptor(number)
+        self.port = port
+    }
+}

@@ -2,20 +2,27 @@
 """The pages in real machines. Usage: machine.py --program MAYFLY [--all] [--only TEXT]
 
 First browse jobs, a machine each; then pages, many to a machine, for each restore costs seconds under
-emulation. --all takes every page instead of a sample. The last line counts: N passed, N failed."""
+emulation. Their servers are on this host's loopback, behind the real proxy; port 80 there needs root.
+--all takes every page instead of a sample. The last line counts: N passed, N failed."""
 import argparse
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import pages  # noqa: E402
+import web  # noqa: E402
 from checks import Report, check  # noqa: E402
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 BATCH = 12
+# Where the names of the tests lead, and which of them jobs may reach.
+ADDRESS = "127.0.0.80"
+ALLOWED = ["site.test:80", "other.test:80"]
 FORM = """<title>Order</title><form onsubmit="event.preventDefault(); document.body.append('sent ' + n.value.length)">
 <label>Word <input id=n></label><button>Send</button></form>"""
 
@@ -39,7 +46,18 @@ def files_below(top):
     return found
 
 
-def run_batch(program, cases, report):
+def serve_the_web():
+    """The tests' names and pages, for the host's end of the machines' network; answers its options."""
+    server = web.serve(80, ADDRESS)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    names = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    names.bind((ADDRESS, 0))
+    threading.Thread(target=web.answer_names, args=(names, ADDRESS), daemon=True).start()
+    options = ["--network", ADDRESS + "/32", "--set", f"network.dns={ADDRESS}:{names.getsockname()[1]}"]
+    return options + [word for rule in ALLOWED for word in ("--allow", rule)]
+
+
+def run_batch(program, cases, network, report):
     files = []
     for name in ("batch.py", "web.py"):
         with open(os.path.join(HERE, name)) as file:
@@ -56,7 +74,7 @@ def run_batch(program, cases, report):
                "files": files, "outputs": ["made/**"]}
     with tempfile.TemporaryDirectory() as top:
         code, _, said = mayfly(program, payload, "--timeout", "30min", "--out", top,
-                               "--set", "code.image=browse", "--set", "code.output.files=1000")
+                               "--set", "code.image=browse", "--set", "code.output.files=1000", *network)
         for number, case in enumerate(cases):
             place = os.path.join(top, "made", str(number))
             if os.path.exists(os.path.join(place, "events")):
@@ -111,8 +129,9 @@ def main():
         check_jobs(options.program, report)
     cases = [case for case in pages.usual() + pages.hostile()
              if options.only in case.name and (options.all or options.only or case.is_sample)]
+    network = serve_the_web()
     for start in range(0, len(cases), BATCH):
-        run_batch(options.program, cases[start:start + BATCH], report)
+        run_batch(options.program, cases[start:start + BATCH], network, report)
     print(f"{report.passed} passed, {report.failed} failed")
     return 1 if report.failed else 0
 

@@ -195,8 +195,18 @@ class Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
     request_queue_size = 64
 
 
-def serve(port):
-    return Server(("127.0.0.1", port), Handler)
+def serve(port, address="127.0.0.1"):
+    return Server((address, port), Handler)
+
+
+def answer_names(socket, address):
+    """A name server for which every name is the one address: asked by the host's own resolver."""
+    while True:
+        query, asker = socket.recvfrom(512)
+        end = query.index(0, 12) + 5
+        is_a = query[end - 4:end - 2] == b"\0\1"
+        answer = b"\xc0\x0c\0\1\0\1\0\0\0\x3c\0\4" + bytes(map(int, address.split("."))) if is_a else b""
+        socket.sendto(query[:2] + b"\x81\x80\0\1" + (b"\0\1" if is_a else b"\0\0") + bytes(4) + query[12:end] + answer, asker)
 
 
 if __name__ == "__main__":

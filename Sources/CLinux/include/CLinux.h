@@ -58,6 +58,8 @@ int mayfly_vsock_connect(uint32_t cid, uint32_t port);
 int mayfly_unix_connect(int directory, const char *name, uid_t owner);
 /* pipe2(2), close-on-exec and non-blocking at both ends: `pair[0]` reads. */
 int mayfly_pipe(int pair[2]);
+/* A TCP socket that listens on 127.0.0.1, at a port that the kernel chose. */
+int mayfly_loopback_listen(int blocking, uint16_t *port);
 /* A non-blocking TCP socket on its way to an address of 4 or 16 bytes in network order; the caller
    polls for writability, then mayfly_socket_error. */
 int mayfly_tcp_connect(const uint8_t *address, size_t length, uint16_t port);

@@ -142,17 +142,20 @@ extension Demo {
         let replay = DemoJob.replay(of: id)
         wrong += try await finish(replay, await enqueue(replay, postgres), base)
 
-        var ids: [String: Int64] = [:]
-        let ordered = DemoJob.documents + DemoJob.pages
-        for var job in ordered {
-            for (name, id) in ids { job.sql = job.sql.replacing(":\(name)", with: "\(id)") }
-            let id = try await enqueue(job, postgres)
-            ids[job.name] = id
-            wrong += try await finish(job, id, base)
-        }
+        let documents = try await runInOrder(DemoJob.documents, [:], postgres, base)
+        let server = try await DemoServer()
+        await server.start()
+        say("a web server for the pages: \(server.authority)")
+        let ceiling = DemoJob.ceiling.replacing(":server", with: server.authority)
+        print(ceiling)
+        _ = try await psql(ceiling, postgres)
+        let pages = try await runInOrder(
+            DemoJob.pages, ["server": server.authority], postgres, base)
+        await server.end()
+        wrong += documents + pages
 
         Console.data("\n== mayfly jobs")
-        let count = DemoJob.all.count + 2 + ordered.count
+        let count = DemoJob.all.count + 2 + DemoJob.documents.count + DemoJob.pages.count
         let jobs = try await base.with { ledger throws(JobsError) in
             var filter = Filter()
             filter.limit = count
@@ -166,6 +169,21 @@ extension Demo {
         }
         Console.data(table.text)
         guard wrong.isEmpty else { throw FileError(wrong.joined(separator: "; ")) }
+    }
+
+    /// Each after the one before it, whose id stands for `:name` in its SQL; answers what is wrong.
+    private func runInOrder(
+        _ jobs: [DemoJob], _ known: [String: String], _ postgres: PrivatePostgres,
+        _ base: Database
+    ) async throws -> [String] {
+        var (words, wrong): ([String: String], [String]) = (known, [])
+        for var job in jobs {
+            for (name, word) in words { job.sql = job.sql.replacing(":\(name)", with: word) }
+            let id = try await enqueue(job, postgres)
+            words[job.name] = "\(id)"
+            wrong += try await finish(job, id, base)
+        }
+        return wrong
     }
 
     private func print(_ sql: String) {

@@ -1,6 +1,10 @@
-// The browse jobs that `mayfly demo` enqueues. Data only.
+// The browse jobs that `mayfly demo` enqueues. Data only; `:server` is the demo's own.
 
 extension DemoJob {
+    /// As an operator would: jobs may reach what they ask for of this, and nothing else.
+    static let ceiling = """
+        select mayfly.allow_egress('default', '', array[':server'], array['127.0.0.0/8']::cidr[])
+        """
     static let pages: [DemoJob] = [
         DemoJob(
             title: "a form is filled and sent, by a browser that was running before the job came",
@@ -30,6 +34,23 @@ extension DemoJob {
                     timeout => '10 min')
                 """#,
             text: ["| 京都", "| 310", "textbox \\\"City\\\""], file: "screenshot.png"),
+        DemoJob(
+            title: "a page of a server is fetched, its script runs, its form is sent",
+            name: "order",
+            sql: #"""
+                select mayfly.enqueue('browse', '{
+                    "url": "http://:server/order",
+                    "actions": [
+                        {"wait": {"text": "17 left"}},
+                        {"screenshot": "order"},
+                        {"type": ["label=Name", "Ada"]},
+                        {"click": "role=button[name=\"Send\"]"},
+                        {"wait": {"text": "Ada"}}],
+                    "return": ["title", "markdown", "screenshot", "network"],
+                    "network": {"allow": [":server"]}}', timeout => '10 min')
+                """#,
+            text: [#""title":"Thanks""#, "| Tea  | 4.50  |", "tracker.example:80"],
+            file: "order.png"),
         DemoJob(
             title: "a page that no rule allows is not fetched", name: "denied",
             sql: #"""
