@@ -325,6 +325,51 @@ extension EndToEndTests {
             }
         }
 
+        @Test func `of a worker paused beyond its lease ends, and the next attempt has its own`()
+            async throws
+        {
+            try await with { world, servers, worker in
+                try allow(world, servers)
+                let program = """
+                    if curl -sS http://\(servers.authority)/once -o first -w '%{http_code}' \
+                        | grep -q 404; then curl -sS http://\(servers.authority)/endless -o /dev/null
+                    else cat first; fi
+                    """
+                let id = try world.enqueue(
+                    payload("bash", program, [servers.authority]), ", timeout => '10 min'")
+                let begun = "\(world.directory)/servers/endless.begun"
+                let deadline = ContinuousClock.now + .seconds(120)
+                while !FileManager.default.fileExists(atPath: begun), .now < deadline {
+                    try await Task.sleep(for: .milliseconds(50))
+                }
+                // What the second attempt finds: it needs no endless one.
+                try Data("served once\n".utf8).write(
+                    to: URL(fileURLWithPath: "\(world.directory)/servers/once"))
+                worker.program.signal(SIGSTOP)
+                while try world.number(
+                    """
+                    select count(*) from mayfly.worker
+                    where lease_until < clock_timestamp() - interval '1 s'
+                    """) == 0, .now < deadline
+                { try await Task.sleep(for: .milliseconds(50)) }
+                worker.program.signal(SIGCONT)
+                let job = try await world.ended(id, within: .seconds(300))
+                #expect(job.state == "succeeded", "\(job.error ?? "")")
+                #expect(job.stdout == "served once\n")
+                let attempts = try await world.attempts(id)
+                #expect(attempts.map(\.outcome) == ["lost", "succeeded"], "\(attempts)")
+                // The server of the first attempt's transfer was hung up on.
+                let ended = "\(world.directory)/servers/endless.ended"
+                while !FileManager.default.fileExists(atPath: ended), .now < deadline {
+                    try await Task.sleep(for: .milliseconds(50))
+                }
+                #expect(FileManager.default.fileExists(atPath: ended))
+                #expect(
+                    try world.number(
+                        "select count(*) from mayfly.egress where id = \(id) and attempt = 2") > 0)
+            }
+        }
+
         @Test func `comes from the command line, too`() async throws {
             try await World.with { world in
                 let servers = try Servers(in: "\(world.directory)/servers")
