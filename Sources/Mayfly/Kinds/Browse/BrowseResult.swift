@@ -6,14 +6,10 @@ import Machines
 import StrictJSON
 
 /// A page that the browser is done with, well or not.
-struct BrowseResult: JobResult {
-    /// Where files are left, below the job's directory.
-    static let outputDirectory = "out"
-
+struct BrowseResult: ToolResult {
     let events: JobEvents
-    private let run: MachineRun
-    /// Usage, timings and machine, as for every program.
-    private let common: CodeResult
+    let run: MachineRun
+    let common: CodeResult
 
     /// What it did on the network; `nil` where it had none.
     private let network: NetworkSummary?
@@ -65,45 +61,18 @@ struct BrowseResult: JobResult {
         reason == .networkDenied ? network?.advice ?? "" : ""
     }
 
-    var logTail: String? { common.logTail }
-    var timings: JSON { common.timings }
-    var usage: JSON { common.usage }
-    var identity: MachineIdentity { run.identity }
-
     /// `result`, without the files' bytes; those are blobs.
     var json: JSON {
-        let events = run.report.events
-        let cut: JSON =
-            events.isTruncated ? ["value": ["bytes": .number(events.total.bytes)]] : .object([])
         var members: [JSON.Member] = [
-            .init(name: "value", value: self.events.value ?? .null),
+            .init(name: "value", value: events.value ?? .null),
             .init(name: "warnings", value: .array(allWarnings.map(\.json))),
             .init(name: "files", value: .array(files.map(CodeResult.file))),
-            .init(name: "truncated", value: cut),
+            .init(name: "truncated", value: truncated),
             .init(name: "usage", value: common.usage),
             .init(name: "timings", value: common.timings),
             .init(name: "machine", value: common.machine),
         ]
         if let network = network?.json { members.append(.init(name: "network", value: network)) }
         return .object(members)
-    }
-
-    var warnings: [(code: String, message: String)] {
-        allWarnings.map { ($0.code, $0.message) }
-    }
-    private var allWarnings: [JobEvents.Warning] {
-        events.warnings.filter { Self.warningCodes.contains($0.code) }
-            + CodeResult.warnings(of: run.report).map {
-                JobEvents.Warning(code: $0.code, message: $0.message)
-            }
-    }
-
-    /// The files by the names that `value` calls them.
-    var files: [OutputFile] {
-        run.report.files.map { file in
-            var file = file
-            file.name = String(file.name.dropFirst(Self.outputDirectory.count + 1))
-            return file
-        }
     }
 }

@@ -6,15 +6,11 @@ import Machines
 import StrictJSON
 
 /// A document that the tools are done with, well or not.
-struct DocumentResult: JobResult {
-    /// Where the tools leave files, below the job's directory.
-    static let outputDirectory = "out"
-
+struct DocumentResult: ToolResult {
     let events: JobEvents
     let operation: String
-    private let run: MachineRun
-    /// Usage, timings and machine, as for every program.
-    private let common: CodeResult
+    let run: MachineRun
+    let common: CodeResult
 
     init(run: MachineRun, operation: String, timeout: Duration, queueDelay: Duration?) {
         self.run = run
@@ -59,11 +55,6 @@ struct DocumentResult: JobResult {
         }
     }
 
-    var logTail: String? { common.logTail }
-    var timings: JSON { common.timings }
-    var usage: JSON { common.usage }
-    var identity: MachineIdentity { run.identity }
-
     // MARK: JSON
 
     /// `result`, without the files' bytes; those are blobs.
@@ -93,29 +84,5 @@ struct DocumentResult: JobResult {
         return .object([
             "pages_done": .array(done.map { .number($0) }), "per_page": .array(events.pages),
         ])
-    }
-
-    private var truncated: JSON {
-        guard run.report.events.isTruncated else { return .object([]) }
-        return ["value": ["bytes": .number(run.report.events.total.bytes)]]
-    }
-
-    var warnings: [(code: String, message: String)] {
-        allWarnings.map { ($0.code, $0.message) }
-    }
-    private var allWarnings: [JobEvents.Warning] {
-        events.warnings.filter { Self.warningCodes.contains($0.code) }
-            + CodeResult.warnings(of: run.report).map {
-                JobEvents.Warning(code: $0.code, message: $0.message)
-            }
-    }
-
-    /// The files by the names that `value` calls them.
-    var files: [OutputFile] {
-        run.report.files.map { file in
-            var file = file
-            file.name = String(file.name.dropFirst(Self.outputDirectory.count + 1))
-            return file
-        }
     }
 }
