@@ -24,12 +24,11 @@ final class Doorbell: Sendable {
 
     /// Until the bell rings, at most `duration`; not cut short by cancellation, for the bell is
     /// rung then.
+    @LoopActor
     func wait(atMost duration: Duration) async {
-        let timer = Task {
-            guard (try? await Task.sleep(for: duration)) != nil else { return }
-            ring()
-        }
-        await withCheckedContinuation { continuation in
+        // The loop's own timer: one of the global pool's wakes two threads.
+        let timer = EventLoop.shared.schedule(at: .now + duration) { [self] in ring() }
+        await EventLoop.shared.resumedHere { continuation in
             let mustWait = state.withLock { state in
                 precondition(state.waiter == nil, "only one may wait")
                 if state.hasRung {
@@ -41,7 +40,7 @@ final class Doorbell: Sendable {
             }
             if !mustWait { continuation.resume() }
         }
-        timer.cancel()
+        EventLoop.shared.cancelTimer(timer)
     }
 }
 

@@ -1,14 +1,33 @@
-// Whether one more machine fits into this host's memory, whatever those at work will still take.
+// Whether this host can take one more machine: whether it fits into the memory, whatever those at
+// work will still take, and whether the processors are not wanted by too many already.
 
 import Events
+import Glibc
+
+/// How many more machines a host can take, and what there is least of.
+package struct HostRoom: Sendable, Equatable {
+    package enum Bound: Sendable { case memory, processors }
+    package let count: Int
+    package let bound: Bound
+}
 
 extension MachineHost {
-    /// How long what the kernel said is taken for true.
+    /// How long what the kernel said of memory is taken for true.
     private nonisolated static let memoryInterval = Duration.milliseconds(100)
 
-    /// How many more machines this host has room for beside `running`, if each uses all that it
-    /// may; warm ones are ended first.
-    package func room(beside running: Int) async -> Int {
+    /// How many more machines this host has room for beside `running`.
+    package func room(beside running: Int) async -> HostRoom {
+        let memory = await memoryRoom(beside: running)
+        guard memory > 0, let processors = await processorRoom(beside: running),
+            processors < memory
+        else { return HostRoom(count: memory, bound: .memory) }
+        return HostRoom(count: processors, bound: .processors)
+    }
+
+    // MARK: Memory
+
+    /// If each machine uses all that it may; warm ones are ended first.
+    private func memoryRoom(beside running: Int) async -> Int {
         let memory = images.values.map(\.manifest.definition.memory).max() ?? .mebibytes(512)
         let (available, taken) = await memoryNow()
         var room = MachineRoom(
@@ -32,6 +51,37 @@ extension MachineHost {
         }
         lastMemory = (now.0, now.1, .now)
         return now
+    }
+
+    // MARK: Processors
+
+    /// `nil`: no limit.
+    ///
+    /// A host that has no job always takes one.
+    private func processorRoom(beside running: Int) async -> Int? {
+        guard settings.overcommit > 0 else { return nil }
+        let each = images.values.map(\.manifest.definition.vCPUCount).max() ?? 1
+        var room = ProcessorRoom(overcommit: settings.overcommit)
+        // Nothing need be measured while all could want all that they may.
+        if room.more(unmeasured: running, each: each) > 0 {
+            return room.more(unmeasured: running, each: each)
+        }
+        await lookAtProcessors()
+        let wanted = working.compactMap { demand.wanted[$0].map { min($0, Double(each)) } }
+        room.wanted = wanted.reduce(0, +)
+        let more = room.more(unmeasured: max(0, running - wanted.count), each: each)
+        return running == 0 ? max(1, more) : more
+    }
+    private func lookAtProcessors() async {
+        guard demand.isDue(at: .now) else { return }
+        let pids = working
+        let (times, now) = await offload {
+            var times: [pid_t: Duration] = [:]
+            for pid in pids { times[pid] = HostProcessors.wantedTime(of: pid) }
+            return (times, ContinuousClock.now)
+        }
+        // Who asks twice at once looks twice; the second look would span nothing.
+        if demand.isDue(at: .now) { demand.look(times, at: now) }
     }
 }
 

@@ -42,6 +42,8 @@ package final class MachineHost {
     private(set) var working: Set<pid_t> = []
     /// What `room` was last told; `nil`: not a moment ago.
     var lastMemory: (available: ByteCount, taken: ByteCount, at: ContinuousClock.Instant)?
+    /// What they want of the processors.
+    var demand = ProcessorDemand()
     /// Machines alive now, for `close`.
     package private(set) var machineCount = 0
 
@@ -196,7 +198,10 @@ package final class MachineHost {
         let machine = try await obtain(image, pin: pin, mayBeWarm: mayBeWarm, before: deadline)
         let pid = machine.hypervisor.pid
         working.insert(pid)
-        defer { working.remove(pid) }
+        defer {
+            working.remove(pid)
+            demand.forget(pid)
+        }
         do throws(MachineError) {
             let (value, timings) = (try await body(machine), machine.timings)
             return (value, timings, TerminatingMachine(machine, of: image, on: self))

@@ -57,8 +57,10 @@ struct Mayfly: AsyncParsableCommand {
                 try command.run()
             }
         } catch {
+            LogWriter.standardError.flush()
             Glibc.exit(report(error))
         }
+        LogWriter.standardError.flush()
         Glibc.exit(0)
     }
 

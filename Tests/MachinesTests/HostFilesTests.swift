@@ -147,6 +147,34 @@ import Testing
         #expect(MachineRoom(memory: .mebibytes(512)).most > 0)
     }
 
+    @Test func `a host takes no machine while those at work want more than its processors`() {
+        var room = ProcessorRoom(overcommit: 2, processors: 4)
+        #expect(room.more(unmeasured: 0, each: 1) == 8 && room.more(unmeasured: 7, each: 1) == 1)
+        #expect(room.more(unmeasured: 3, each: 2) == 1 && room.more(unmeasured: 9, each: 1) == 0)
+        // Machines that wait want nothing, however many there are.
+        room.wanted = 0.4
+        #expect(room.more(unmeasured: 0, each: 1) == 7 && room.more(unmeasured: 0, each: 2) == 3)
+        room.wanted = 9
+        #expect(room.more(unmeasured: 0, each: 1) == 0)
+        #expect(HostProcessors.count > 0)
+    }
+
+    @Test func `what a machine wants is what it used and what it waited for`() throws {
+        var demand = ProcessorDemand()
+        let begin = ContinuousClock.now
+        #expect(demand.isDue(at: begin))
+        demand.look([7: .seconds(1), 8: .seconds(1), 9: .seconds(9)], at: begin)
+        #expect(demand.wanted.isEmpty && !demand.isDue(at: begin))
+        let next = begin + .seconds(2)
+        // 9 lost a thread, 8 has ended, 10 is new.
+        demand.look([7: .seconds(4), 9: .seconds(1), 10: .seconds(1)], at: next)
+        #expect(demand.wanted == [7: 1.5, 9: 0] && demand.isDue(at: next + .seconds(1)))
+        demand.forget(7)
+        #expect(demand.wanted == [9: 0])
+        let mine = try #require(HostProcessors.wantedTime(of: getpid()))
+        #expect(mine > .zero && HostProcessors.wantedTime(of: -1) == nil)
+    }
+
     @Test func `the memory of a process is read to the end of its list`() throws {
         let memory = try #require(MachineMemory(of: getpid()))
         let rollup = try #require(kernelText("/proc/self/smaps_rollup"))

@@ -37,6 +37,8 @@ package struct HostSettings: Sendable {
     package var standbys = 1
     /// Machines kept ready beyond that; none unless it says so.
     package var warm = WarmSettings()
+    /// How many times the host's processors machines may want at once; 0: no limit.
+    package var overcommit = 2
     package var qemuBinary = "qemu-system-x86_64"
     package var firecrackerBinary = HostSettings.firecrackerInPath
     /// The second wall around each hypervisor; `nil`: where it can be built.

@@ -3,7 +3,6 @@
 // that is not what it should be, takes the way by a standby.
 
 import Events
-import Glibc
 import Logging
 
 extension MachineHost {
@@ -38,7 +37,7 @@ extension MachineHost {
     /// Makes what is wanted of this image, until it is there or something else needs the host.
     func fillWarm(of image: GoldenImage) async {
         guard canKeepWarm else { return }
-        while !isClosed, !isMakingWarm, isInUse(image), machineCount < Self.processorCount,
+        while !isClosed, !isMakingWarm, isInUse(image), machineCount < HostProcessors.count,
             warmPool.wants(image.identity, available: HostMemory.available)
         {
             isMakingWarm = true
@@ -69,7 +68,6 @@ extension MachineHost {
     /// How many machines wait warm, of every image.
     package var warmCount: Int { warmPool.count }
 
-    private nonisolated static let processorCount = sysconf(CInt(_SC_NPROCESSORS_ONLN))
     /// From the claim to READY; what takes longer is slower than a standby.
     private nonisolated static let warmTimeout = Duration.seconds(5)
 }

@@ -195,6 +195,7 @@ extension Configuration {
         settings.transport = Transport(rawValue: text(.transport))
         settings.probeTimeout = duration(.probeTimeout)
         settings.standbys = count(.standbys)
+        settings.overcommit = count(.workerOvercommit)
         settings.warm.memory = size(.warmMemory)
         settings.warm.age = duration(.warmAge)
         settings.qemuBinary = text(.qemuBinary)

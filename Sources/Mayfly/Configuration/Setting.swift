@@ -74,6 +74,9 @@ extension Setting {
         "worker.name", .text, "\"\"", "empty: the host's name and the process id")
     static let workerSlots = Setting(
         "worker.slots", .count(1...1024), "4", "jobs at the same time, one machine each")
+    static let workerOvercommit = Setting(
+        "worker.processor.overcommit", .count(0...64), "2",
+        "how many times the host's processors its machines may want at once; 0: no limit")
     static let workerQueues = Setting(
         "worker.queues", .list, "\"\"", "empty: jobs of every queue")
     static let workerKinds = Setting(
@@ -215,8 +218,8 @@ extension Setting {
     static let all: [Setting] =
         [
             databaseURL, stateDirectory, runtimeDirectory, secretKeys, workerName, workerSlots,
-            workerQueues,
-            workerKinds, workerLease, drainTimeout, hypervisor, accelerator, transport,
+            workerOvercommit, workerQueues, workerKinds, workerLease, drainTimeout, hypervisor,
+            accelerator, transport,
             probeTimeout, standbys, warmMemory, warmAge, qemuBinary, firecrackerBinary,
             jail, jailUsers, jailBinary, securityProfile, securityAccept,
             agentBinary, codeImage, codeTimeout, codeTimeoutMax, inputFile, inputTotal,

@@ -18,6 +18,12 @@ enum Console {
                 unsafe Glibc.write(descriptor, $0.baseAddress, $0.count)
             }
             if count < 0 && errno == EINTR { continue }
+            if count < 0 && errno == EAGAIN {
+                // Whoever shares the other end may have made it one that does not wait.
+                var writable = pollfd(fd: descriptor, events: Int16(POLLOUT), revents: 0)
+                _ = unsafe poll(&writable, 1, -1)
+                continue
+            }
             guard count > 0 else { return }  // nobody reads any more
             done += count
         }

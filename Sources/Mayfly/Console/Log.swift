@@ -26,9 +26,8 @@ struct LineLog: LogHandler {
         let time = Self.timestamp()
         switch format {
         case .text:
-            Console.write(
-                "\(time) \(event.level) " + Self.line("\(event.message)", all) + "\n",
-                to: STDERR_FILENO)
+            LogWriter.standardError.write(
+                "\(time) \(event.level) " + Self.line("\(event.message)", all) + "\n")
         case .json:
             var members: [JSON.Member] = [
                 .init(name: "time", value: .string(time)),
@@ -36,7 +35,7 @@ struct LineLog: LogHandler {
                 .init(name: "message", value: .string("\(event.message)")),
             ]
             for (key, value) in all { members.append(.init(name: key, value: .string("\(value)"))) }
-            Console.write(JSON.object(members).text + "\n", to: STDERR_FILENO)
+            LogWriter.standardError.write(JSON.object(members).text + "\n")
         }
     }
 

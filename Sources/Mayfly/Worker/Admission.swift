@@ -1,11 +1,11 @@
-// Whether this host has the memory for another job. Asked by the queue before each claim: what is
-// not claimed is there for another host.
+// Whether this host has the memory and the processors for another job. Asked by the queue before
+// each claim: what is not claimed is there for another host.
 
 import Logging
 import Machines
 import Synchronization
 
-/// Says when jobs have had to wait for memory for a while, and when they no longer have to.
+/// Says when jobs have had to wait for room for a while, and when they no longer have to.
 final class Admission: Sendable {
     /// Slots that are all at work are no shortage, nor is one that lasts as long as a job.
     private static let patience = Duration.seconds(30)
@@ -24,18 +24,25 @@ final class Admission: Sendable {
     /// How many more jobs may be claimed beside `held`.
     func room(held: Int) async -> Int {
         let room = await host.room(beside: held)
-        let message = state.withLock { Self.next(&$0, room) }
-        switch message {
-        case .warning?:
+        let change = state.withLock { Self.next(&$0, room.count) }
+        switch (change, room.bound) {
+        case (.becameShort?, .memory):
             Logger.current.warning(
                 "memory is short: no job is claimed until there is room for another machine",
                 metadata: ["running": "\(held)"])
-        case .notice?: Logger.current.notice("there is room for machines again")
-        default: break
+        case (.becameShort?, .processors):
+            Logger.current.notice(
+                "the machines want more than all processors: no job is claimed until they do not",
+                metadata: ["running": "\(held)"])
+        case (.becameEnough?, _):
+            Logger.current.notice("there is room for machines again")
+        case (nil, _): break
         }
-        return room
+        return room.count
     }
-    private static func next(_ state: inout State, _ room: Int) -> Logger.Level? {
+
+    private enum Change { case becameShort, becameEnough }
+    private static func next(_ state: inout State, _ room: Int) -> Change? {
         switch state {
         case .enough:
             if room == 0 { state = .short(since: .now) }
@@ -44,12 +51,12 @@ final class Admission: Sendable {
                 state = .enough
             } else if since + patience < .now {
                 state = .long
-                return .warning
+                return .becameShort
             }
         case .long:
             guard room > 0 else { return nil }
             state = .enough
-            return .notice
+            return .becameEnough
         }
         return nil
     }

@@ -15,7 +15,10 @@ func attempt(_ claim: consuming Claim, in context: WorkerContext) async {
     let (result, stopped) = await withLogger(mergingMetadata: metadata) { _ in
         await claim.stop.guarding { () async throws(AttemptError) in
             let kind = try context.kinds.named(job.kind)
-            var recipe = try await kind.recipe(for: job, blobs: files)
+            let isSmall = job.payload.utf8.count < smallByteCount
+            var recipe = try await besideTheLoop(unless: isSmall) {
+                () async throws(AttemptError) in try await kind.recipe(for: job, blobs: files)
+            }
             recipe.job.network = try await network.open(for: recipe, reports)
             recipe.job.sink = ByteSink(files)  // large files are stored while they come
             let (view, mask) = (OutputView(), recipe.mask)
@@ -23,7 +26,11 @@ func attempt(_ claim: consuming Claim, in context: WorkerContext) async {
             async let _: Void = report(view, mask, network, to: reports)  // ends with this scope
             let (run, machine) = try await context.host.run(recipe, pin: job.pin)
             recipe.didOnNetwork = await network.end()
-            return (kind.outcome(of: run, recipe: recipe, job: job), machine)
+            let done = recipe
+            let outcome = await besideTheLoop(unless: isSmall && run.report.isSmall) {
+                kind.outcome(of: run, recipe: done, job: job)
+            }
+            return (outcome, machine)
         }
     }
     // Killed before its result is stored; the slot is free when nothing of it is left.
@@ -42,3 +49,26 @@ func attempt(_ claim: consuming Claim, in context: WorkerContext) async {
     }
     _ = await gone
 }
+
+/// Of a payload or of outputs: looked at in less time than two changes of threads take.
+private let smallByteCount = 16 << 10
+
+extension GuestReport {
+    fileprivate var isSmall: Bool {
+        files.isEmpty && steps.count < 2
+            && stdout.total.bytes + stderr.total.bytes + events.total.bytes < smallByteCount
+    }
+}
+
+/// Attempts live on the loop's thread; what may take long, because others chose its size, does not.
+func besideTheLoop<Value: Sendable, Failure: Error>(
+    unless isSmall: Bool = false, _ work: @Sendable () async throws(Failure) -> Value
+) async throws(Failure) -> Value {
+    if isSmall { return try await work() }
+    return try await withTaskExecutorPreference(globalConcurrentExecutor) {
+        () async throws(Failure) in try await concurrently(work)
+    }
+}
+@concurrent private func concurrently<Value: Sendable, Failure: Error>(
+    _ work: @Sendable () async throws(Failure) -> Value
+) async throws(Failure) -> Value { try await work() }

@@ -21,18 +21,29 @@ func report(
     while !Task.isCancelled {
         await reports.wait(atMost: reports.isFollowed ? .milliseconds(250) : .seconds(1))
         if Task.isCancelled { return }
-        if ContinuousClock.now - lastProgress >= .seconds(1),
-            let latest = await progress.latest(in: view)
-        {
-            lastProgress = .now
-            await reports.report(progress: latest)
+        if ContinuousClock.now - lastProgress >= .seconds(1) {
+            let latest: String?
+            (latest, progress) = await besideTheLoop { [progress] in
+                var progress = progress
+                return (await progress.latest(in: view), progress)
+            }
+            if let latest {
+                lastProgress = .now
+                await reports.report(progress: latest)
+            }
         }
         if ContinuousClock.now - lastEgress >= JobNetwork.reportInterval {
             lastEgress = .now
             let rows = await network.takeRows()
             if !rows.isEmpty, await !reports.report(rows) { await network.giveBack(rows) }
         }
-        if reports.isFollowed { await follower.pass(view, to: reports) }
+        if reports.isFollowed {
+            follower = await besideTheLoop { [follower] in
+                var follower = follower
+                await follower.pass(view, to: reports)
+                return follower
+            }
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 // the host's health and the sweep. Called by `mayfly worker`; every part is a child task of one
 // scope.
 
+import Events
 import Jobs
 import Logging
 import Machines
@@ -57,7 +58,9 @@ struct Supervisor: Sendable {
     private func slots(_ queue: Queue) async {
         await withDiscardingTaskGroup { slots in
             for _ in 0..<slotCount {
-                slots.addTask {
+                // On the loop's thread, where queue and machines are: a change of threads, of
+                // which an attempt would have dozens, costs more than most of its steps.
+                slots.addTask(executorPreference: EventLoop.shared) {
                     while let claim = await queue.next() { await attempt(claim, in: context) }
                 }
             }

@@ -5,6 +5,7 @@ import CTestSupport
 import Foundation
 import Glibc
 import Jobs
+import Machines
 import TestSupport
 import Testing
 
@@ -140,6 +141,53 @@ extension EndToEndTests {
                 filled += part
             }
             return filled
+        }
+
+        @Test func `jobs that compute wait for a processor, and jobs that wait do not`()
+            async throws
+        {
+            try await World.with { world in
+                let count = HostProcessors.count
+                _ = try await world.worker([
+                    "--slots", "\(count + 2)", "--set", "worker.processor.overcommit=1",
+                    "--set", "machine.warm.memory=0B",
+                ])
+                func state(_ ids: [Int64], _ word: String) throws -> Int64 {
+                    let list = ids.map(String.init).joined(separator: ",")
+                    return try world.number(
+                        "select count(*) from mayfly.job where id in (\(list)) "
+                            + "and state = '\(word)'")
+                }
+                func wait(for ids: [Int64], toBe word: String) async throws {
+                    let deadline = ContinuousClock.now + .seconds(120)
+                    while try state(ids, word) < ids.count, .now < deadline {
+                        try await Task.sleep(for: .milliseconds(50))
+                    }
+                    #expect(try state(ids, word) == ids.count)
+                }
+                let waiting = try (0..<count + 2).map { _ in
+                    try world.enqueue("bash", "sleep 600")
+                }
+                try await wait(for: waiting, toBe: "running")
+                for id in waiting { try world.sql("select mayfly.cancel(\(id))") }
+                try await wait(for: waiting, toBe: "cancelled")
+
+                let computing = try (0..<count).map { _ in
+                    try world.enqueue(
+                        "bash", "end=$((SECONDS + 4)); while ((SECONDS < end)); do :; done")
+                }
+                try await wait(for: computing, toBe: "running")
+                let last = try world.enqueue("bash", "echo last")
+                #expect(try await world.ended(last).state == "succeeded")
+                let ids = computing.map(String.init).joined(separator: ",")
+                let overtook = try world.number(
+                    """
+                    select count(*) from mayfly.attempt last
+                    where id = \(last) and started_at < (
+                        select min(finished_at) from mayfly.attempt where job_id in (\(ids)))
+                    """)
+                #expect(overtook == 0)
+            }
         }
 
         @Test func `a host that runs out of descriptors claims nothing, says so, and comes back`()

@@ -63,15 +63,12 @@ final class QEMU: Hypervisor {
 
     /// Migrations ignore the memory, which is shared or copied on write, and report their end.
     func begin(before deadline: ContinuousClock.Instant) async throws(MachineError) {
-        try await monitor.negotiate(before: deadline)
-        try await monitor.command(
-            "migrate-set-capabilities",
-            [
-                "capabilities": [
-                    ["capability": "x-ignore-shared", "state": true],
-                    ["capability": "events", "state": true],
-                ]
-            ], before: deadline)
+        let capabilities: JSON = [
+            ["capability": "x-ignore-shared", "state": true],
+            ["capability": "events", "state": true],
+        ]
+        try await monitor.negotiate(
+            [("migrate-set-capabilities", ["capabilities": capabilities])], before: deadline)
     }
     func restore(before deadline: ContinuousClock.Instant) async throws(MachineError) {
         try await monitor.command(

@@ -27,13 +27,18 @@ final class QMP {
 
     init(_ stream: ByteStream) { self.stream = stream }
 
-    /// Takes the greeting and enters command mode.
-    func negotiate(before deadline: ContinuousClock.Instant) async throws(MachineError) {
+    /// Takes the greeting, enters command mode, and runs these commands: with one write, because
+    /// each wait for an answer costs both sides a turn.
+    func negotiate(
+        _ commands: [(name: String, arguments: JSON)], before deadline: ContinuousClock.Instant
+    ) async throws(MachineError) {
+        let all = [(name: "qmp_capabilities", arguments: [:] as JSON)] + commands
+        try await write(all.flatMap { Self.line($0, $1) }, before: deadline)
         let greeting = try await object(before: deadline)
         guard greeting["QMP"] != nil else {
             throw MachineError(.restoreFailed, "QEMU's monitor did not greet")
         }
-        try await command("qmp_capabilities", before: deadline)
+        for (name, _) in all { try await reply(to: name, before: deadline) }
     }
 
     /// Runs one command; what it returns is of no use to us.
@@ -41,8 +46,7 @@ final class QMP {
         _ name: String, _ arguments: JSON = [:], passing descriptor: CInt? = nil,
         before deadline: ContinuousClock.Instant
     ) async throws(MachineError) {
-        let command: JSON = ["execute": .string(name), "arguments": arguments]
-        let line = Array(command.text.utf8) + [0x0A]
+        let line = Self.line(name, arguments)
         if let descriptor {
             guard stream.send(line, passing: descriptor) else {
                 throw MachineError(.machineLost, "QEMU accepts no descriptor")
@@ -50,6 +54,15 @@ final class QMP {
         } else {
             try await write(line, before: deadline)
         }
+        try await reply(to: name, before: deadline)
+    }
+    private static func line(_ name: String, _ arguments: JSON) -> [UInt8] {
+        let command: JSON = ["execute": .string(name), "arguments": arguments]
+        return Array(command.text.utf8) + [0x0A]
+    }
+    private func reply(
+        to name: String, before deadline: ContinuousClock.Instant
+    ) async throws(MachineError) {
         while true {
             let reply = try await object(before: deadline)
             if reply["return"] != nil { return }
