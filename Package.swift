@@ -36,6 +36,9 @@ let package = Package(
         // DNS without blocking: queries, retries over TCP, servers of resolv.conf, hostile answers
         // (c-ares).
         .systemLibrary(name: "CAres", pkgConfig: "libcares", providers: [.apt(["libc-ares-dev"])]),
+        // TLS: handshakes, certificates and their verification (OpenSSL's libssl).
+        .target(
+            name: "CTLS", linkerSettings: [.linkedLibrary("ssl"), .linkedLibrary("crypto")]),
         // The system calls and structures that Swift's Glibc module does not show.
         .target(name: "CLinux"),
         // What only the guest's PID 1 needs, such as /proc before Swift's own constructors run.
@@ -72,7 +75,7 @@ let package = Package(
             swiftSettings: strict
         ),
         .target(
-            name: "Egress", dependencies: ["CAres", "CLinux", "Events", "Processes"],
+            name: "Egress", dependencies: ["CAres", "CLinux", "CTLS", "Events", "Processes"],
             exclude: ["README.md"], swiftSettings: strict),
         .executableTarget(
             name: "GuestAgent",

@@ -22,6 +22,8 @@ package final class EgressGateway {
     let policy: EgressPolicy
     let resolver: Resolver
     let limits: EgressLimits
+    /// `nil`: this host ends and begins no TLS.
+    let tls: EgressTLS?
 
     private var connections: [Int: (connection: EgressConnection, task: Task<Void, Never>)] = [:]
     private var lastConnection = 0
@@ -34,10 +36,13 @@ package final class EgressGateway {
     /// When the next connection would be due at the even rate, were there no burst.
     private var due = ContinuousClock.now
 
-    package init(policy: EgressPolicy, resolver: Resolver, limits: EgressLimits) {
+    package init(
+        policy: EgressPolicy, resolver: Resolver, limits: EgressLimits, tls: EgressTLS? = nil
+    ) {
         self.policy = policy
         self.resolver = resolver
         self.limits = limits
+        self.tls = tls
     }
 
     /// Serves one stream of the guest until it ends.
@@ -134,6 +139,7 @@ private struct RecordList {
     private struct Key: Hashable {
         let host: String
         let port: UInt16
+        let request: [String]
         let address: String?
         let verdict: EgressVerdict
         let reason: EgressReason?
@@ -144,7 +150,8 @@ private struct RecordList {
 
     mutating func add(_ record: EgressRecord, limit: Int) {
         let key = Key(
-            host: record.host, port: record.port, address: record.address,
+            host: record.host, port: record.port,
+            request: [record.method, record.path, record.capability], address: record.address,
             verdict: record.verdict, reason: record.reason)
         if let place = places[key] {
             list[place].merge(record)
@@ -154,6 +161,7 @@ private struct RecordList {
         } else if untold == nil {
             var first = record
             (first.host, first.port, first.address, first.rule) = ("", 0, nil, nil)
+            (first.method, first.path, first.capability) = ("", "", "")
             (first.verdict, first.reason) = (.failed, .moreRecords)
             untold = first
         } else {

@@ -15,12 +15,18 @@ import Wire
 struct NetworkContext: Sendable {
     let resolver: Resolver
     let limits: EgressLimits
+    let tls: EgressTLS
+    let capabilities: CapabilityBook
 
     @LoopActor
     init(_ configuration: Configuration) throws(ConfigurationError) {
         do throws(EgressRuleError) {
             resolver = try Resolver(servers: configuration.list(.networkDNS))
         } catch { throw ConfigurationError("network.dns: \(error)") }
+        do throws(EgressRuleError) {
+            tls = try EgressTLS(authorities: configuration.text(.networkAuthorities))
+        } catch { throw ConfigurationError("network.authorities: \(error)") }
+        capabilities = try CapabilityBook(configuration)
         var limits = EgressLimits()
         limits.connections = configuration.count(.networkConnections)
         limits.bytesSent = UInt64(clamping: configuration.size(.networkSent).bytes)
@@ -52,22 +58,23 @@ final class JobNetwork {
 
     init(_ context: NetworkContext) { self.context = context }
 
-    /// The way to the network of a recipe's job, where its kind has one.
+    /// Gives a recipe's job its network, where its kind has one.
     ///
     /// The database is asked only when the job wants something.
     func open(
-        for recipe: Recipe, _ reports: JobReports
-    ) async throws(AttemptError) -> NetworkHandler? {
+        for recipe: inout Recipe, of job: Job, _ reports: JobReports
+    ) async throws(AttemptError) {
         var ceiling: EgressCeiling?
         if recipe.network?.rules.isEmpty == false {
             do throws(JobsError) { ceiling = try await reports.ceiling() } catch {
                 throw .ceilingUnavailable("how far the job may reach could not be read: \(error)")
             }
         }
-        return open(for: recipe, below: ceiling)
+        open(for: &recipe, below: ceiling)
+        policy.capabilities = context.capabilities.granted(to: job.queue, tenant: job.tenant)
     }
-    func open(for recipe: Recipe, below ceiling: EgressCeiling?) -> NetworkHandler? {
-        guard let request = recipe.network else { return nil }
+    func open(for recipe: inout Recipe, below ceiling: EgressCeiling?) {
+        guard let request = recipe.network else { return }
         mask = recipe.mask
         policy = EgressPolicy(request, below: ceiling) { sentence in
             Logger.current.warning(
@@ -75,7 +82,9 @@ final class JobNetwork {
                 metadata: ["error": "\(sentence)"])
         }
         summary = NetworkSummary(ceiling: ceiling, isAsked: !request.rules.isEmpty)
-        return handler
+        recipe.job.network = handler
+        // Its programs are to know the authority by which TLS is ended for them.
+        if policy.endsTLS { recipe.job.trust(context.tls.certificate) }
     }
 
     /// For the job's machine.
@@ -88,7 +97,9 @@ final class JobNetwork {
         guard !isEnded else { return }
         let gateway =
             gateway
-            ?? EgressGateway(policy: policy, resolver: context.resolver, limits: context.limits)
+            ?? EgressGateway(
+                policy: policy, resolver: context.resolver, limits: context.limits,
+                tls: context.tls)
         self.gateway = gateway
         gateway.serve(descriptor, as: service)
     }
@@ -214,5 +225,8 @@ extension EgressRow {
             rule: mask.masked(record.rule ?? ""), count: Int64(clamping: record.count),
             bytesSent: Int64(clamping: record.bytesSent),
             bytesReceived: Int64(clamping: record.bytesReceived))
+        method = mask.masked(record.method)
+        path = mask.masked(record.path)
+        capability = mask.masked(record.capability)
     }
 }

@@ -16,7 +16,7 @@ func attempt(_ claim: consuming Claim, in context: WorkerContext) async {
         await claim.stop.guarding { () async throws(AttemptError) in
             let kind = try context.kinds.named(job.kind)
             var recipe = try await kind.recipe(for: job, blobs: files)
-            recipe.job.network = try await network.open(for: recipe, reports)
+            try await network.open(for: &recipe, of: job, reports)
             recipe.job.sink = ByteSink(files)  // large files are stored while they come
             let (view, mask) = (OutputView(), recipe.mask)
             recipe.job.view = view
