@@ -22,8 +22,8 @@ extension EgressConnection {
             throw EgressRefusal(
                 .notGranted,
                 (record.capability.isEmpty ? "that" : record.capability)
-                    + " is no capability of this job's; ask the operator to grant it to the job's queue and tenant"
-            )
+                    + " is no capability of this job's; ask the operator to grant it to the job's "
+                    + "queue and tenant")
         }
         try Self.check(exchange, path, capability)
         guard let value = capability.value else {
