@@ -144,8 +144,8 @@ case "sanitized":
     // scripts/test --sanitize: the suites that need no machine. No sanitizer can be linked into the
     // static guest agent.
     let kept = [
-        "CLibPQ", "CLinux", "Events", "Processes", "Postgres", "Jobs", "Wire", "TestSupport",
-        "EventsTests", "JobsTests", "WireTests",
+        "CLibPQ", "CLinux", "CAres", "CTLS", "Events", "Processes", "Postgres", "Jobs", "Egress",
+        "Wire", "TestSupport", "EventsTests", "JobsTests", "WireTests", "EgressTests",
     ]
     package.products = []
     package.targets.removeAll { !kept.contains($0.name) }

@@ -73,7 +73,17 @@ package final class EgressGateway {
     ///
     /// Those that are alike are one record with their count. No more than
     /// ``EgressLimits/records``; a last one with ``EgressReason/moreRecords`` counts the rest.
-    package func takeRecords() -> [EgressRecord] { records.take() }
+    ///
+    /// - Parameter isAll: also what connections have done that are still open, which their own
+    ///   records then add to: a worker that is lost takes little with it.
+    package func takeRecords(withOpen isAll: Bool = false) -> [EgressRecord] {
+        if isAll {
+            for (connection, _) in connections.values {
+                if let part = connection.takeProgress() { add(part) }
+            }
+        }
+        return records.take()
+    }
 
     /// Ends every connection, and waits for nothing: from here on no byte goes either way.
     package func close() {

@@ -89,7 +89,8 @@ func fuzzExchanges(_ bytes: [UInt8]) throws(BrokenPromise) {
     guard let rule = try? EgressRule("* https://good.test/v1/*") else { return }
     if rule.matches(asked) {
         try promise(exchange.path.hasPrefix("/v1/"), "the rule matches \(exchange.path)")
-        try promise(!exchange.path.contains(".."), "the path climbs: \(exchange.path)")
+        try promise(
+            !exchange.path.split(separator: "/").contains(".."), "it climbs: \(exchange.path)")
     }
     let rest = Array(bytes.dropFirst(byteCount))
     let whole = try promiseResponse([rest[...]], to: exchange)

@@ -28,6 +28,8 @@ final class EgressConnection {
     /// Of what the record is about.
     private var recordStart = ContinuousClock.now
     private var isRecorded = false
+    /// What of the record was told while it was not yet whole.
+    private var told: (isTold: Bool, sent: UInt64, received: UInt64) = (false, 0, 0)
     private var isCut = false
 
     var limits: EgressLimits { gateway.limits }
@@ -352,6 +354,7 @@ final class EgressConnection {
         record.started = wallClock()
         recordStart = .now
         isRecorded = false
+        told = (false, 0, 0)
         record(destination)
     }
     /// Writes the record, once.
@@ -360,7 +363,25 @@ final class EgressConnection {
         isRecorded = true
         record.duration = ContinuousClock.now - recordStart
         if let refusal { record.set(refusal) } else { record.rule = nil }
-        gateway.add(record)
+        var rest = record
+        rest.bytesSent -= told.sent
+        rest.bytesReceived -= told.received
+        // It was counted when it was told of first.
+        if told.isTold, refusal == nil { rest.count = 0 }
+        gateway.add(rest)
+    }
+    /// What a connection that is open has done since it was last told of; `nil`: nothing.
+    func takeProgress() -> EgressRecord? {
+        guard !isRecorded, server != nil else { return nil }
+        var part = record
+        part.rule = nil
+        part.count = told.isTold ? 0 : 1
+        part.bytesSent -= told.sent
+        part.bytesReceived -= told.received
+        part.duration = .zero
+        guard part.count + part.bytesSent + part.bytesReceived > 0 else { return nil }
+        told = (true, record.bytesSent, record.bytesReceived)
+        return part
     }
     /// Tells the client, in whatever it speaks.
     private func answer(_ refusal: EgressRefusal) async {

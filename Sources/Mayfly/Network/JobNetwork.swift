@@ -106,7 +106,7 @@ final class JobNetwork {
 
     /// What the job did since the last call and nobody was told yet, without its secrets.
     func takeRows() -> [EgressRow] {
-        let records = gateway?.takeRecords() ?? []
+        let records = gateway?.takeRecords(withOpen: true) ?? []
         summary.add(records, mask)
         let rows = unreported + records.map { EgressRow($0, mask) }
         unreported = []
