@@ -65,7 +65,7 @@ begin
                     || '(\[[0-9A-Fa-f:.]+\]|\*|(\*\.)?[^][:space:][:cntrl:]*/:@?#\\[]+)'
                     || '(:[1-9][0-9]{0,4})?(/[!-~]*)?$')
                 or (position('/' in entry) > 0) <> (entry ~ ' https?://[^/]+/')
-                or substring(entry from ':([0-9]+)(?:/[!-~]*)?$')::int > 65535 then
+                or substring(entry from '^(?:\S+ https?://)?[^/]*:([0-9]{1,5})(?:/|$)')::int > 65535 then
             perform mayfly.refuse('MF002', format('%s[%s] is %s: that is no destination', place, n,
                 coalesce(quote_literal(left(entry, 100)), 'no text')), why);
         end if;

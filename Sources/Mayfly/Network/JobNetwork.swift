@@ -71,6 +71,7 @@ final class JobNetwork {
             }
         }
         open(for: &recipe, below: ceiling)
+        guard recipe.network?.hasCapabilities == true else { return }
         policy.capabilities = context.capabilities.granted(to: job.queue, tenant: job.tenant)
     }
     func open(for recipe: inout Recipe, below ceiling: EgressCeiling?) {
