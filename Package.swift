@@ -122,7 +122,7 @@ let package = Package(
         .testTarget(
             name: "MayflyTests",
             dependencies: [
-                "Mayfly", "BrowseTools", "DocumentTools", "Events", "Jobs", "Machines",
+                "Mayfly", "BrowseTools", "DocumentTools", "Egress", "Events", "Jobs", "Machines",
                 "Processes", "Postgres", "Secrets", "StrictJSON", "TestSupport", "CTestSupport",
                 "CLinux",
             ],

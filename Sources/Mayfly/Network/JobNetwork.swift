@@ -158,7 +158,7 @@ struct NetworkSummary: Sendable {
         self.isAsked = isAsked
     }
 
-    fileprivate mutating func add(_ records: [EgressRecord], _ mask: SecretMask) {
+    mutating func add(_ records: [EgressRecord], _ mask: SecretMask) {
         for record in records {
             bytesSent += Int(clamping: record.bytesSent)
             bytesReceived += Int(clamping: record.bytesReceived)
@@ -170,6 +170,7 @@ struct NetworkSummary: Sendable {
                 rule: mask.masked(record.rule ?? ""), count: count)
             let same = denied.firstIndex {
                 $0.host == denial.host && $0.port == denial.port && $0.reason == denial.reason
+                    && $0.rule == denial.rule
             }
             if let same {
                 denied[same].count += count
@@ -196,6 +197,11 @@ struct NetworkSummary: Sendable {
         ])
     }
 
+    /// For SQL that an operator may copy: a path in it is the guest's words.
+    private static func quoted(_ text: String) -> String {
+        "'" + text.flatMap { $0 == "'" ? "''" : String($0) } + "'"
+    }
+
     /// What to do about it, for the message of a job that failed; empty when nothing was denied.
     ///
     /// That it failed for that is likely, and not known: so the reason stays its own.
@@ -207,8 +213,10 @@ struct NetworkSummary: Sendable {
         }
         let above = denied.filter { $0.reason == .aboveCeiling && !$0.rule.isEmpty }
         if !above.isEmpty {
-            let rules = above.prefix(5).map { "'\($0.rule)'" }.joined(separator: ", ")
-            let place = ceiling.map { "'\($0.queue)', '\($0.tenant)'" } ?? "QUEUE, TENANT"
+            let rules = above.prefix(5).map { Self.quoted($0.rule) }.joined(separator: ", ")
+            let place =
+                ceiling.map { "\(Self.quoted($0.queue)), \(Self.quoted($0.tenant))" }
+                ?? "QUEUE, TENANT"
             return "; the network was denied by the operator's ceiling, who can raise it: "
                 + "select mayfly.allow_egress(\(place), array[\(rules)])"
         }

@@ -77,8 +77,11 @@ extension EndToEndTests {
                         "network": network,
                     ]))
                 let hello = "hello from the host\n"
+                let stdout = (job.resultJSON["steps"]?.elements ?? []).compactMap {
+                    $0["stdout"]?.string
+                }
                 #expect(
-                    job.stdout
+                    stdout.joined()
                         == hello
                         + "403\nmayfly: GET \(base)/stock.json is on this job's allow-list, but "
                         + "not on its operator's; ask the operator to allow \"GET \(base)/stock.json\"\n"
