@@ -1,10 +1,10 @@
 // What a job's failure says about its network: words that an operator may copy.
 
-import Egress
 import Jobs
 import Secrets
 import Testing
 
+@testable import Egress
 @testable import Mayfly
 
 @Suite("What a job did on the network")
