@@ -111,8 +111,8 @@ struct WorkerCommand: AsyncParsableCommand {
         guard limit < needed else { return }
         throw ConfigurationError(
             "worker.slots is \(slots): with its standbys, warm machines and connections that "
-                + "takes \(needed) open files, and this process may have \(limit); raise the hard limit "
-                + "(LimitNOFILE=, ulimit -Hn) or lower worker.slots or machine.warm.memory")
+                + "takes \(needed) open files, and this process may have \(limit); raise the hard "
+                + "limit (LimitNOFILE=, ulimit -Hn) or lower worker.slots or machine.warm.memory")
     }
 }
 
