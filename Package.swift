@@ -36,6 +36,9 @@ let package = Package(
         // DNS without blocking: queries, retries over TCP, servers of resolv.conf, hostile answers
         // (c-ares).
         .systemLibrary(name: "CAres", pkgConfig: "libcares", providers: [.apt(["libc-ares-dev"])]),
+        // TLS: handshakes, certificates and their verification (OpenSSL's libssl).
+        .target(
+            name: "CTLS", linkerSettings: [.linkedLibrary("ssl"), .linkedLibrary("crypto")]),
         // The system calls and structures that Swift's Glibc module does not show.
         .target(name: "CLinux"),
         // What only the guest's PID 1 needs, such as /proc before Swift's own constructors run.
@@ -72,7 +75,7 @@ let package = Package(
             swiftSettings: strict
         ),
         .target(
-            name: "Egress", dependencies: ["CAres", "CLinux", "Events", "Processes"],
+            name: "Egress", dependencies: ["CAres", "CLinux", "CTLS", "Events", "Processes"],
             exclude: ["README.md"], swiftSettings: strict),
         .executableTarget(
             name: "GuestAgent",
@@ -119,7 +122,7 @@ let package = Package(
         .testTarget(
             name: "MayflyTests",
             dependencies: [
-                "Mayfly", "BrowseTools", "DocumentTools", "Events", "Jobs", "Machines",
+                "Mayfly", "BrowseTools", "DocumentTools", "Egress", "Events", "Jobs", "Machines",
                 "Processes", "Postgres", "Secrets", "StrictJSON", "TestSupport", "CTestSupport",
                 "CLinux",
             ],
@@ -141,8 +144,8 @@ case "sanitized":
     // scripts/test --sanitize: the suites that need no machine. No sanitizer can be linked into the
     // static guest agent.
     let kept = [
-        "CLibPQ", "CLinux", "Events", "Processes", "Postgres", "Jobs", "Wire", "TestSupport",
-        "EventsTests", "JobsTests", "WireTests",
+        "CLibPQ", "CLinux", "CAres", "CTLS", "Events", "Processes", "Postgres", "Jobs", "Egress",
+        "Wire", "TestSupport", "EventsTests", "JobsTests", "WireTests", "EgressTests",
     ]
     package.products = []
     package.targets.removeAll { !kept.contains($0.name) }

@@ -6,6 +6,9 @@
 --
 --     select mayfly.allow_egress('default', '', array['pypi.org:443', '*.pythonhosted.org:443']);
 --
+-- A host may be named with methods and paths, 'GET https://api.test/v1/*'. In a ceiling that is the operator's
+-- wish that workers end TLS there: they read each request, and jobs see a certificate of their worker's.
+--
 -- A name that leads to an address inside, of this host, of a private network, is refused even so, until
 -- the ceiling names the network, too. Workers ask for a ceiling only when a job wants something, and
 -- write rows only when a job did something: who uses no network pays nothing.
@@ -13,7 +16,7 @@
 create table mayfly.egress_ceiling (
     queue    text not null,              -- '*': any that has no row of its own
     tenant   text not null,
-    allow    text[] not null,            -- host:port, *.host:port
+    allow    text[] not null,            -- host:port, *.host:port, GET https://host/path/*
     networks cidr[] not null,            -- not globally routable, and allowed all the same
     set_at   timestamptz not null default clock_timestamp(),
     set_by   name not null,
@@ -30,11 +33,14 @@ create table mayfly.egress (
     verdict        text not null,        -- 'allowed', 'denied', or 'failed': nobody's decision
     reason         text not null,        -- why it was denied or failed, or ended early; or ''
     rule           text not null,        -- what an allow-list would need, where that would help; or ''
+    method         text not null,        -- of a request that the worker has read; or ''
+    path           text not null,        -- likewise, without its query
+    capability     text not null,        -- by which the request was made, or asked for; or ''
     count          bigint not null,      -- how often
     bytes_sent     bigint not null,
     bytes_received bigint not null,
     at             timestamptz not null default clock_timestamp(),   -- of the last report
-    primary key (id, attempt, host, port, address, verdict, reason, rule)
+    primary key (id, attempt, host, port, address, verdict, reason, rule, method, path, capability)
 ) partition by range (id);
 
 create function mayfly.egress_rows_max() returns bigint language sql immutable parallel safe as
@@ -48,15 +54,18 @@ declare
     entry text;
     n int := 0;
     why constant text := 'Write host:port or *.host:port, such as pypi.org:443; without a port it is 443 '
-        'and 80. There is no https:// before it and no path behind it. A list has at most 256 entries.';
+        'and 80. With methods and path it is GET https://host/path/*. A list has at most 256 entries.';
 begin
     if cardinality(allow) > 256 then
         perform mayfly.refuse('MF002', format('%s has %s entries', place, cardinality(allow)), why);
     end if;
     foreach entry in array allow loop
         if entry is null or octet_length(entry) > 300
-                or entry !~ '^(\[[0-9A-Fa-f:.]+\]|\*|(\*\.)?[^][:space:][:cntrl:]*/:@?#\\[]+)(:[1-9][0-9]{0,4})?$'
-                or substring(entry from ':([0-9]+)$')::int > 65535 then
+                or entry !~ ('^((\*|[A-Z]{1,32}(,[A-Z]{1,32})*) https?://)?'
+                    || '(\[[0-9A-Fa-f:.]+\]|\*|(\*\.)?[^][:space:][:cntrl:]*/:@?#\\[]+)'
+                    || '(:[1-9][0-9]{0,4})?(/[!-~]*)?$')
+                or (position('/' in entry) > 0) <> (entry ~ ' https?://[^/]+/')
+                or substring(entry from '^(?:\S+ https?://)?[^/]*:([0-9]{1,5})(?:/|$)')::int > 65535 then
             perform mayfly.refuse('MF002', format('%s[%s] is %s: that is no destination', place, n,
                 coalesce(quote_literal(left(entry, 100)), 'no text')), why);
         end if;
@@ -100,6 +109,12 @@ begin
     end if;
 end $$;
 
+-- One way to write a destination: hosts in lower case; methods and paths are what they are.
+create function mayfly.egress_entry(entry text) returns text language sql immutable parallel safe as
+$$ select case when position(' ' in entry) = 0 then lower(entry) else
+    substring(entry from '^\S+ ') || lower(substring(entry from '^\S+ (https?://[^/]*)'))
+        || coalesce(substring(entry from '^\S+ https?://[^/]*(/.*)$'), '') end $$;
+
 -- Lets jobs of a queue and tenant that ask for it reach these destinations, besides those they may reach
 -- already, and `networks` that are not globally routable. '*' is every queue, or tenant, that has no
 -- ceiling of its own. Holds for attempts that start from now on.
@@ -110,7 +125,7 @@ begin
     perform mayfly.check_egress_place(queue, tenant);
     perform mayfly.check_destinations(coalesce(allow, '{}'), 'allow');
     insert into mayfly.egress_ceiling as c (queue, tenant, allow, networks, set_by)
-    values (queue, tenant, array(select distinct lower(x) from unnest(allow) x order by 1),
+    values (queue, tenant, array(select distinct mayfly.egress_entry(x) from unnest(allow) x order by 1),
         coalesce(networks, '{}'), mayfly.caller())
     on conflict on constraint egress_ceiling_pkey do update set
         allow = array(select distinct x from unnest(c.allow || excluded.allow) x order by 1),
@@ -133,7 +148,7 @@ begin
     else
         update mayfly.egress_ceiling c set
             allow = array(select x from unnest(c.allow) x
-                where x <> all (array(select lower(d) from unnest(deny) d)) order by 1),
+                where x <> all (array(select mayfly.egress_entry(d) from unnest(deny) d)) order by 1),
             networks = array(select x from unnest(c.networks) x
                 where x <> all (coalesce(deny_egress.networks, '{}')) order by 1),
             set_at = clock_timestamp(), set_by = mayfly.caller()
@@ -190,7 +205,8 @@ begin
     networks := coalesce(networks, '{}');
 end $$;
 
--- Adds to what an attempt did: [{host, port, address, verdict, reason, rule, count, sent, received}, …].
+-- Adds to what an attempt did: [{host, port, address, verdict, reason, rule, method, path,
+-- capability, count, sent, received}, …].
 -- What goes beyond the rows that an attempt may have is summed up in one of the host ''.
 create function mayfly.report_egress(worker bigint, secret uuid, token bigint, records jsonb)
 returns void language plpgsql security definer set search_path = pg_catalog, pg_temp
@@ -205,31 +221,37 @@ begin
         perform mayfly.refuse('MF001', 'these are no records of a job''s network',
             'Send a list of at most 10000.');
     end if;
-    insert into mayfly.egress as e (id, attempt, host, port, address, verdict, reason, rule, count,
-        bytes_sent, bytes_received)
-    select held.id, here, k.host, k.port, k.address, k.verdict, k.reason, k.rule, sum(k.count),
-        sum(k.sent), sum(k.received)
+    insert into mayfly.egress as e (id, attempt, host, port, address, verdict, reason, rule, method, path,
+        capability, count, bytes_sent, bytes_received)
+    select held.id, here, k.host, k.port, k.address, k.verdict, k.reason, k.rule, k.method, k.path,
+        k.capability, sum(k.count), sum(k.sent), sum(k.received)
     from (
         select s.count, s.sent, s.received, s.verdict,
             case when s.fits then s.host else '' end, case when s.fits then s.port else 0 end,
             case when s.fits then s.address else '' end, case when s.fits then s.reason else '' end,
-            case when s.fits then s.rule else '' end
+            case when s.fits then s.rule else '' end, case when s.fits then s.method else '' end,
+            case when s.fits then s.path else '' end, case when s.fits then s.capability else '' end
         from (
-            select r.count, r.sent, r.received, left(r.host, 255) host, r.port,
-                left(r.address, 64) address, r.verdict, left(r.reason, 300) reason,
-                left(r.rule, 300) rule,
-                exists (select from mayfly.egress o where o.id = held.id and o.attempt = here
-                    and o.host = left(r.host, 255) and o.port = r.port
-                    and o.address = left(r.address, 64) and o.verdict = r.verdict
-                    and o.reason = left(r.reason, 300) and o.rule = left(r.rule, 300))
-                or dense_rank() over (order by left(r.host, 255), r.port, left(r.address, 64),
-                    r.verdict, left(r.reason, 300), left(r.rule, 300)) <= free fits
-            from jsonb_to_recordset(records) r (host text, port int, address text, verdict text,
-                reason text, rule text, count bigint, sent bigint, received bigint)
+            select r.*, exists (select from mayfly.egress o where o.id = held.id and o.attempt = here
+                    and o.host = r.host and o.port = r.port and o.address = r.address
+                    and o.verdict = r.verdict and o.reason = r.reason and o.rule = r.rule
+                    and o.method = r.method and o.path = r.path and o.capability = r.capability)
+                or dense_rank() over (order by r.host, r.port, r.address, r.verdict, r.reason, r.rule,
+                    r.method, r.path, r.capability) <= free fits
+            from (
+                select t.count, t.sent, t.received, left(t.host, 255) host, t.port,
+                    left(t.address, 64) address, t.verdict, left(t.reason, 300) reason,
+                    left(t.rule, 300) rule, left(coalesce(t.method, ''), 32) method,
+                    left(coalesce(t.path, ''), 255) path, left(coalesce(t.capability, ''), 63) capability
+                from jsonb_to_recordset(records) t (host text, port int, address text, verdict text,
+                    reason text, rule text, method text, path text, capability text, count bigint,
+                    sent bigint, received bigint)
+            ) r
         ) s
-    ) k (count, sent, received, verdict, host, port, address, reason, rule)
-    group by k.host, k.port, k.address, k.verdict, k.reason, k.rule
-    on conflict (id, attempt, host, port, address, verdict, reason, rule) do update set
+    ) k (count, sent, received, verdict, host, port, address, reason, rule, method, path, capability)
+    group by k.host, k.port, k.address, k.verdict, k.reason, k.rule, k.method, k.path, k.capability
+    on conflict (id, attempt, host, port, address, verdict, reason, rule, method, path, capability)
+    do update set
         count = e.count + excluded.count, bytes_sent = e.bytes_sent + excluded.bytes_sent,
         bytes_received = e.bytes_received + excluded.bytes_received, at = clock_timestamp();
 end $$;

@@ -22,6 +22,8 @@ package final class EgressGateway {
     let policy: EgressPolicy
     let resolver: Resolver
     let limits: EgressLimits
+    /// `nil`: this host ends and begins no TLS.
+    let tls: EgressTLS?
 
     private var connections: [Int: (connection: EgressConnection, task: Task<Void, Never>)] = [:]
     private var lastConnection = 0
@@ -34,10 +36,13 @@ package final class EgressGateway {
     /// When the next connection would be due at the even rate, were there no burst.
     private var due = ContinuousClock.now
 
-    package init(policy: EgressPolicy, resolver: Resolver, limits: EgressLimits) {
+    package init(
+        policy: EgressPolicy, resolver: Resolver, limits: EgressLimits, tls: EgressTLS? = nil
+    ) {
         self.policy = policy
         self.resolver = resolver
         self.limits = limits
+        self.tls = tls
     }
 
     /// Serves one stream of the guest until it ends.
@@ -68,7 +73,17 @@ package final class EgressGateway {
     ///
     /// Those that are alike are one record with their count. No more than
     /// ``EgressLimits/records``; a last one with ``EgressReason/moreRecords`` counts the rest.
-    package func takeRecords() -> [EgressRecord] { records.take() }
+    ///
+    /// - Parameter isAll: also what connections have done that are still open, which their own
+    ///   records then add to: a worker that is lost takes little with it.
+    package func takeRecords(withOpen isAll: Bool = false) -> [EgressRecord] {
+        if isAll {
+            for (connection, _) in connections.values {
+                if let part = connection.takeProgress() { add(part) }
+            }
+        }
+        return records.take()
+    }
 
     /// Ends every connection, and waits for nothing: from here on no byte goes either way.
     package func close() {
@@ -134,6 +149,7 @@ private struct RecordList {
     private struct Key: Hashable {
         let host: String
         let port: UInt16
+        let request: [String]
         let address: String?
         let verdict: EgressVerdict
         let reason: EgressReason?
@@ -144,7 +160,8 @@ private struct RecordList {
 
     mutating func add(_ record: EgressRecord, limit: Int) {
         let key = Key(
-            host: record.host, port: record.port, address: record.address,
+            host: record.host, port: record.port,
+            request: [record.method, record.path, record.capability], address: record.address,
             verdict: record.verdict, reason: record.reason)
         if let place = places[key] {
             list[place].merge(record)
@@ -154,6 +171,7 @@ private struct RecordList {
         } else if untold == nil {
             var first = record
             (first.host, first.port, first.address, first.rule) = ("", 0, nil, nil)
+            (first.method, first.path, first.capability) = ("", "", "")
             (first.verdict, first.reason) = (.failed, .moreRecords)
             untold = first
         } else {

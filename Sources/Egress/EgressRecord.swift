@@ -16,6 +16,14 @@ package enum EgressReason: String, CaseIterable, Sendable {
     case sniMissing = "sni_missing"
     case encryptedHello = "ech"
     case notTLS = "not_tls"
+    /// A handshake failed: with the client, or with the server, for other than its certificate.
+    case tlsFailed = "tls_failed"
+    /// Whom this host has connected to is not whom it says, or is known to no authority.
+    case certificateRefused = "certificate_refused"
+    /// A capability that there is not, or not for this job.
+    case notGranted = "not_granted"
+    /// A capability of the job's whose operator has not set it up.
+    case capabilityUnusable = "capability_unusable"
     case badRequest = "bad_request"
     case badResponse = "bad_response"
     case tooManyConnections = "too_many_connections"
@@ -30,8 +38,9 @@ package enum EgressReason: String, CaseIterable, Sendable {
     /// Whether that was a decision, rather than something that went wrong.
     var isDenial: Bool {
         switch self {
-        case .nameNotFound, .nameFailed, .connectFailed, .connectionLost, .badResponse, .timeLimit,
-            .idleLimit, .jobEnded, .moreRecords:
+        case .nameNotFound, .nameFailed, .connectFailed, .connectionLost, .tlsFailed,
+            .certificateRefused, .capabilityUnusable, .badResponse, .timeLimit, .idleLimit,
+            .jobEnded, .moreRecords:
             false
         default: true
         }
@@ -40,7 +49,9 @@ package enum EgressReason: String, CaseIterable, Sendable {
     var status: Int {
         switch self {
         case .badRequest, .badHost: 400
-        case .nameNotFound, .nameFailed, .connectFailed, .connectionLost, .badResponse: 502
+        case .nameNotFound, .nameFailed, .connectFailed, .connectionLost, .badResponse, .tlsFailed,
+            .certificateRefused, .capabilityUnusable:
+            502
         case .timeLimit, .idleLimit: 504
         default: 403
         }
@@ -55,6 +66,11 @@ package struct EgressRecord: Hashable, Sendable {
     package var host = ""
     /// 0 when none was asked for: a query for a name, or no request.
     package var port: UInt16 = 0
+    /// Of a request that this host has read; the path without its query, in printable ASCII.
+    package var method = ""
+    package var path = ""
+    /// By which the request was made, or would have been.
+    package var capability = ""
     /// The checked one that was connected to, or the one that was refused.
     package var address: String?
     package var verdict = EgressVerdict.allowed

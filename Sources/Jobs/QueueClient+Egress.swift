@@ -8,8 +8,8 @@ extension QueueClient {
     package func egress(_ id: Int64) async throws(JobsError) -> [EgressRow] {
         let rows = try await run(
             """
-            select attempt, host, port, address, verdict, reason, rule, count, bytes_sent,
-                bytes_received, mayfly.iso(at) as at
+            select attempt, host, port, address, verdict, reason, rule, method, path, capability,
+                count, bytes_sent, bytes_received, mayfly.iso(at) as at
             from mayfly.get_egress(\(id))
             """)
         return (0..<rows.count).map { EgressRow(rows, $0) }

@@ -104,11 +104,13 @@ package final class MachineHost {
         }
     }
 
-    /// How many descriptors this process needs for so many machines and standbys, and all else.
+    /// How many descriptors this process needs for so many machines and standbys, of which so many
+    /// have jobs, and all else.
     ///
-    /// Measured: 8 for each machine, over vsock 9; the rest is for images and the database.
-    package nonisolated static func descriptorsNeeded(machines: Int) -> UInt64 {
-        UInt64(64 + 10 * machines)
+    /// Measured: 8 for each machine, over vsock 9; each stream of a job's network is a pair and a
+    /// way to its server; the rest is for images and the database.
+    package nonisolated static func descriptorsNeeded(machines: Int, jobs: Int) -> UInt64 {
+        UInt64(64 + 10 * machines + 3 * Limits.networkStreams * jobs)
     }
 
     /// Removes processes and directories of hosts that died; every 30 s in a worker.

@@ -48,28 +48,6 @@ struct CurlTests {
         }
     }
 
-    /// What a guest's agent does: each connection to a port of loopback becomes a stream.
-    private final class Entrance: Sendable {
-        let address: String
-        private let listener: CInt
-        init(_ address: String, _ gateway: EgressGateway) throws {
-            self.address = address
-            listener = socket(AF_INET, CInt(SOCK_STREAM.rawValue), 0)
-            var one: CInt = 1
-            unsafe setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, 4)
-            try #require(bindSocket(listener, address, 3128) == 0 && listen(listener, 16) == 0)
-            Thread.detachNewThread { [listener] in
-                while true {
-                    let number = accept(listener, nil, nil)
-                    guard number >= 0 else { return }
-                    Task { await gateway.serve(Descriptor(number), as: .proxy) }
-                }
-            }
-        }
-        func close() { shutdown(listener, CInt(SHUT_RDWR)) }
-        deinit { Glibc.close(listener) }
-    }
-
     @Test func `curl gets what is allowed, verifies it, and says why the rest is refused`()
         async throws
     {

@@ -197,4 +197,27 @@ struct GatewayTests {
         #expect(await client.connect("good.test:2525").hasPrefix("HTTP/1.1 200"))
         #expect(await client.receive(exactly: 11) == Array("220 hello\r\n".utf8))
     }
+
+    @Test func `a connection that stays open is told of while it is, and counted once`()
+        async throws
+    {
+        let world = try await World()
+        defer { world.close() }
+        let gateway = try await world.gateway(["good.test:2222"])
+        let client = try await Client(gateway)
+        #expect(await client.connect("good.test:2222").hasPrefix("HTTP/1.1 200"))
+        await client.send("\u{1}hello")
+        #expect(await client.receive(exactly: 6).count == 6)
+        let first = await gateway.takeRecords(withOpen: true)
+        #expect(first.map(\.count) == [1] && first.map(\.verdict) == [.allowed], "\(first)")
+        #expect(first.map(\.bytesSent) == [6] && first.map(\.reason) == [nil], "\(first)")
+        #expect(await gateway.takeRecords(withOpen: true) == [])
+        await client.send("\u{1}more")
+        #expect(await client.receive(exactly: 5).count == 5)
+        client.endWriting()
+        _ = await client.receiveAll()
+        let last = await records(of: gateway)
+        #expect(last.map(\.count) == [0] && last.map(\.bytesSent) == [5], "\(last)")
+        #expect(last.map(\.bytesReceived) == [5] && last.map(\.verdict) == [.allowed], "\(last)")
+    }
 }

@@ -47,12 +47,31 @@ struct RuleTests {
             "https://example.com", "example.com/path", "user@example.com", "*.*:443", "a.*.com:443",
             "*example.com", "**", "exämple.com:443", "2130706433:80", "0x7f.1:80", "127.1:80",
             "2001:db8::1", "[2001:db8::1", "[::1%lo]:80", "*.127.0.0.1:80", "a b:80", "-a.com:80",
-            "a..b:80", "*.", String(repeating: "a.", count: 130) + "a:80", "a\u{0}b:80", "a:80:80",
+            "a..b:80", "*.", "GET https://a.test",
+            "get https://a.test/", "GET,, https://a.test/", "GET https://a.test/v1/../x",
+            "GET https://a.test/a*b", "GET https://a.test/%2f", "GET ftp://a.test/",
+            "GET https://u@a.test/", "GET  https://a.test/", "GET https://a.test/?q",
+            "https://a.test/ GET", "GET https://127.1/",
+            String(repeating: "a.", count: 130) + "a:80", "a\u{0}b:80", "a:80:80",
         ])
     func refuses(_ text: String) {
         let error = #expect(throws: EgressRuleError.self) { try EgressRule(text) }
         #expect((error?.description.count ?? 0) > 20)
         #expect(error?.description.utf8.allSatisfy { (0x20...0x7E).contains($0) } == true)
+    }
+
+    @Test func `a rule by method and path has one spelling, and matches no whole host`() throws {
+        for (text, canonical) in [
+            ("GET https://A.test/v1/*", "GET https://a.test/v1/*"),
+            ("POST,GET,GET https://a.test:443/x", "GET,POST https://a.test/x"),
+            ("* http://*.a.test:8080/", "* http://*.a.test:8080/"),
+            ("GET https://[2001:DB8::1]/*", "GET https://[2001:db8::1]/*"),
+        ] {
+            let rule = try EgressRule(text)
+            #expect("\(rule)" == canonical)
+            #expect(try EgressRule(canonical) == rule)
+            #expect(!rule.matches(try destination("a.test:443")))
+        }
     }
 
     @Test func `a network holds its addresses and no others`() throws {

@@ -12,7 +12,8 @@ struct EgressSeedTests {
 
     /// What share of all cases a target has: the others cost a debug build less.
     private static let shares: [(target: FuzzTarget, percent: Int)] = [
-        (.proxyRequests, 15), (.handshakes, 30), (.nameQueries, 40), (.rules, 15),
+        (.proxyRequests, 12), (.exchanges, 10), (.handshakes, 28), (.nameQueries, 38),
+        (.rules, 12),
     ]
 
     @Test(

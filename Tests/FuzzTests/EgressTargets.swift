@@ -45,7 +45,9 @@ func fuzzProxyRequests(_ bytes: [UInt8]) throws(BrokenPromise) {
     }
     guard let request else { return }
     try promiseSame(request.destination)
-    guard case .exchange(let forwarded, let body) = request.kind else { return }
+    guard case .exchange(let exchange) = request.kind else { return }
+    let body = exchange.body
+    let forwarded = exchange.head(for: request.destination, defaultPort: 80)
     let read = outcome { () throws(EgressRefusal) in
         try HTTPHead(forwarded, limit: 1 << 20, reason: .badRequest)
     }
@@ -61,6 +63,87 @@ func fuzzProxyRequests(_ bytes: [UInt8]) throws(BrokenPromise) {
     try promise(head.values("connection") == ["close"], "the connection is not closed")
     let rest = Array(bytes.dropFirst(request.byteCount))
     try promisePieces(rest, BodyFilter(body))
+}
+
+/// What is said within TLS that is ended here, and what a server answers to it.
+func fuzzExchanges(_ bytes: [UInt8]) throws(BrokenPromise) {
+    let destination = EgressDestination(host: .name("good.test"), port: 443)
+    let first = outcome { () throws(EgressRefusal) in
+        try HTTPRequest.within(destination, bytes, limit: 4096)
+    }
+    guard case .success(let read?) = first else { return }
+    let (exchange, byteCount) = read
+    let forwarded = exchange.head(for: destination, defaultPort: 443)
+    let again = outcome { () throws(EgressRefusal) in
+        try HTTPRequest.within(destination, forwarded, limit: 1 << 20)
+    }
+    guard case .success(let second?) = again else {
+        throw BrokenPromise("what goes to the server is no request: \(again)")
+    }
+    try promise(second.byteCount == forwarded.count, "a second head goes to the server")
+    try promise(
+        second.exchange.method == exchange.method && second.exchange.target == exchange.target
+            && second.exchange.body == exchange.body, "the server reads another request")
+    let asked = EgressRequest(
+        method: exchange.method, isTLS: true, destination: destination, path: exchange.path)
+    guard let rule = try? EgressRule("* https://good.test/v1/*") else { return }
+    if rule.matches(asked) {
+        try promise(exchange.path.hasPrefix("/v1/"), "the rule matches \(exchange.path)")
+        try promise(
+            !exchange.path.split(separator: "/").contains(".."), "it climbs: \(exchange.path)")
+    }
+    let rest = Array(bytes.dropFirst(byteCount))
+    let whole = try promiseResponse([rest[...]], to: exchange)
+    let parts = try promiseResponse(pieces(of: rest), to: exchange)
+    try promise(whole == parts, "whole: \(whole ?? []); in pieces: \(parts ?? [])")
+}
+
+/// A server's answer: what comes out is a response that a second reader reads to the same end.
+///
+/// - Returns: its content; `nil` when it is refused or not whole.
+private func promiseResponse(
+    _ pieces: [ArraySlice<UInt8>], to exchange: HTTPExchange
+) throws(BrokenPromise) -> [UInt8]? {
+    let secret = Array("s3cr3t".utf8)
+    var filter = ExchangeResponse(
+        to: exchange, keepsAlive: true, limit: 4096, mask: EchoMask(secret))
+    var out: [UInt8] = []
+    var isOver = false
+    for piece in pieces where !isOver {
+        let state = outcome { () throws(EgressRefusal) in
+            try filter.take(Array(piece), into: &out)
+        }
+        guard case .success(let state) = state else { return nil }
+        try promise(state != .open, "the rest of a response is not looked at")
+        isOver = state == .complete
+    }
+    guard isOver else { return nil }
+    for place in out.indices {
+        try promise(!out[place...].starts(with: secret), "the secret comes back")
+    }
+    var rest = out[...]
+    while true {
+        let read = outcome { () throws(EgressRefusal) in
+            try HTTPHead(Array(rest), limit: 1 << 20, reason: .badResponse)
+        }
+        guard case .success(let head?) = read else { throw BrokenPromise("no head: \(read)") }
+        rest = rest.dropFirst(head.byteCount)
+        if head.startLine.dropFirst(9).hasPrefix("1") { continue }
+        let isEmpty =
+            exchange.method == "HEAD"
+            || ["204", "304"].contains(head.startLine.dropFirst(9).prefix(3))
+        let length = head.values("content-length").first.flatMap { UInt64($0) }
+        let isChunked = head.values("transfer-encoding") == ["chunked"]
+        try promise(!(isChunked && length != nil), "two ends are told")
+        var decoder = BodyDecoder(
+            isEmpty ? HTTPBody.none : length.map { .length($0) } ?? (isChunked ? .chunked : nil))
+        var content: [UInt8] = []
+        let end = outcome { () throws(EgressRefusal) in
+            try decoder.take(Array(rest), into: &content)
+        }
+        try promise(end == .success(true) || !filter.keepsAlive, "the client would wait: \(end)")
+        return content
+    }
 }
 
 func fuzzHandshakes(_ bytes: [UInt8]) throws(BrokenPromise) {
@@ -158,6 +241,14 @@ private func promisePieces(
         return out
     }
     let whole = pass([bytes[...]])
+    let parts = pass(pieces(of: bytes))
+    try promise(
+        whole == parts,
+        "whole: \(String(describing: whole)); in pieces: \(String(describing: parts))")
+    return whole
+}
+
+private func pieces(of bytes: [UInt8]) -> [ArraySlice<UInt8>] {
     var pieces: [ArraySlice<UInt8>] = []
     var rest = bytes[...]
     while let first = rest.first {
@@ -165,9 +256,5 @@ private func promisePieces(
         pieces.append(piece)
         rest = rest.dropFirst(piece.count)
     }
-    let parts = pass(pieces)
-    try promise(
-        whole == parts,
-        "whole: \(String(describing: whole)); in pieces: \(String(describing: parts))")
-    return whole
+    return pieces
 }

@@ -16,6 +16,8 @@ enum FuzzTarget: String, CaseIterable, Sendable {
     case configuration
     /// What a guest's programs say to the proxy: HTTP and SOCKS.
     case proxyRequests = "proxy-requests"
+    /// What is said within TLS that the host ends, and what servers answer to it.
+    case exchanges
     /// What they begin a TLS connection with.
     case handshakes
     /// Their queries for names.
@@ -32,6 +34,7 @@ enum FuzzTarget: String, CaseIterable, Sendable {
         case .payload: try fuzzPayload(bytes)
         case .configuration: try fuzzConfiguration(bytes)
         case .proxyRequests: try fuzzProxyRequests(bytes)
+        case .exchanges: try fuzzExchanges(bytes)
         case .handshakes: try fuzzHandshakes(bytes)
         case .nameQueries: try fuzzNameQueries(bytes)
         case .rules: try fuzzRules(bytes)

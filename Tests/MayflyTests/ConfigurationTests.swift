@@ -27,6 +27,48 @@ struct ConfigurationTests {
         } catch { return "\(error)" }
     }
 
+    @Test func `a capability exists as soon as one of its keys is set, and says what it lacks`()
+        async throws
+    {
+        let url = "capability.hub.url = \"https://hub.test/api\"\n"
+        let file = "capability.hub.secret = \"/nowhere\"\n"
+        for (text, problem) in [
+            (url, "capability.hub.secret is \"\""),
+            (file, "capability.hub: \"\" is not https://host"),
+            (url + file + "capability.hub.grant = \"default\"", "is not queue/tenant"),
+            (url + file + "capability.hub.allow = \"/x\"", "\"/x\" is not what may be asked for"),
+            (url + file + "capability.hub.header = \"Host\"", "names no field"),
+            (url + file + "capability.hub.networks = \"10.0.0.1/8\"", "10.0.0.1/8"),
+            (url + file, nil),
+        ] {
+            let configuration = try load(text)
+            do {
+                let book = try CapabilityBook(configuration)
+                #expect(problem == nil, "\(text)")
+                #expect(book.granted(to: "default", tenant: "").isEmpty)
+                #expect(book.problems.first?.contains("/nowhere") == true)
+            } catch {
+                #expect("\(error)".contains(problem ?? "nothing"), "\(text): \(error)")
+            }
+        }
+        #expect(refusal("capability.hub.ulr = \"x\"").contains("did you mean capability.hub.url?"))
+    }
+
+    @Test func `a capability is granted to its queues and tenants, and to no other`() throws {
+        let configuration = try load(
+            """
+            capability.hub.url = "https://hub.test"
+            capability.hub.secret = "/nowhere"
+            capability.hub.grant = "default/acme; mail/*; */boss; jobs/"
+            """)
+        let book = try CapabilityBook(configuration)
+        for (queue, tenant, holds) in [
+            ("default", "acme", true), ("default", "", false), ("default", "acme2", false),
+            ("mail", "", true), ("mail", "any", true), ("other", "boss", true),
+            ("jobs", "", true), ("jobs", "x", false), ("other", "acme", false),
+        ] { #expect(book.granted(to: queue, tenant: tenant).count == (holds ? 1 : 0)) }
+    }
+
     // One line each: the text, and how the refusal must begin.
     private static let refused: [(String, String)] = [
         ("worker.slot = 3", "worker.conf:1:1: unknown key worker.slot; did you mean worker.slots?"),

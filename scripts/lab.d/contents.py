@@ -11,7 +11,7 @@ from basics import (
 
 # The lab's Debian: what the release programs, the machine tests and a database need at run time.
 PACKAGES = ["linux-image-cloud-amd64", "qemu-system-x86", "postgresql", "python3", "kmod", "iproute2",
-            "procps", "e2fsprogs", "strace", "lz4", "xz-utils", "zstd"]
+            "procps", "curl", "openssl", "e2fsprogs", "strace", "lz4", "xz-utils", "zstd"]
 PROGRAMS = [f"{CHECKOUT}/.build/release/{name}" for name in
             ["mayfly", "mayfly-agent", "mayfly-jail"]]
 

@@ -7,7 +7,7 @@ import Events
 @LoopActor
 final class EgressConnection {
     /// How the client is told of a refusal.
-    private enum Dialect {
+    enum Dialect {
         case http, socksGreeting, socksRequest
         /// The tunnel stands: all that can be said is a TLS alert.
         case tunnel
@@ -19,16 +19,20 @@ final class EgressConnection {
     /// How long an answer may take to reach a client that has been refused.
     private static let answerTime = Duration.seconds(2)
 
-    private let gateway: EgressGateway
-    private let client: EgressSocket
+    let gateway: EgressGateway
+    let client: EgressSocket
     private var server: EgressSocket?
-    private var dialect = Dialect.http
-    private var record = EgressRecord()
-    private let start = ContinuousClock.now
+    var dialect = Dialect.http
+    var record = EgressRecord()
+    let start = ContinuousClock.now
+    /// Of what the record is about.
+    private var recordStart = ContinuousClock.now
     private var isRecorded = false
+    /// What of the record was told while it was not yet whole.
+    private var told: (isTold: Bool, sent: UInt64, received: UInt64) = (false, 0, 0)
     private var isCut = false
 
-    private var limits: EgressLimits { gateway.limits }
+    var limits: EgressLimits { gateway.limits }
 
     init(of gateway: EgressGateway, client: EgressSocket) {
         self.gateway = gateway
@@ -98,16 +102,36 @@ final class EgressConnection {
             try await client.writeAll(
                 Array("HTTP/1.1 200 Connection established\r\n\r\n".utf8), before: deadline)
             try await tunnel(to: server, request.destination, first: rest)
-        case .exchange(let head, let body):
+        case .exchange(let exchange) where request.destination.host == Self.capabilityHost:
+            try await serveCapability(exchange, at: request.destination, first: rest)
+        case .exchange(let exchange):
             // What belongs to TLS is not sent in the clear, and not read as something else.
             guard request.destination.port != 443 else {
                 throw EgressRefusal(
                     .notTLS,
                     "http:// on port 443 is not sent; use https://\(request.destination.host)")
             }
-            let server = try await open(request.destination)
-            try await exchange(with: server, head: head, body: body, first: rest)
+            try await serve(exchange, at: request.destination, first: rest)
         }
+    }
+    /// One exchange in plain text.
+    private func serve(
+        _ exchange: HTTPExchange, at destination: EgressDestination, first: [UInt8]
+    ) async throws(EgressRefusal) {
+        let asked = EgressRequest(
+            method: exchange.method, isTLS: false, destination: destination, path: exchange.path)
+        if gateway.policy.readsRequests(at: destination) {
+            record(asked)
+            try exchange.checkOverrides()
+            try gateway.policy.check(asked)
+        } else {
+            try gateway.policy.check(destination)
+        }
+        let server = try await connect(
+            to: destination, permitting: gateway.policy.permittedNetworks)
+        try await self.exchange(
+            with: server, head: exchange.head(for: destination, defaultPort: 80),
+            body: exchange.body, first: first)
     }
     private func serveSOCKS(
         _ buffer: inout [UInt8], before deadline: ContinuousClock.Instant
@@ -138,14 +162,30 @@ final class EgressConnection {
 
     // MARK: The way to a server
 
-    /// Decides, resolves, checks every address and connects to one of them.
+    /// Decides, and connects; `nil` where TLS is ended here: each request is decided by itself.
     private func open(
         _ destination: EgressDestination
-    ) async throws(EgressRefusal) -> EgressSocket {
+    ) async throws(EgressRefusal) -> EgressSocket? {
+        if destination.host == Self.capabilityHost {
+            throw EgressRefusal(
+                .badRequest,
+                "capabilities are asked without TLS: http://\(EgressCapability.host)/NAME/")
+        }
+        guard !gateway.policy.endsTLS(at: destination) else {
+            try gateway.policy.check(someRequestAt: destination)
+            return nil
+        }
         try gateway.policy.check(destination)
+        return try await connect(
+            to: destination, permitting: gateway.policy.permittedNetworks)
+    }
+    /// Resolves, checks every address and connects to one of them.
+    func connect(
+        to destination: EgressDestination, permitting networks: [IPNetwork]
+    ) async throws(EgressRefusal) -> EgressSocket {
         try account(0, 0)
         try gateway.countConnection()
-        let addresses = try await addresses(of: destination.host)
+        let addresses = try await addresses(of: destination.host, permitting: networks)
         var refusal = EgressRefusal(.connectFailed, "\(destination) has no address")
         for address in addresses.prefix(Self.addressCount) {
             do throws(EgressRefusal) {
@@ -162,8 +202,12 @@ final class EgressConnection {
         }
         throw refusal
     }
+    /// The connection to a server is over; the client's goes on.
+    func endServer() { server = nil }
     /// Every address of a host, all of them checked.
-    private func addresses(of host: EgressHost) async throws(EgressRefusal) -> [IPAddress] {
+    private func addresses(
+        of host: EgressHost, permitting networks: [IPNetwork]
+    ) async throws(EgressRefusal) -> [IPAddress] {
         let addresses: [IPAddress]
         switch host {
         case .address(let address): addresses = [address]
@@ -177,15 +221,16 @@ final class EgressConnection {
             }
         }
         guard !isCut else { throw EgressRefusal(.jobEnded, "the job is over") }
-        try gateway.policy.check(addresses, of: host)
+        try EgressPolicy.check(addresses, of: host, permitting: networks)
         return addresses
     }
 
     // MARK: Bytes
 
     private func tunnel(
-        to server: EgressSocket, _ destination: EgressDestination, first: [UInt8]
+        to server: EgressSocket?, _ destination: EgressDestination, first: [UInt8]
     ) async throws(EgressRefusal) {
+        guard let server else { return try await serveEnded(destination, first: first) }
         dialect = .tunnel
         let filter = TLSFilter(destination, policy: gateway.policy, limit: limits.headerBytes)
         let up = Flow(from: client, to: server, filter: filter)
@@ -211,7 +256,7 @@ final class EgressConnection {
         }
         finish(nil)
     }
-    private func relay(_ up: Flow, _ down: Flow) -> Relay {
+    func relay(_ up: Flow, _ down: Flow) -> Relay {
         Relay(
             up: up, down: down, end: start + limits.totalTime, requestTime: limits.requestTime,
             idleTime: limits.idleTime,
@@ -220,7 +265,7 @@ final class EgressConnection {
             })
     }
     @discardableResult
-    private func account(
+    func account(
         _ sent: Int, _ received: Int
     ) throws(EgressRefusal) -> (sent: UInt64, received: UInt64) {
         record.bytesSent += UInt64(sent)
@@ -276,7 +321,10 @@ final class EgressConnection {
             }
             try gateway.policy.check(name: host)
             guard query.type == 1 || query.type == 28 else { return query.answer(.found) }
-            return query.answer(.found, addresses: try await addresses(of: host))
+            return query.answer(
+                .found,
+                addresses: try await addresses(
+                    of: host, permitting: gateway.policy.permittedNetworks))
         } catch {
             asked.set(error)
             gateway.add(asked)
@@ -295,13 +343,45 @@ final class EgressConnection {
         record.port = destination.port
         record.rule = "\(destination)"
     }
+    func record(_ request: EgressRequest) {
+        record.method = request.method
+        record.path = shownText(request.path)
+        record.rule = "\(request)"
+    }
+    /// Another request on a connection that goes on.
+    func begin(_ destination: EgressDestination) {
+        record = EgressRecord()
+        record.started = wallClock()
+        recordStart = .now
+        isRecorded = false
+        told = (false, 0, 0)
+        record(destination)
+    }
     /// Writes the record, once.
-    private func finish(_ refusal: EgressRefusal?) {
+    func finish(_ refusal: EgressRefusal?) {
         guard !isRecorded else { return }
         isRecorded = true
-        record.duration = ContinuousClock.now - start
+        record.duration = ContinuousClock.now - recordStart
         if let refusal { record.set(refusal) } else { record.rule = nil }
-        gateway.add(record)
+        var rest = record
+        rest.bytesSent -= told.sent
+        rest.bytesReceived -= told.received
+        // It was counted when it was told of first.
+        if told.isTold, refusal == nil { rest.count = 0 }
+        gateway.add(rest)
+    }
+    /// What a connection that is open has done since it was last told of; `nil`: nothing.
+    func takeProgress() -> EgressRecord? {
+        guard !isRecorded, server != nil else { return nil }
+        var part = record
+        part.rule = nil
+        part.count = told.isTold ? 0 : 1
+        part.bytesSent -= told.sent
+        part.bytesReceived -= told.received
+        part.duration = .zero
+        guard part.count + part.bytesSent + part.bytesReceived > 0 else { return nil }
+        told = (true, record.bytesSent, record.bytesReceived)
+        return part
     }
     /// Tells the client, in whatever it speaks.
     private func answer(_ refusal: EgressRefusal) async {

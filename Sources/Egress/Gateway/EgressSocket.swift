@@ -10,6 +10,8 @@ import Processes
 final class EgressSocket {
     private let descriptor: Descriptor
     var number: CInt { descriptor.number }
+    /// What bytes go through on their way, once there is TLS.
+    private var tls: TLSSession?
 
     /// How much is read at once.
     ///
@@ -34,6 +36,7 @@ final class EgressSocket {
     /// Reads what has arrived into the shared slice.
     private func receive(atMost limit: Int) -> Received {
         let wanted = min(limit, Self.sliceByteCount)
+        if let tls { return tls.read(into: &Self.slice, atMost: wanted) }
         let count = unsafe recv(number, &Self.slice, wanted, 0)
         if count > 0 { return .bytes(count) }
         if count == 0 { return wanted == 0 ? .nothingYet : .ended }
@@ -55,7 +58,8 @@ final class EgressSocket {
     /// Moves what has arrived to `other`, as far as that takes it.
     ///
     /// It is looked at first, and taken when it is written: what a slow receiver does not take
-    /// stays with the sender, in the kernel's buffers, however many connections there are.
+    /// stays with the sender, in the kernel's buffers, however many connections there are. Not
+    /// for TLS, whose flows have filters to their end.
     func move(to other: EgressSocket, atMost limit: Int) -> Moved {
         let wanted = min(limit, Self.sliceByteCount)
         guard wanted > 0 else { return .nothingYet }
@@ -84,14 +88,40 @@ final class EgressSocket {
     }
     private func send(_ bytes: UnsafeRawBufferPointer) -> Int? {
         guard let base = bytes.baseAddress, bytes.count > 0 else { return 0 }
+        if let tls { return unsafe tls.write(bytes) }
         // MSG_NOSIGNAL: whoever hangs up must not raise SIGPIPE here.
         let count = unsafe Glibc.send(number, base, bytes.count, CInt(MSG_NOSIGNAL))
         if count >= 0 { return count }
         return errno == EAGAIN || errno == EINTR ? 0 : nil
     }
-    func endWriting() { shutdown(number, CInt(SHUT_WR)) }
+    func endWriting() {
+        tls?.end()
+        shutdown(number, CInt(SHUT_WR))
+    }
     /// Ends both ways; the descriptor stays until its owner drops it.
     func cut() { shutdown(number, CInt(SHUT_RDWR)) }
+
+    /// Does a TLS handshake; from then on all bytes go through it.
+    func start(
+        _ session: TLSSession?, before deadline: ContinuousClock.Instant
+    ) async throws(EgressRefusal) {
+        guard let session else {
+            throw EgressRefusal(.connectionLost, "there is no memory for a TLS connection")
+        }
+        tls = session
+        while true {
+            switch session.handshake() {
+            case .done: return
+            case .wantsRead: try await wait(.read, before: deadline)
+            case .wantsWrite: try await wait(.write, before: deadline)
+            case .failed:
+                guard let problem = session.certificateProblem else {
+                    throw EgressRefusal(.tlsFailed, "the TLS handshake failed")
+                }
+                throw EgressRefusal(.certificateRefused, problem)
+            }
+        }
+    }
 
     /// Waits for more bytes behind those in `buffer`.
     ///

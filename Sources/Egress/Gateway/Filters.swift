@@ -7,8 +7,10 @@ protocol FlowFilter: Sendable {
     ///
     /// - Throws: ``EgressRefusal``, which ends the connection.
     mutating func take(_ bytes: [UInt8], into out: inout [UInt8]) throws(EgressRefusal) -> FlowState
-    /// The sender has ended its way.
-    mutating func end() throws(EgressRefusal)
+    /// The sender has ended its way; appends to `out` what is left.
+    ///
+    /// - Returns: whether the receiver's way ends as well, `open`, or goes on, `complete`.
+    mutating func end(into out: inout [UInt8]) throws(EgressRefusal) -> FlowState
     /// Whether more must come within the time for a request.
     var isExpecting: Bool { get }
 }
@@ -75,11 +77,12 @@ struct TLSFilter: FlowFilter {
         held = []
         return .open
     }
-    mutating func end() throws(EgressRefusal) {
+    mutating func end(into out: inout [UInt8]) throws(EgressRefusal) -> FlowState {
         if isExpecting {
             throw EgressRefusal(
                 .notTLS, "the connection with \(destination) ended before its TLS handshake began")
         }
+        return .open
     }
 }
 
@@ -95,6 +98,8 @@ struct BodyFilter: FlowFilter {
     private var stage: Stage
     /// A line that is not complete.
     private var line: [UInt8] = []
+    /// What came behind the body's end: another request.
+    private(set) var rest: [UInt8] = []
 
     init(_ body: HTTPBody) {
         stage =
@@ -116,7 +121,9 @@ struct BodyFilter: FlowFilter {
                 let count = Int(min(left, UInt64(bytes.count - place)))
                 out += bytes[place..<(place + count)]
                 stage = .bytes(left - UInt64(count))
-                return left == UInt64(count) ? .complete : .filtered
+                guard left == UInt64(count) else { return .filtered }
+                rest += bytes[(place + count)...]
+                return .complete
             case .chunk(let left):
                 let count = Int(min(left, UInt64(bytes.count - place)))
                 out += bytes[place..<(place + count)]
@@ -125,7 +132,9 @@ struct BodyFilter: FlowFilter {
                 if left > UInt64(count) { return .filtered }
             case .size, .afterChunk, .lastLine:
                 guard try takeLine(bytes, &place) else { return .filtered }
-                if try endLine(&out) { return .complete }
+                guard try endLine(&out) else { continue }
+                rest += bytes[place...]
+                return .complete
             }
         }
     }
@@ -174,7 +183,7 @@ struct BodyFilter: FlowFilter {
         .badRequest,
         "the request's chunks are not as HTTP/1.1 has them (no extensions, no trailers)")
 
-    mutating func end() throws(EgressRefusal) {
+    mutating func end(into out: inout [UInt8]) throws(EgressRefusal) -> FlowState {
         throw EgressRefusal(.badRequest, "the request ended before its body did")
     }
 }
@@ -193,14 +202,7 @@ struct ResponseFilter: FlowFilter {
         held += bytes
         while let head = try HTTPHead(held, limit: limit, reason: .badResponse) {
             held.removeFirst(head.byteCount)
-            let words = head.startLine.split(
-                separator: " ", maxSplits: 2, omittingEmptySubsequences: false)
-            guard words.count >= 2, words[0] == "HTTP/1.1" || words[0] == "HTTP/1.0",
-                words[1].utf8.count == 3, let status = decimal(words[1], atMost: 599),
-                status >= 100, status != 101
-            else {
-                throw EgressRefusal(.badResponse, "the server's response has no proper status line")
-            }
+            let status = try Self.status(head)
             var answer = head
             try answer.removeHopByHop(reason: .badResponse)
             if status < 200 {
@@ -214,7 +216,19 @@ struct ResponseFilter: FlowFilter {
         }
         return .filtered
     }
-    mutating func end() throws(EgressRefusal) {
+    /// A response changes no protocol: that was not asked for.
+    static func status(_ head: HTTPHead) throws(EgressRefusal) -> Int {
+        let words = head.startLine.split(
+            separator: " ", maxSplits: 2, omittingEmptySubsequences: false)
+        guard words.count >= 2, words[0] == "HTTP/1.1" || words[0] == "HTTP/1.0",
+            words[1].utf8.count == 3, let status = decimal(words[1], atMost: 599),
+            status >= 100, status != 101
+        else {
+            throw EgressRefusal(.badResponse, "the server's response has no proper status line")
+        }
+        return Int(status)
+    }
+    mutating func end(into out: inout [UInt8]) throws(EgressRefusal) -> FlowState {
         throw EgressRefusal(.badResponse, "the server ended the connection without a response")
     }
 }

@@ -19,6 +19,8 @@ final class Flow {
     /// The filter has said so: the sender may say more, but nobody listens.
     private var isComplete = false
     private(set) var isDone = false
+    /// Done, and the receiver may hear more.
+    var isDoneWithMore: Bool { isDone && isComplete }
     /// Whether anything went to the receiver.
     private(set) var hasSent = false
 
@@ -41,7 +43,7 @@ final class Flow {
             return
         }
         let state = try filter.take(bytes, into: &pending)
-        self.filter = state == .filtered ? filter : nil
+        self.filter = state == .open ? nil : filter
         if state == .complete { (isRead, isComplete) = (true, true) }
     }
     /// Does what can be done without waiting, one slice at most.
@@ -92,8 +94,8 @@ final class Flow {
         case .nothingYet: return (0, false)
         case .lost: throw Self.lost
         case .ended:
-            try filter?.end()
-            filter = nil
+            isComplete = try filter?.end(into: &pending) == .complete
+            if !isComplete { filter = nil }
             isRead = true
             return (0, true)
         }

@@ -118,7 +118,9 @@ struct HTTPHead: Equatable {
         fields.removeAll { hop.contains($0.name) || $0.name.hasPrefix("proxy-") }
     }
     /// The message's own bytes again, with this start line.
-    func bytes(startLine: String) -> [UInt8] {
+    func bytes(startLine: String) -> [UInt8] { Self.bytes(startLine, fields) }
+
+    static func bytes(_ startLine: String, _ fields: [Field]) -> [UInt8] {
         var bytes = Array("\(startLine)\r\n".utf8)
         for field in fields { bytes += Array("\(field.name): ".utf8) + field.bytes + [0x0D, 0x0A] }
         return bytes + [0x0D, 0x0A]

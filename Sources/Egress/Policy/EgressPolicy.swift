@@ -22,6 +22,8 @@ package struct EgressPolicy: Sendable {
     /// Networks that may be reached although they are not globally routable.
     package var permittedNetworks: [IPNetwork]
     package var encryptedHello: EncryptedHello
+    /// What the job may ask for at `cap.internal`.
+    package var capabilities: [EgressCapability] = []
 
     package init(
         rules: [EgressRule], ceiling: [EgressRule], permittedNetworks: [IPNetwork] = [],
@@ -33,19 +35,52 @@ package struct EgressPolicy: Sendable {
         self.encryptedHello = encryptedHello
     }
 
+    /// Whether TLS is ended there, so that each request is read and checked by itself.
+    func endsTLS(at destination: EgressDestination) -> Bool {
+        ceiling.contains { $0.endsTLS && $0.concerns(destination) }
+    }
+    /// Whether requests there are told of by method and path.
+    func readsRequests(at destination: EgressDestination) -> Bool {
+        (rules + ceiling).contains { $0.request != nil && $0.concerns(destination) }
+    }
+    /// Whether TLS is ended anywhere that the job asks for.
+    package var endsTLS: Bool { !rules.isEmpty && ceiling.contains(where: \.endsTLS) }
+
+    /// Whether whatever is said there may be said.
+    ///
     /// - Throws: ``EgressRefusal`` that names the rule to add, and whose it is.
     func check(_ destination: EgressDestination) throws(EgressRefusal) {
-        guard rules.contains(where: { $0.matches(destination) }) else {
+        try check(destination, "\(destination)") { $0.matches(destination) }
+    }
+    /// Whether this request may be made.
+    func check(_ request: EgressRequest) throws(EgressRefusal) {
+        try check(request.destination, "\(request)") { $0.matches(request) }
+    }
+    /// Whether some request may be made there.
+    func check(someRequestAt destination: EgressDestination) throws(EgressRefusal) {
+        try check(destination, "\(destination)") { $0.concerns(destination) }
+    }
+    private func check(
+        _ destination: EgressDestination, _ what: String, _ fits: (EgressRule) -> Bool
+    ) throws(EgressRefusal) {
+        guard rules.contains(where: fits) else {
+            if rules.contains(where: { $0.endsTLS && $0.concerns(destination) }),
+                !endsTLS(at: destination)
+            {
+                throw EgressRefusal(
+                    .aboveCeiling,
+                    "this job's allow-list has methods and paths at \(destination), and its "
+                        + "operator does not end TLS there; ask the operator to allow them so")
+            }
             throw EgressRefusal(
                 .notAllowed,
-                "\(destination) is not on this job's allow-list; add \"\(destination)\" to "
-                    + "network.allow")
+                "\(what) is not on this job's allow-list; add \"\(what)\" to network.allow")
         }
-        guard ceiling.contains(where: { $0.matches(destination) }) else {
+        guard ceiling.contains(where: fits) else {
             throw EgressRefusal(
                 .aboveCeiling,
-                "\(destination) is on this job's allow-list, but not on its operator's; ask the "
-                    + "operator to allow \"\(destination)\"")
+                "\(what) is on this job's allow-list, but not on its operator's; ask the operator "
+                    + "to allow \"\(what)\"")
         }
     }
     /// Whether a name may be asked for: on some port it may be reached.
@@ -64,10 +99,12 @@ package struct EgressPolicy: Sendable {
     }
     /// Refuses all when one is not globally routable: a name that leads to both is a trap, or a
     /// mistake.
-    func check(_ addresses: [IPAddress], of host: EgressHost) throws(EgressRefusal) {
+    static func check(
+        _ addresses: [IPAddress], of host: EgressHost, permitting networks: [IPNetwork]
+    ) throws(EgressRefusal) {
         for address in addresses {
             guard let purpose = SpecialAddresses.purpose(of: address),
-                !permittedNetworks.contains(where: { $0.contains(address) })
+                !networks.contains(where: { $0.contains(address) })
             else { continue }
             throw EgressRefusal(
                 .addressNotPublic,

@@ -120,6 +120,7 @@ private func splitAuthority<Text: StringProtocol>(
 /// A rule example.com:443 is that host; *.example.com:443 is every name below it, not itself.
 /// Without a port a rule means 443 and 80. Addresses are hosts: 198.51.100.7:22,
 /// [2001:db8::1]:443. A star alone is every name, and no address.
+/// GET https://example.com/v1/* is of that host's requests those that are read here and fit.
 package struct EgressRule: Hashable, Sendable, CustomStringConvertible {
     private enum Pattern: Hashable {
         case host(EgressHost)
@@ -129,15 +130,31 @@ package struct EgressRule: Hashable, Sendable, CustomStringConvertible {
     private let pattern: Pattern
     /// `nil`: 443 and 80.
     package let port: UInt16?
+    /// `nil`: whatever is said there.
+    let request: RequestRule?
 
     /// - Throws: ``EgressRuleError`` with a sentence that says what is wrong and what to write.
     package init(_ text: String) throws(EgressRuleError) {
         let shown = shownText(text)
-        guard !text.contains("/"), !text.contains("@") else {
-            throw EgressRuleError(
-                "\"\(shown)\" is no rule: write host:port, without scheme, path or user")
+        let words = text.split(separator: " ", omittingEmptySubsequences: false)
+        var authority = text[...]
+        var defaultPort: UInt16?
+        if words.count == 2, let (isTLS, rest) = Self.scheme(of: words[1]) {
+            let end = rest.firstIndex(of: "/") ?? rest.endIndex
+            authority = rest[..<end]
+            defaultPort = isTLS ? 443 : 80
+            do throws(EgressRuleError) {
+                request = try RequestRule(methods: words[0], isTLS: isTLS, path: rest[end...])
+            } catch { throw EgressRuleError("\"\(shown)\" is no rule: \(error)") }
+        } else {
+            request = nil
         }
-        let (host, port) = splitAuthority(text)
+        guard !authority.contains("/"), !authority.contains("@") else {
+            throw EgressRuleError(
+                "\"\(shown)\" is no rule: write host:port, without scheme, path or user; or with "
+                    + "methods and path: GET https://host/path/*")
+        }
+        let (host, port) = splitAuthority(authority)
         if let port {
             guard let number = decimal(port, atMost: 65535), number > 0 else {
                 throw EgressRuleError(
@@ -146,7 +163,7 @@ package struct EgressRule: Hashable, Sendable, CustomStringConvertible {
             }
             self.port = UInt16(number)
         } else {
-            self.port = nil
+            self.port = defaultPort
         }
         if host == "*" {
             pattern = .everyName
@@ -161,6 +178,11 @@ package struct EgressRule: Hashable, Sendable, CustomStringConvertible {
         }
         pattern = .below(name)
     }
+    private static func scheme(of text: Substring) -> (isTLS: Bool, rest: Substring)? {
+        if text.hasPrefix("https://") { return (true, text.dropFirst(8)) }
+        if text.hasPrefix("http://") { return (false, text.dropFirst(7)) }
+        return nil
+    }
     /// Whether the rule is about this host, on whatever port.
     package func matches(_ host: EgressHost) -> Bool {
         switch (pattern, host) {
@@ -170,12 +192,23 @@ package struct EgressRule: Hashable, Sendable, CustomStringConvertible {
         default: false
         }
     }
-    package func matches(_ destination: EgressDestination) -> Bool {
+    /// Whether the rule is about this host and port, for some requests at least.
+    func concerns(_ destination: EgressDestination) -> Bool {
         let isPort =
             port.map { $0 == destination.port }
             ?? (destination.port == 443 || destination.port == 80)
         return isPort && matches(destination.host)
     }
+    /// Whether whatever is said there may be said.
+    package func matches(_ destination: EgressDestination) -> Bool {
+        request == nil && concerns(destination)
+    }
+    func matches(_ asked: EgressRequest) -> Bool {
+        concerns(asked.destination) && request?.matches(asked) ?? true
+    }
+    /// For an operator's rule: TLS there is ended on this host, so that requests can be read.
+    package var endsTLS: Bool { request?.isTLS ?? false }
+
     package var description: String {
         let host =
             switch pattern {
@@ -183,6 +216,9 @@ package struct EgressRule: Hashable, Sendable, CustomStringConvertible {
             case .below(let name): "*.\(name)"
             case .everyName: "*"
             }
-        return port.map { "\(host):\($0)" } ?? host
+        guard let request else { return port.map { "\(host):\($0)" } ?? host }
+        let standard: UInt16 = request.isTLS ? 443 : 80
+        return request.description(
+            port == standard ? host : port.map { "\(host):\($0)" } ?? host)
     }
 }

@@ -129,9 +129,14 @@ enum Environment {
         return variables
     }
     /// - Parameter events: the number of the descriptor for them, in a program that has it.
-    static func of(_ request: ExecRequest, events: Int = 3) -> [String] {
+    static func of(
+        _ request: ExecRequest, events: Int = 3
+    ) throws(SystemError) -> [String] {
         var variables = standard
-        for variable in request.environment {
+        if let authority = request.environment.last(where: { $0.name == Authority.variable }) {
+            variables += try Authority.install(authority.value)
+        }
+        for variable in request.environment where variable.name != Authority.variable {
             let start = variable.name + "="
             variables.removeAll { $0.hasPrefix(start) }
             variables.append(start + variable.value)
@@ -159,7 +164,7 @@ enum Environment {
     ]
     private static let earlyNode = [
         "NODE_*", "UV_*", "SSL_*", "NO_COLOR", "FORCE_COLOR", "http_proxy", "https_proxy",
-        "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY",
+        "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", Authority.variable,
     ]
 
     static func allowsParked(_ request: ExecRequest) -> Bool {
@@ -208,7 +213,7 @@ extension Agent {
     private mutating func startProcess(
         _ request: ExecRequest, _ stream: UInt32, _ asked: Int64
     ) throws(SystemError) {
-        let environment = Environment.of(request)
+        let environment = try Environment.of(request)
         var command: Command
         switch request.program {
         case .python:
@@ -260,7 +265,7 @@ extension Agent {
         defer { close(members) }
         try interpreters.python.run(
             source: request.sourceName, arguments: request.arguments,
-            environment: Environment.of(request), cgroup: members, files: pipes.theirs)
+            environment: try Environment.of(request), cgroup: members, files: pipes.theirs)
         pipes.closeTheirs()
         program = Program(
             stream: stream, pid: 0, isParked: true, pipes: pipes,
@@ -273,7 +278,7 @@ extension Agent {
         try group.set("cgroup.procs", String(interpreters.node.pid))
         try interpreters.node.run(
             source: request.sourceName, arguments: request.arguments,
-            environment: Environment.of(request, events: Node.events))
+            environment: try Environment.of(request, events: Node.events))
         guard var pipes = interpreters.node.takePipes() else {
             throw SystemError(what: "use the parked node", code: ESRCH)
         }

@@ -36,6 +36,11 @@ package struct EgressRow: Sendable, Equatable {
     package var reason: String
     /// What an allow-list would need, where that would help; or empty.
     package var rule: String
+    /// Of a request that the worker has read, its path without the query; or empty.
+    package var method = ""
+    package var path = ""
+    /// By which it was made, or asked for; or empty.
+    package var capability = ""
     package var count: Int64
     package var bytesSent: Int64
     package var bytesReceived: Int64
@@ -64,7 +69,9 @@ extension EgressRow {
         let objects = rows.map { row in
             "{\"host\":\(quoted(row.host)),\"port\":\(row.port),\"address\":\(quoted(row.address)),"
                 + "\"verdict\":\(quoted(row.verdict)),\"reason\":\(quoted(row.reason)),"
-                + "\"rule\":\(quoted(row.rule)),\"count\":\(row.count),\"sent\":\(row.bytesSent),"
+                + "\"rule\":\(quoted(row.rule)),\"method\":\(quoted(row.method)),"
+                + "\"path\":\(quoted(row.path)),\"capability\":\(quoted(row.capability)),"
+                + "\"count\":\(row.count),\"sent\":\(row.bytesSent),"
                 + "\"received\":\(row.bytesReceived)}"
         }
         return "[\(objects.joined(separator: ","))]"
@@ -86,6 +93,9 @@ extension EgressRow {
             reason: rows.string(row, "reason"), rule: rows.string(row, "rule"),
             count: rows.integer(row, "count") ?? 0, bytesSent: rows.integer(row, "bytes_sent") ?? 0,
             bytesReceived: rows.integer(row, "bytes_received") ?? 0)
+        method = rows.string(row, "method")
+        path = rows.string(row, "path")
+        capability = rows.string(row, "capability")
         attempt = Int(rows.integer(row, "attempt") ?? 0)
         at = rows.string(row, "at")
     }

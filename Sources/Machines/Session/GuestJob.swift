@@ -82,6 +82,17 @@ package struct GuestJob: Sendable {
     }
 }
 
+extension GuestJob {
+    /// Has its programs trust an authority of this host's, given in PEM, in their machine only.
+    package mutating func trust(_ certificate: String) {
+        let variable = (name: Self.authorityVariable, value: certificate)
+        environment.append(variable)
+        for place in nextSteps.indices { nextSteps[place].environment.append(variable) }
+    }
+    /// What the guest's agent takes for itself; see Wire's page.
+    private static let authorityVariable = "MAYFLY_AUTHORITY"
+}
+
 /// Input and environment may hold secrets: whatever prints a job prints none of them.
 extension GuestJob: CustomStringConvertible, CustomReflectable {
     package var description: String { "a job of \(1 + nextSteps.count) programs" }

@@ -188,10 +188,17 @@ struct DoctorCommand: AsyncParsableCommand {
     private static func network(_ configuration: Configuration) async -> Check {
         let servers = configuration.list(.networkDNS)
         let place = servers.isEmpty ? "/etc/resolv.conf" : servers.joined(separator: ", ")
-        do throws(ConfigurationError) { _ = try await NetworkContext(configuration) } catch {
+        do throws(ConfigurationError) {
+            let context = try await NetworkContext(configuration)
+            if let problem = context.capabilities.problems.first {
+                return Check(
+                    name: "network", state: .degraded, found: problem,
+                    remedy: "jobs that ask for it are told so")
+            }
+        } catch {
             return Check(
                 name: "network", state: .degraded, found: "\(error)",
-                remedy: "set network.dns; until then no worker starts")
+                remedy: "mend worker.conf; until then no worker starts")
         }
         let ceilings = try? await Database(configuration).with { client throws(JobsError) in
             try await client.ceilings()

@@ -117,7 +117,7 @@ struct RunCommand: AsyncParsableCommand {
         let own = try await JobNetwork(NetworkContext(configuration))
         // Whoever runs a job by hand is its operator.
         let ceiling = try network.ceiling(of: recipe, networks)
-        recipe.job.network = await own.open(for: recipe, below: ceiling)
+        await own.open(for: &recipe, below: ceiling)
         let (job, image) = (recipe.job, recipe.image)
         let isQuiet = output.isJSON
         let run = try await withLogger(configuration.makeLogger(isQuiet: true)) { _ in

@@ -106,13 +106,13 @@ struct WorkerCommand: AsyncParsableCommand {
         let slots = configuration.count(.workerSlots)
         let machines =
             slots + configuration.count(.standbys) + configuration.host.warm.countMax
-        let needed = MachineHost.descriptorsNeeded(machines: machines)
+        let needed = MachineHost.descriptorsNeeded(machines: machines, jobs: slots)
         let limit = OpenFileLimit.current.soft
         guard limit < needed else { return }
         throw ConfigurationError(
-            "worker.slots is \(slots): with its standbys and warm machines that takes \(needed) "
-                + "open files, and this process may have \(limit); raise the hard limit "
-                + "(LimitNOFILE=, ulimit -Hn) or lower worker.slots or machine.warm.memory")
+            "worker.slots is \(slots): with its standbys, warm machines and connections that "
+                + "takes \(needed) open files, and this process may have \(limit); raise the hard "
+                + "limit (LimitNOFILE=, ulimit -Hn) or lower worker.slots or machine.warm.memory")
     }
 }
 

@@ -78,8 +78,11 @@ struct Configuration: Sendable {
         // An operator's own images, each with all of its settings.
         let own = Set(found.keys.compactMap { Setting.imageName(in: $0) })
             .subtracting(ImageDefinition.shipped.map(\.name)).sorted()
+        let capabilities = Set(found.keys.compactMap { Setting.capabilityName(in: $0) }).sorted()
         var resolved: [Resolved] = []
-        for setting in Setting.all + own.flatMap({ Setting.image($0) }) {
+        for setting in Setting.all + own.flatMap({ Setting.image($0) })
+            + capabilities.flatMap({ Setting.capability($0) })
+        {
             let (value, origin) = found[setting.key] ?? (user.standard(of: setting), .standard)
             resolved.append(Resolved(setting: setting, value: value, origin: origin))
         }

@@ -194,6 +194,9 @@ extension Setting {
     static let networkDNS = Setting(
         "network.dns", .list, "\"\"",
         "DNS servers with their ports; empty: those of /etc/resolv.conf")
+    static let networkAuthorities = Setting(
+        "network.authorities", .text, "\"\"",
+        "whom this host trusts as a TLS client for jobs, in PEM; empty: the system's")
     static let networkConnections = Setting(
         "network.connections", .count(1...1_000_000), "10000", "connections of one job")
     static let networkSent = Setting(
@@ -226,19 +229,24 @@ extension Setting {
             outputKept, outputPrinted, outputFiles, outputFile, outputTotal, documentImage,
             documentTimeout, documentTimeoutMax, documentInputFile, documentInputTotal,
             browseImage, browseTimeout, browseTimeoutMax, browseInputFile, browseInputTotal,
-            networkDNS, networkConnections, networkSent, networkReceived, networkTime, networkIdle,
+            networkDNS, networkAuthorities, networkConnections, networkSent, networkReceived,
+            networkTime,
+            networkIdle,
         ] + ImageDefinition.shipped.flatMap { image($0.name) } + [logLevel, logFormat]
 
     /// The setting of that key, also of an image that is named here for the first time.
     static func named(_ key: String) -> Setting? {
         if let known = all.first(where: { $0.key == key }) { return known }
-        guard let name = imageName(in: key) else { return nil }
-        return image(name).first { $0.key == key }
+        if let name = imageName(in: key) { return image(name).first { $0.key == key } }
+        guard let name = capabilityName(in: key) else { return nil }
+        return capability(name).first { $0.key == key }
     }
 
     /// The known key that is spelt most like `key`, when one is near enough to be meant.
     static func nearest(to key: String) -> String? {
-        let candidates = all + (imageName(in: key).map { image($0) } ?? [])
+        let candidates =
+            all + (imageName(in: key).map { image($0) } ?? [])
+            + (capabilityName(in: key).map { capability($0) } ?? [])
         let best = candidates.map { ($0.key, editDistance(key, $0.key)) }.min { $0.1 < $1.1 }
         guard let (name, distance) = best, distance <= max(3, key.count / 2) else { return nil }
         return name

@@ -15,12 +15,18 @@ import Wire
 struct NetworkContext: Sendable {
     let resolver: Resolver
     let limits: EgressLimits
+    let tls: EgressTLS
+    let capabilities: CapabilityBook
 
     @LoopActor
     init(_ configuration: Configuration) throws(ConfigurationError) {
         do throws(EgressRuleError) {
             resolver = try Resolver(servers: configuration.list(.networkDNS))
         } catch { throw ConfigurationError("network.dns: \(error)") }
+        do throws(EgressRuleError) {
+            tls = try EgressTLS(authorities: configuration.text(.networkAuthorities))
+        } catch { throw ConfigurationError("network.authorities: \(error)") }
+        capabilities = try CapabilityBook(configuration)
         var limits = EgressLimits()
         limits.connections = configuration.count(.networkConnections)
         limits.bytesSent = UInt64(clamping: configuration.size(.networkSent).bytes)
@@ -52,22 +58,24 @@ final class JobNetwork {
 
     init(_ context: NetworkContext) { self.context = context }
 
-    /// The way to the network of a recipe's job, where its kind has one.
+    /// Gives a recipe's job its network, where its kind has one.
     ///
     /// The database is asked only when the job wants something.
     func open(
-        for recipe: Recipe, _ reports: JobReports
-    ) async throws(AttemptError) -> NetworkHandler? {
+        for recipe: inout Recipe, of job: Job, _ reports: JobReports
+    ) async throws(AttemptError) {
         var ceiling: EgressCeiling?
         if recipe.network?.rules.isEmpty == false {
             do throws(JobsError) { ceiling = try await reports.ceiling() } catch {
                 throw .ceilingUnavailable("how far the job may reach could not be read: \(error)")
             }
         }
-        return open(for: recipe, below: ceiling)
+        open(for: &recipe, below: ceiling)
+        guard recipe.network?.hasCapabilities == true else { return }
+        policy.capabilities = context.capabilities.granted(to: job.queue, tenant: job.tenant)
     }
-    func open(for recipe: Recipe, below ceiling: EgressCeiling?) -> NetworkHandler? {
-        guard let request = recipe.network else { return nil }
+    func open(for recipe: inout Recipe, below ceiling: EgressCeiling?) {
+        guard let request = recipe.network else { return }
         mask = recipe.mask
         policy = EgressPolicy(request, below: ceiling) { sentence in
             Logger.current.warning(
@@ -75,7 +83,9 @@ final class JobNetwork {
                 metadata: ["error": "\(sentence)"])
         }
         summary = NetworkSummary(ceiling: ceiling, isAsked: !request.rules.isEmpty)
-        return handler
+        recipe.job.network = handler
+        // Its programs are to know the authority by which TLS is ended for them.
+        if policy.endsTLS { recipe.job.trust(context.tls.certificate) }
     }
 
     /// For the job's machine.
@@ -88,14 +98,16 @@ final class JobNetwork {
         guard !isEnded else { return }
         let gateway =
             gateway
-            ?? EgressGateway(policy: policy, resolver: context.resolver, limits: context.limits)
+            ?? EgressGateway(
+                policy: policy, resolver: context.resolver, limits: context.limits,
+                tls: context.tls)
         self.gateway = gateway
         gateway.serve(descriptor, as: service)
     }
 
     /// What the job did since the last call and nobody was told yet, without its secrets.
     func takeRows() -> [EgressRow] {
-        let records = gateway?.takeRecords() ?? []
+        let records = gateway?.takeRecords(withOpen: true) ?? []
         summary.add(records, mask)
         let rows = unreported + records.map { EgressRow($0, mask) }
         unreported = []
@@ -146,7 +158,7 @@ struct NetworkSummary: Sendable {
         self.isAsked = isAsked
     }
 
-    fileprivate mutating func add(_ records: [EgressRecord], _ mask: SecretMask) {
+    mutating func add(_ records: [EgressRecord], _ mask: SecretMask) {
         for record in records {
             bytesSent += Int(clamping: record.bytesSent)
             bytesReceived += Int(clamping: record.bytesReceived)
@@ -158,6 +170,7 @@ struct NetworkSummary: Sendable {
                 rule: mask.masked(record.rule ?? ""), count: count)
             let same = denied.firstIndex {
                 $0.host == denial.host && $0.port == denial.port && $0.reason == denial.reason
+                    && $0.rule == denial.rule
             }
             if let same {
                 denied[same].count += count
@@ -184,6 +197,11 @@ struct NetworkSummary: Sendable {
         ])
     }
 
+    /// For SQL that an operator may copy: a path in it is the guest's words.
+    private static func quoted(_ text: String) -> String {
+        "'" + text.flatMap { $0 == "'" ? "''" : String($0) } + "'"
+    }
+
     /// What to do about it, for the message of a job that failed; empty when nothing was denied.
     ///
     /// That it failed for that is likely, and not known: so the reason stays its own.
@@ -195,8 +213,10 @@ struct NetworkSummary: Sendable {
         }
         let above = denied.filter { $0.reason == .aboveCeiling && !$0.rule.isEmpty }
         if !above.isEmpty {
-            let rules = above.prefix(5).map { "'\($0.rule)'" }.joined(separator: ", ")
-            let place = ceiling.map { "'\($0.queue)', '\($0.tenant)'" } ?? "QUEUE, TENANT"
+            let rules = above.prefix(5).map { Self.quoted($0.rule) }.joined(separator: ", ")
+            let place =
+                ceiling.map { "\(Self.quoted($0.queue)), \(Self.quoted($0.tenant))" }
+                ?? "QUEUE, TENANT"
             return "; the network was denied by the operator's ceiling, who can raise it: "
                 + "select mayfly.allow_egress(\(place), array[\(rules)])"
         }
@@ -214,5 +234,8 @@ extension EgressRow {
             rule: mask.masked(record.rule ?? ""), count: Int64(clamping: record.count),
             bytesSent: Int64(clamping: record.bytesSent),
             bytesReceived: Int64(clamping: record.bytesReceived))
+        method = mask.masked(record.method)
+        path = mask.masked(record.path)
+        capability = mask.masked(record.capability)
     }
 }

@@ -13,6 +13,9 @@ struct NetworkRequest: Sendable {
     }
     var rules: [EgressRule] = []
     var encryptedHello = EgressPolicy.EncryptedHello.refused
+    /// Whether its operator's credentials are for this job, too: not where a hostile page would be
+    /// who uses them.
+    var hasCapabilities = true
 
     init() {}
     init(_ field: PayloadField) throws(InvalidPayload) {

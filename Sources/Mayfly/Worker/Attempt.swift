@@ -19,7 +19,7 @@ func attempt(_ claim: consuming Claim, in context: WorkerContext) async {
             var recipe = try await besideTheLoop(unless: isSmall) {
                 () async throws(AttemptError) in try await kind.recipe(for: job, blobs: files)
             }
-            recipe.job.network = try await network.open(for: recipe, reports)
+            try await network.open(for: &recipe, of: job, reports)
             recipe.job.sink = ByteSink(files)  // large files are stored while they come
             let (view, mask) = (OutputView(), recipe.mask)
             recipe.job.view = view

@@ -10,18 +10,27 @@ import Testing
 @testable import Mayfly
 
 /// What the tools ask of a package index, a registry, a repository and a mirror, as files of one server.
-private final class Servers: Sendable {
+final class Servers: Sendable {
     static let address = "127.0.0.2"
     let port: Int
+    /// The same over TLS, with a certificate of an authority of the test.
+    let securePort: Int
+    let trust: String
     private let program: Program
 
     var authority: String { "\(Self.address):\(port)" }
+    var secureAuthority: String { "\(Self.address):\(securePort)" }
 
     private static let maker = """
-        import base64, hashlib, http.server, io, json, os, subprocess, sys, tarfile, threading, zipfile
+        import base64, hashlib, http.server, io, json, os, ssl, subprocess, sys, tarfile, threading, zipfile
         root = sys.argv[1]; os.makedirs(root, exist_ok=True); os.chdir(root)
         class Handler(http.server.SimpleHTTPRequestHandler):
             def do_GET(self):
+                if self.path == "/api/whoami":
+                    said = ("I got " + self.headers.get("authorization", "nothing")).encode()
+                    self.send_response(200); self.send_header("content-length", str(len(said)))
+                    self.end_headers(); self.wfile.write(said)
+                    return
                 if self.path != "/endless": return super().do_GET()
                 self.send_response(200); self.end_headers()
                 open("endless.begun", "w").write("1")
@@ -79,7 +88,21 @@ private final class Servers: Sendable {
         open("apt/Packages", "w").write(open("deb/DEBIAN/control").read() +
             "Filename: ./little_1_all.deb\\nSize: %d\\nSHA256: %s\\n\\n"
             % (len(data), hashlib.sha256(data).hexdigest()))
-        open("port.new", "w").write(str(server.server_address[1])); os.rename("port.new", "port")
+        subprocess.run(['bash', '-ec', '''
+            key='-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes'
+            openssl req -x509 $key -days 2 -keyout ca.key -out ../ca.pem -subj '/CN=Test authority'
+            openssl req $key -keyout ../leaf.key -out request.pem -subj "/CN=test"
+            printf 'subjectAltName=IP:\(Servers.address)' > names
+            openssl x509 -req -in request.pem -CA ../ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile names \\
+                -out ../leaf.pem; rm ca.key request.pem names
+            '''], check=True, stdout=2)
+        secure = http.server.ThreadingHTTPServer(("\(Servers.address)", 0), Handler)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain("../leaf.pem", "../leaf.key")
+        secure.socket = context.wrap_socket(secure.socket, server_side=True, do_handshake_on_connect=False)
+        threading.Thread(target=secure.serve_forever, daemon=True).start()
+        open("port.new", "w").write("%d %d" % (server.server_address[1], secure.server_address[1]))
+        os.rename("port.new", "port")
         server.serve_forever()
         """
 
@@ -89,14 +112,16 @@ private final class Servers: Sendable {
         request.environment = ["GIT_CONFIG_GLOBAL": "/dev/null"]
         program = try Program.start(request)
         let deadline = ContinuousClock.now + .seconds(60)
-        var port: Int?
-        while port == nil, .now < deadline, program.poll() == nil {
-            port = (try? String(contentsOfFile: "\(directory)/port", encoding: .utf8)).flatMap {
-                Int($0)
-            }
+        var ports: [Int] = []
+        while ports.count < 2, .now < deadline, program.poll() == nil {
+            ports =
+                (try? String(contentsOfFile: "\(directory)/port", encoding: .utf8))?
+                .split(separator: " ").compactMap { Int($0) } ?? []
             usleep(20_000)
         }
-        self.port = try #require(port, "the servers of the test did not start")
+        try #require(ports.count == 2, "the servers of the test did not start")
+        (port, securePort) = (ports[0], ports[1])
+        trust = (directory as NSString).deletingLastPathComponent + "/ca.pem"
     }
     func end() {
         program.signal(SIGKILL)

@@ -47,12 +47,12 @@ struct EgressShow: AsyncParsableCommand {
             try await client.egress(id)
         }
         var table = Table(
-            "ATTEMPT", "HOST", "PORT", "ADDRESS", "VERDICT", "REASON", "RULE", "COUNT",
-            "BYTES_SENT",
-            "BYTES_RECEIVED", "AT")
+            "ATTEMPT", "HOST", "PORT", "METHOD", "PATH", "CAPABILITY", "ADDRESS", "VERDICT",
+            "REASON", "RULE", "COUNT", "BYTES_SENT", "BYTES_RECEIVED", "AT")
         for row in rows {
             table.add(
-                .number(row.attempt), .string(row.host), .number(row.port), .string(row.address),
+                .number(row.attempt), .string(row.host), .number(row.port), .string(row.method),
+                .string(row.path), .string(row.capability), .string(row.address),
                 .string(row.verdict), .string(row.reason), .string(row.rule),
                 .number(Int(row.count)), .number(Int(row.bytesSent)),
                 .number(Int(row.bytesReceived)), .string(row.at))
@@ -87,7 +87,7 @@ struct EgressList: AsyncParsableCommand {
         for ceiling in ceilings {
             table.add(
                 .string(ceiling.queue), .string(ceiling.tenant),
-                .string(ceiling.allow.joined(separator: " ")),
+                .string(ceiling.allow.joined(separator: ", ")),
                 .string(ceiling.networks.joined(separator: " ")))
         }
         table.print(asJSON: output.isJSON, empty: "no ceiling: no job reaches anything")
@@ -127,6 +127,10 @@ struct EgressAllow: AsyncParsableCommand {
               mayfly egress allow pypi.org:443 files.pythonhosted.org:443
               mayfly egress allow '*.example.com:443' --queue mail --tenant acme
               mayfly egress allow 'db.internal:5432' --network 10.1.0.0/16
+              mayfly egress allow 'GET,HEAD https://api.example.com/v1/*'
+
+            The last form ends TLS with that host on the worker: it reads each request,
+            and lets through what a rule has. Jobs see a certificate of their worker's.
             """)
 
     @Argument(help: "host:port, *.host:port; without a port it is 443 and 80.")

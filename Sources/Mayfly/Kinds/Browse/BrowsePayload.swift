@@ -62,6 +62,7 @@ struct BrowsePayload: Sendable {
         network = try fields["network"].map(NetworkRequest.init) ?? NetworkRequest()
         // Every hello of a browser has an extension that looks like an encrypted one.
         network.encryptedHello = .behindTheRightName
+        network.hasCapabilities = false
         try readSecrets(fields["secrets"])
         try readFiles(fields["files"])
         switch (fields["url"], fields["html"]) {
