@@ -184,7 +184,7 @@ extension EndToEndTests {
                     """
                     select count(*) from mayfly.attempt last
                     where id = \(last) and started_at < (
-                        select min(finished_at) from mayfly.attempt where job_id in (\(ids)))
+                        select min(finished_at) from mayfly.attempt where id in (\(ids)))
                     """)
                 #expect(overtook == 0)
             }
