@@ -55,7 +55,7 @@ struct CallRule: Sendable {
 
     func fits(_ call: test_call) -> Bool {
         guard call.number == number else { return false }
-        let arguments = unsafe [
+        let arguments = [
             call.arguments.0, call.arguments.1, call.arguments.2, call.arguments.3,
             call.arguments.4, call.arguments.5,
         ]
@@ -139,7 +139,7 @@ final class CallRecorder: Sendable {
     }
     private func judge(_ call: test_call, _ seen: inout Set<String>) -> CInt {
         guard let rule = rules.first(where: { $0.fits(call) }) else {
-            let arguments = unsafe [call.arguments.0, call.arguments.1, call.arguments.2]
+            let arguments = [call.arguments.0, call.arguments.1, call.arguments.2]
                 .map { String($0, radix: 16) }
             state.withLock {
                 _ = $0.unlisted.insert("\(call.number) \(arguments.joined(separator: " "))")

@@ -14,8 +14,8 @@ import Testing
 )
 @LoopActor
 struct ControlGroupTests {
-    private static let hasGroups: Bool = ControlGroups.own() != nil
-    private static let none: Comment = "no control groups of version 2 at all"
+    private nonisolated static let hasGroups: Bool = ControlGroups.own() != nil
+    private nonisolated static let none: Comment = "no control groups of version 2 at all"
 
     private func number(_ name: String, in file: String) -> Int? {
         (kernelText(file) ?? "").split(separator: "\n").first { $0.hasPrefix("\(name) ") }
@@ -83,7 +83,7 @@ struct ControlGroupTests {
         let end = await EventLoop.shared.ready(
             [(greedy.pidDescriptor, .read)], before: .now + .seconds(60), ignoringCancellation: true
         )
-        #expect(end == .ready)
+        #expect(end != .timedOut)
         #expect(try #require(number("oom_kill", in: "\(path)/memory.events")) > 0)
         let error = await greedy.end(explaining: MachineError(.machineLost, "it ended"))
         #expect(error.reason == .hypervisorMemory, "\(error)")

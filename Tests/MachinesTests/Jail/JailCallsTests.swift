@@ -6,6 +6,7 @@ import Events
 import Foundation
 import Glibc
 import Processes
+import Synchronization
 import Testing
 
 @testable import Machines
@@ -92,7 +93,7 @@ extension RealMachineTests {
             await host.settle()
             var job = GuestJob(
                 program: .bash(source: Self.programs[name] ?? ""), timeout: .seconds(300))
-            job.files = [GuestFile(name: "given", contents: [UInt8](repeating: 7, count: 300_000))]
+            job.files = [GuestFile(name: "given", bytes: [UInt8](repeating: 7, count: 300_000))]
             // Warm where that can be; then from a standby; then started for it.
             for _ in 0..<3 {
                 let run = try await host.run(job, image: name)

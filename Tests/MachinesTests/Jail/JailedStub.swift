@@ -51,13 +51,9 @@ final class JailedStub {
             .deletingLastPathComponent().deletingLastPathComponent()
             .appendingPathComponent("JailStub/main.c").path
         // Not by the package: what it links starts with Swift's runtime, which wants /proc.
-        let made =
-            Self.made.map { ["cp", $0, "\(directory)/stub"] }
-            ?? [
-                Self.compiler ?? "cc", "-static", "-O1", "-pthread", "-o", "\(directory)/stub",
-                source,
-            ]
-        let compiled = try await runTool(made)
+        let compile = [Self.compiler ?? "cc", "-static", "-O1", "-pthread", source, "-o"]
+        let compiled = try await runTool(
+            (Self.made.map { ["cp", $0] } ?? compile) + ["\(directory)/stub"])
         try #require(compiled.status == 0, "\(compiled.output)")
         program = HypervisorProgram(
             .qemu, try ProgramFile("\(directory)/stub", remedy: "cc made it"), version: "stub")
@@ -72,7 +68,7 @@ final class JailedStub {
     deinit { try? FileManager.default.removeItem(atPath: directory) }
 
     /// A program that was built beside the tests.
-    static func program(_ name: String) -> String? {
+    nonisolated static func program(_ name: String) -> String? {
         let own = try? FileManager.default.destinationOfSymbolicLink(atPath: "/proc/self/exe")
         return [own, Bundle.main.executablePath, TestImage.agent].compactMap(\.self)
             .map { ($0 as NSString).deletingLastPathComponent + "/\(name)" }
