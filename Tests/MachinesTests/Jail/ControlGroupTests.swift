@@ -36,8 +36,7 @@ struct ControlGroupTests {
         let stub = try await JailedStub()
         let pair = try SocketPair()
         let jailed = try stub.start(["stay"], output: pair.theirs.number)
-        let group = try #require(jailed.cell.group)
-        let path = group.path
+        let path = try #require(jailed.cell.group?.path)
         #expect(ControlGroups.directory(of: jailed.child.pid) == path)
         #expect(kernelText("\(path)/cgroup.procs") == "\(jailed.child.pid)\n")
         #expect(ControlGroups.directory(of: getpid()) == ControlGroups.own()?.directory)
