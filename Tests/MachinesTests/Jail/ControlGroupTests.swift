@@ -46,7 +46,11 @@ struct ControlGroupTests {
         await end(jailed)
         #expect(!FileManager.default.fileExists(atPath: path))
     }
-    private func end(_ jailed: consuming JailedChild) async { _ = await jailed.take().end() }
+    private func end(_ jailed: consuming JailedChild) async {
+        let cell = jailed.cell
+        _ = await jailed.take().end()
+        withExtendedLifetime(cell) {}
+    }
 
     @Test(.enabled(if: hasGroups, none))
     func `of a host that was killed goes with the next sweep, and what runs in it`() async throws {
