@@ -26,7 +26,7 @@ func listRules(_ words: ArraySlice<String>) -> Never {
 }
 
 extension scmp_arg_cmp {
-    /// `ARGUMENT&MASK=VALUE`, or without a mask.
+    /// ARGUMENT&MASK=VALUE, or without a mask.
     fileprivate var text: String {
         func hexadecimal(_ number: UInt64) -> String { "0x" + String(number, radix: 16) }
         return op == SCMP_CMP_MASKED_EQ

@@ -66,7 +66,7 @@ final class ControlGroups: Sendable {
     private let directory: String
     /// Controllers that bound its machines.
     let active: Set<String>
-    /// `MAJOR:MINOR` of the disk that scratch disks stand on.
+    /// MAJOR:MINOR of the disk that scratch disks stand on.
     private let device: String?
     /// Groups that something was still in, such as the kernel's half of a vsock.
     private let leftovers = Mutex<[String]>([])
@@ -283,7 +283,7 @@ private func writeControl(_ text: String, to path: String) -> CInt {
     return unsafe write(file, bytes, bytes.count) == bytes.count ? 0 : errno
 }
 
-/// `MAJOR:MINOR` of the whole disk that a directory stands on; `nil`: it stands on none.
+/// MAJOR:MINOR of the whole disk that a directory stands on; `nil`: it stands on none.
 private func blockDevice(of directory: String) -> String? {
     var status = stat()
     guard unsafe stat(directory, &status) == 0 else { return nil }

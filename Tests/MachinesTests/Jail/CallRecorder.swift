@@ -70,7 +70,7 @@ struct CallRule: Sendable {
 }
 
 extension CallRule.Condition {
-    /// `ARGUMENT&MASK=VALUE`, or without a mask.
+    /// ARGUMENT&MASK=VALUE, or without a mask.
     fileprivate init?(_ text: Substring) {
         let sides = text.split(separator: "=")
         let left = sides[0].split(separator: "&")
