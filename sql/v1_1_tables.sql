@@ -176,6 +176,8 @@ insert into mayfly.reason (reason, whose, retryable, meaning) values
     ('network_denied', 'job', false, 'The program needs a destination that its allow-list lacks.'),
     ('machine_lost', 'ours', true,
         'The machine died or stopped answering in the middle of the attempt.'),
+    ('hypervisor_memory', 'ours', true,
+        'The machine''s hypervisor wanted more memory of the host than it may take.'),
     ('restore_failed', 'ours', true, 'No machine could be restored from the image.'),
     ('image_missing', 'ours', true,
         'The worker has no verified image for this kind; build it there.'),

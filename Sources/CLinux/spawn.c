@@ -17,6 +17,9 @@
 #ifndef CLONE_CLEAR_SIGHAND
 #define CLONE_CLEAR_SIGHAND 0x100000000ULL
 #endif
+#ifndef CLONE_INTO_CGROUP
+#define CLONE_INTO_CGROUP 0x200000000ULL
+#endif
 
 const uint64_t mayfly_ns_net = CLONE_NEWNET, mayfly_ns_ipc = CLONE_NEWIPC,
                mayfly_ns_uts = CLONE_NEWUTS, mayfly_ns_mount = CLONE_NEWNS,
@@ -121,6 +124,11 @@ int mayfly_spawn(const struct mayfly_spawn *spec, struct mayfly_child *child) {
         .stack = (uint64_t)(uintptr_t)stack,
         .stack_size = stack_size,
     };
+    /* Born there: no moment, and no page, outside of its limits. */
+    if (spec->control_group >= 0) {
+        a.flags |= CLONE_INTO_CGROUP;
+        a.cgroup = (uint64_t)spec->control_group;
+    }
     sigfillset(&all);
     pthread_sigmask(SIG_BLOCK, &all, &old); /* no handler may run in the child */
     int huge_pages_were_off = prctl(PR_GET_THP_DISABLE, 0, 0, 0, 0);

@@ -12,6 +12,8 @@ struct Rule {
     var conditions: [scmp_arg_cmp] = []
     /// `nil`: allowed.
     var refusal: CInt?
+    /// The conditions name numbers of one process.
+    var isOwn = false
 
     static func allow(
         _ call: String, _ reason: String, where conditions: scmp_arg_cmp...
@@ -33,18 +35,21 @@ func argument(_ index: UInt32, masked mask: UInt64, is value: UInt64) -> scmp_ar
 }
 
 enum Filter {
-    static func rules(for request: Request) -> [Rule] {
-        let hypervisor =
-            switch request.hypervisor {
-            case .qemu: qemu(usesKVM: request.usesKVM)
+    /// - Parameter program: the descriptor that becomes the hypervisor.
+    static func rules(_ hypervisor: Hypervisor, usesKVM: Bool, program: CInt) -> [Rule] {
+        let more =
+            switch hypervisor {
+            case .qemu: qemu(usesKVM: usesKVM)
             case .firecracker: firecracker
             }
-        return common + own(program: request.program) + hypervisor
+        return common + own(program: program) + more
     }
 
     /// Holds for every thread that this process will ever have, and for what it becomes.
     static func load(for request: Request) -> CInt {
-        guard let context = unsafe seccomp_init(mayfly_seccomp_kill()) else { return -ENOMEM }
+        let otherwise =
+            request.isRecorded ? mayfly_seccomp_notify() : mayfly_seccomp_kill()
+        guard let context = unsafe seccomp_init(otherwise) else { return -ENOMEM }
         defer { unsafe seccomp_release(context) }
         // Refusing new privileges is a step of its own.
         var status = unsafe seccomp_attr_set(context, SCMP_FLTATR_CTL_NNP, 0)
@@ -52,7 +57,9 @@ enum Filter {
         if status == 0 { status = unsafe seccomp_attr_set(context, SCMP_FLTATR_API_SYSRAWRC, 1) }
         // A tree instead of a list: a call in the middle is found as soon as the first.
         if status == 0 { status = unsafe seccomp_attr_set(context, SCMP_FLTATR_CTL_OPTIMIZE, 2) }
-        for rule in rules(for: request) where status == 0 {
+        let all = rules(request.hypervisor, usesKVM: request.usesKVM, program: request.program)
+        // Who records sees and judges each call, those that are listed and all others.
+        for rule in request.isRecorded ? [] : all where status == 0 {
             let number = unsafe seccomp_syscall_resolve_name(rule.call)
             // A newer call that this libseccomp does not know is one that it refuses.
             if number == __NR_SCMP_ERROR { continue }
@@ -155,7 +162,7 @@ extension Filter {
 
     /// Those that depend on who and where this process is.
     private static func own(program: CInt) -> [Rule] {
-        [
+        let rules: [Rule] = [
             // execveat(program, "", …, AT_EMPTY_PATH): the step that follows, and no other program.
             .allow(
                 "execveat", "becomes the hypervisor",
@@ -164,5 +171,10 @@ extension Filter {
                 "tgkill", "wakes and ends threads of its own",
                 where: argument(0, is: UInt64(getpid()))),
         ]
+        return rules.map { rule in
+            var rule = rule
+            rule.isOwn = true
+            return rule
+        }
     }
 }

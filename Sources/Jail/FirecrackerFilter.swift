@@ -31,11 +31,14 @@ extension Filter {
         .allow("tkill", "stops and ends threads of its own"),
         .allow("timerfd_gettime", "timers"),
         .allow("getcwd", "its working directory"),
+        .allow("dup2", "makes room in its table of descriptors at the start"),
         .allow("prctl", "its name and its filter's state", where: argument(0, is: 16)),
         .allow("ioctl", "KVM", where: argument(1, masked: 0xFF00, is: 0xAE00)),
         // FIONBIO, FIOCLEX and TCGETS of its standard streams.
         .allow("ioctl", "terminals and O_NONBLOCK", where: argument(1, masked: 0xFF00, is: 0x5400)),
-        .refuse("memfd_create", ENOSYS, "its memory is given to it"),
+        .allow("memfd_create", "rings that are mapped twice in a row, for vsock"),
+        // F_ADD_SEALS: to what it has made; what it was given is sealed already.
+        .allow("fcntl", "nobody changes the size of such a ring", where: argument(1, is: 1033)),
         .refuse("io_uring_setup", ENOSYS, "its disks are read by threads"),
     ]
 }

@@ -33,6 +33,8 @@ struct Request {
     let fileSize: UInt64
     let addressSpace: UInt64
     let processes: UInt64
+    /// Whether every system call is shown to a test that watches, instead of being judged here.
+    let isRecorded: Bool
     let without: Set<Layer>
     /// Where the hypervisor's own arguments begin.
     let argumentsBegin: Int
@@ -86,6 +88,7 @@ struct Request {
         fileSize = required("file-size")
         addressSpace = required("address-space")
         processes = required("processes")
+        isRecorded = number("record") == 1
         without = Set(
             (values["without"] ?? []).map { name in
                 guard let layer = Layer(rawValue: name) else { refuse("without=\(name)") }
@@ -95,7 +98,7 @@ struct Request {
     }
     private static let names = [
         "hypervisor", "program", "keep", "user", "device-group", "kvm", "work", "file-size",
-        "address-space", "processes", "without",
+        "address-space", "processes", "record", "without",
     ]
 }
 

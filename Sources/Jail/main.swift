@@ -7,6 +7,9 @@
 import CLinux
 import Glibc
 
+if CommandLine.arguments.dropFirst().first == "rules" {
+    listRules(CommandLine.arguments.dropFirst(2))
+}
 let request = Request(CommandLine.arguments)
 let walls = Walls(request)
 

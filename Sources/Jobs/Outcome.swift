@@ -99,6 +99,7 @@ package enum Reason: String, Sendable, CaseIterable {
     case downloadLimit = "download_limit"
     case networkDenied = "network_denied"
     case machineLost = "machine_lost"
+    case hypervisorMemory = "hypervisor_memory"
     case restoreFailed = "restore_failed"
     case imageMissing = "image_missing"
     case secretKeyMissing = "secret_key_missing"
@@ -115,8 +116,8 @@ package enum Reason: String, Sendable, CaseIterable {
     /// The same as `whose = 'ours'` in `mayfly.reason`.
     package var isOurs: Bool {
         switch self {
-        case .machineLost, .restoreFailed, .imageMissing, .secretKeyMissing, .leaseLost,
-            .deadlineExceeded, .storeFailed, .internal:
+        case .machineLost, .hypervisorMemory, .restoreFailed, .imageMissing, .secretKeyMissing,
+            .leaseLost, .deadlineExceeded, .storeFailed, .internal:
             true
         default: false
         }

@@ -8,6 +8,8 @@ package struct MachineError: Error, Sendable, CustomStringConvertible {
     /// What went wrong; what a job's `error.reason` says of it is Mayfly's to choose.
     package enum Reason: String, Sendable {
         case machineLost = "machine_lost"
+        /// Its hypervisor wanted more memory than one may take.
+        case hypervisorMemory = "hypervisor_memory"
         case restoreFailed = "restore_failed"
         case imageMissing = "image_missing"
         case imageRefused = "image_refused"

@@ -54,7 +54,7 @@ package final class MachineHost {
         switch jail {
         case .success(let jail):
             self.jail = jail
-            fallbacks = probe.fallbacks
+            fallbacks = probe.fallbacks + [jail?.shortfall].compactMap(\.self)
         case .failure(let error):
             self.jail = nil
             fallbacks = probe.fallbacks + ["machines run without the jail: \(error)"]

@@ -29,6 +29,8 @@ package struct SpawnRequest: Sendable {
     package var standardError: CInt = -1
     package var kept: [CInt] = []
     package var namespaces: UInt64 = 0
+    /// An open control group of version 2 to start it in; -1: ours.
+    package var controlGroup: CInt = -1
     package var user: Credentials?
     package var diesWithParent = true
     /// The program itself refuses new privileges, at its own time.
@@ -94,6 +96,7 @@ package struct Child: ~Copyable, Sendable {
                     unsafe spec.keep = kept.baseAddress
                     unsafe spec.keep_count = kept.count
                     unsafe spec.namespaces = request.namespaces
+                    unsafe spec.control_group = request.controlGroup
                     unsafe spec.may_gain_privileges = request.mayGainPrivileges ? 1 : 0
                     if let user = request.user {
                         unsafe spec.set_ids = 1

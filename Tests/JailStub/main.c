@@ -282,6 +282,26 @@ static int real_time(void) {
     return could(sched_setscheduler(0, SCHED_FIFO, &highest));
 }
 static int look_up_policy(void) { return could(syscall(SYS_personality, 0xffffffff)); }
+/* Any system call by its number; whether it can be made at all is the filter's to say. */
+static char **rest;
+static int make_call(void) {
+    long a[7] = {0};
+    for (int i = 0; i < 7 && rest[i]; i++) a[i] = (long)strtoull(rest[i], NULL, 10);
+    syscall(a[0], a[1], a[2], a[3], a[4], a[5], a[6]);
+    return 1;
+}
+/* More of its own memory, and of the processor, than a control group lets it have. */
+static int touch_memory(void) {
+    size_t size = 512UL << 20;
+    char *bytes = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (bytes == MAP_FAILED) return 0;
+    for (size_t i = 0; i < size; i += 4096) bytes[i] = 1;
+    return 1;
+}
+static int burn(void) {
+    if (write(1, "here\n", 5) != 5) return 0;
+    for (volatile unsigned long i = 0;; i++) {}
+}
 /* Waits until it is killed: for the tests that look at it. */
 static int stay(void) {
     if (write(1, "here\n", 5) != 5) return 0;
@@ -309,13 +329,15 @@ static const struct {
     A(io_uring), A(load_bpf), A(perf_events), A(use_keys), A(add_key), A(fault_in_user),
     A(shared_memory), A(message_queue), A(watch_files), A(load_module), A(set_clock),
     A(read_kernel_log), A(swap_off), A(raw_ports), A(terminal_input), A(outlive_parent),
-    A(be_dumpable), A(real_time), A(look_up_policy), A(stay), A(nothing),
+    A(be_dumpable), A(real_time), A(look_up_policy), A(make_call), A(touch_memory),
+    A(burn), A(stay), A(nothing),
 };
 
 int main(int count, char **arguments) {
     if (count < 2) return 2;
     word = count > 2 ? arguments[2] : "";
     more = count > 3 ? arguments[3] : "0";
+    rest = arguments + 2;
     for (size_t i = 0; i < sizeof attempts / sizeof *attempts; i++)
         if (strcmp(attempts[i].name, arguments[1]) == 0) return attempts[i].could() ? 0 : 1;
     return 2;

@@ -3,6 +3,7 @@
 
 import Events
 import Foundation
+import Glibc
 import Testing
 
 @testable import Machines
@@ -71,6 +72,13 @@ enum TestImage {
         if let started { return try await started.value }
         let task = Task { @LoopActor () async throws -> MachineHost in
             let host = try await MachineHost.start(settings)
+            // It lives as long as this process: nobody closes it.
+            atexit {
+                guard let own = ControlGroups.own()?.directory else { return }
+                for name in children(of: own) where name.hasPrefix("mayfly-\(getpid())-") {
+                    _ = removeControlGroup("\(own)/\(name)")
+                }
+            }
             try await host.prepare(images: [name])
             return host
         }

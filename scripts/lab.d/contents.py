@@ -188,6 +188,21 @@ def build_image(name):
                 raise LabError(f"the golden image cannot be unpacked in {work}")
 
 
+# ---- What the jail is tested with ----------------------------------------------------------------
+
+def ensure_stub():
+    """The tests' program in a hypervisor's place, compiled out here because the lab has no compiler;
+    `None` where there is none here either: then its tests are skipped."""
+    source = f"{CHECKOUT}/Tests/JailStub/main.c"
+    name = f"stub-{digest(read(source))}"
+    path = f"{LAB}/{name}/jail-stub"
+    compiler = shutil.which("cc") or shutil.which("clang")
+    if not os.path.exists(path) and compiler:
+        with published(name, "compiling what the jail is tested with") as work:
+            run([compiler, "-static", "-O1", "-pthread", "-o", f"{work}/jail-stub", source])
+    return path if os.path.exists(path) else None
+
+
 # ---- The second disk -----------------------------------------------------------------------------
 
 def payload_files():
@@ -215,6 +230,8 @@ def payload_files():
         files |= {f"/usr/local/bin/{os.path.basename(path)}": os.path.realpath(path) for path in PROGRAMS}
     if program := firecracker():
         files["/usr/local/bin/firecracker"] = program
+    if stub := ensure_stub():
+        files["/usr/local/bin/jail-stub"] = stub
     files["/etc/mayfly/worker.conf"] = f"{PARTS}/worker.conf"
     add_tree(f"{LAB}/{base_name()}/bases", "/var/lib/mayfly/bases")
     if image := image_name():

@@ -83,6 +83,7 @@ struct mayfly_spawn {
     const int *keep;   /* descriptors that stay open in the child at their own numbers */
     size_t keep_count;
     uint64_t namespaces; /* CLONE_NEW* flags, 0 for none; see mayfly_ns_* below */
+    int control_group;   /* an open directory of cgroup v2 to start in, or -1: ours */
     int may_gain_privileges; /* non-zero: the program itself sees to no_new_privs */
     int set_ids;         /* non-zero: drop groups, then become gid and uid */
     uid_t uid;

@@ -124,7 +124,7 @@ package struct RestoreBench {
             let begin = ContinuousClock.now
             let boot = try BootedMachine(
                 manifest, in: image.directory, work: host.mark.machinesDirectory,
-                program: host.probe.hypervisor)
+                program: host.probe.hypervisor, jail: host.jail, mark: host.mark.environment)
             do throws(MachineError) {
                 let session = try await boot.session(agent: manifest.agent, before: deadline)
                 if startsInterpreters { try await session.warm(before: deadline) }

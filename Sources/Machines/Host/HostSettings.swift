@@ -50,6 +50,10 @@ package struct HostSettings: Sendable {
     package var jailUsers: UInt32 = HostSettings.firstJailUser
     /// `nil`: beside this program.
     package var jailBinary: String?
+    /// What a hypervisor and the kernel may take for a machine, beside its guest's memory.
+    package var machineOverhead = ByteCount.mebibytes(256)
+    /// Bytes a second that one machine may read from its disks, and write; 0: as many as it can.
+    package var diskRate = ByteCount(bytes: 0)
     /// The guest agent to build into images; `nil`: beside this program.
     package var agentBinary: String?
 

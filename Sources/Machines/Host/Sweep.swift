@@ -11,6 +11,8 @@ import Processes
 package struct SweepReport: Sendable, Equatable {
     package var processes = 0
     package var directories = 0
+    /// Control groups of whole hosts.
+    package var groups = 0
 }
 
 /// The mark of this process under the runtime directory; removed when dropped.
@@ -56,6 +58,11 @@ func sweepDeadHosts(
         let directory = "\(root)/\(name)"
         guard isAbandoned(directory, name) else { continue }
         report.processes += killMarked(name)
+        if let group = kernelText("\(directory)/\(ControlGroups.noteName)") {
+            // Found again by the next sweep while something of it is left.
+            guard removeControlGroup(group) else { continue }
+            report.groups += 1
+        }
         if (try? FileManager.default.removeItem(atPath: directory)) != nil {
             report.directories += 1
         }

@@ -16,9 +16,12 @@ struct BootedMachine: ~Copyable {
 
     /// Starts a hypervisor with the kernel and initramfs of the generation in `directory`.
     ///
-    /// - Parameter work: where the hypervisor may have a directory while it runs.
+    /// - Parameters:
+    ///   - work: where the hypervisor may have a directory while it runs, without a jail.
+    ///   - jail: what its guest does is as hostile as what a job does: packages' own scripts run.
     init(
-        _ manifest: Manifest, in directory: String, work: String, program: HypervisorProgram
+        _ manifest: Manifest, in directory: String, work: String, program: HypervisorProgram,
+        jail: Jail?, mark: String = "MAYFLY_BUILD=1"
     ) throws(MachineError) {
         let rootDisk = try openImageFile("\(directory)/\(manifest.rootDisk.path)")
         let memory = try attempting(Descriptor.memory("mayfly-memory"))
@@ -28,14 +31,18 @@ struct BootedMachine: ~Copyable {
         }
         var parts = MachineParts(
             memory: memory.number, rootDisk: rootDisk.number, state: state.number,
-            mark: "MAYFLY_BUILD=1", directory: work)
+            mark: mark, directory: jail?.machinesDirectory ?? work)
+        let cell = try jail?.cell(for: manifest.hardware, isBooting: true)
+        parts.cell = cell
         let scratch = try ScratchDisk(of: manifest, in: directory)?.make(
-            in: directory, owner: HypervisorUser.forAccelerator(manifest.hardware.accelerator))
+            in: directory,
+            owner: cell?.credentials
+                ?? HypervisorUser.forAccelerator(manifest.hardware.accelerator))
         parts.scratch = scratch?.number
+        let kernel = try openImageFile("\(directory)/\(manifest.kernel.path)")
+        let initramfs = try openImageFile("\(directory)/\(manifest.initramfs.path)")
         parts.boot = MachineParts.Boot(
-            kernel: "\(directory)/\(manifest.kernel.path)",
-            initramfs: "\(directory)/\(manifest.initramfs.path)",
-            commandLine: manifest.commandLine)
+            kernel: kernel.number, initramfs: initramfs.number, commandLine: manifest.commandLine)
         hypervisor = try program.start(manifest.hardware, parts)
         self.memory = memory
         self.state = state

@@ -83,8 +83,9 @@ struct MachineParts {
     }
 
     struct Boot {
-        var kernel: String
-        var initramfs: String
+        /// Open files, like the others.
+        var kernel: CInt
+        var initramfs: CInt
         var commandLine: String
     }
 }
@@ -102,6 +103,7 @@ extension SpawnRequest {
         // The program itself for a script, whose interpreter opens it by this number.
         kept = [parts.memory, parts.rootDisk, parts.state, program.descriptor]
         if let scratch = parts.scratch { kept.append(scratch) }
+        if let boot = parts.boot { kept += [boot.kernel, boot.initramfs] }
         executable = program.descriptor
         // It allocates what a guest's device requests ask for; without a bound that is the host's
         // memory.

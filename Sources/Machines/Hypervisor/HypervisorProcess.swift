@@ -56,6 +56,7 @@ final class HypervisorProcess {
                 ignoringCancellation: true)
         }
         let hadEnded = hasEnded
+        let error = cell?.group.flatMap { Self.excess(of: $0, error.machine) } ?? error
         let usage = await end()
         var words = hadEnded ? ["hypervisor: \(usage.ending)"] : []
         for (name, file) in [
@@ -67,6 +68,16 @@ final class HypervisorProcess {
             ? error
             : MachineError(
                 error.reason, "\(error) (\(words.joined(separator: "; ")))", error.machine)
+    }
+    /// The reason of its own that a process has which the kernel ended at its limit.
+    private static func excess(
+        of group: MachineGroup, _ machine: MachineIdentity?
+    ) -> MachineError? {
+        guard group.wantedMoreMemory else { return nil }
+        return MachineError(
+            .hypervisorMemory,
+            "the kernel ended the hypervisor, which wanted more memory than its machine may take: "
+                + "\(group.limits.memory), its guest's and machine.overhead", machine)
     }
     /// Nothing of the guest runs from now on; `end` waits until the process is gone.
     func kill() { child?.signal(SIGKILL) }

@@ -24,7 +24,7 @@ struct Standby: ~Copyable {
         let path = "/proc/self/fd/\(image.state.number)"
         let state = try attempting(Descriptor.open(path, O_RDONLY))
         let hardware = image.manifest.hardware
-        let cell = try jail?.cell()
+        let cell = try jail?.cell(for: hardware)
         let scratch = try image.scratch?.make(
             in: scratchDirectory,
             owner: cell?.credentials ?? HypervisorUser.forAccelerator(hardware.accelerator))

@@ -7,6 +7,7 @@ import Events
 import Foundation
 import Glibc
 import Processes
+import Synchronization
 
 /// Whether machines are jailed.
 package enum JailUse: String, Sendable, CaseIterable {
@@ -22,6 +23,11 @@ final class Jail: Sendable {
     private let directory: Descriptor
     private let users: JailUsers
     let accelerator: Accelerator
+    /// What bounds its machines; or why nothing does.
+    let groups: Result<ControlGroups, MachineError>
+    private let settings: HostSettings
+    /// A test watches every system call of what is started from now on; no setting leads here.
+    let isRecorded = Atomic(false)
     /// Of hypervisors that need a directory each.
     let machinesDirectory: String
 
@@ -34,6 +40,7 @@ final class Jail: Sendable {
             throw MachineError(.hostUnfit, "only root can build it; run the worker as root")
         }
         program = try Self.program(settings)
+        self.settings = settings
         users = try JailUsers(first: settings.jailUsers)
         accelerator = probe.profile.accelerator
         let hypervisor = probe.hypervisor
@@ -44,6 +51,16 @@ final class Jail: Sendable {
         try await JailRoot.make(
             "\(directory)/roots/\(hypervisor.name.rawValue)", of: hypervisor, accelerator)
         self.directory = try attempting(Descriptor.open(directory, O_RDONLY | O_DIRECTORY))
+        do throws(MachineError) {
+            groups = .success(try ControlGroups(of: directory, disk: settings.stateDirectory))
+        } catch { groups = .failure(error) }
+    }
+    /// What does not bound machines here; `nil`: everything does.
+    var shortfall: String? {
+        switch groups {
+        case .success(let groups): groups.shortfall
+        case .failure(let error): "no control group bounds a machine: \(error)"
+        }
     }
 
     private static func program(_ settings: HostSettings) throws(MachineError) -> Descriptor {
@@ -64,9 +81,18 @@ final class Jail: Sendable {
         return file
     }
 
-    /// A place for one machine, with a user of its own.
-    func cell(without layers: Set<JailLayer> = []) throws(MachineError) -> JailCell {
-        JailCell(self, user: try users.take(), without: layers)
+    /// A place for one machine, with a user and a control group of its own.
+    func cell(
+        for hardware: VirtualHardware, isBooting: Bool = false
+    ) throws(MachineError) -> JailCell {
+        try cell(MachineLimits(hardware, isBooting: isBooting, settings))
+    }
+    func cell(
+        _ limits: MachineLimits, without layers: Set<JailLayer> = []
+    ) throws(MachineError) -> JailCell {
+        let groups = layers.contains(.group) ? nil : try? groups.get()
+        let group = try groups?.make(limits)
+        return JailCell(self, user: try users.take(), group: group, without: layers)
     }
     fileprivate func give(back user: uid_t) { users.give(back: user) }
 
@@ -80,8 +106,9 @@ final class Jail: Sendable {
             "mayfly-jail", "hypervisor=\(hypervisor.rawValue)", "program=\(request.executable)",
             "kvm=\(accelerator == .kvm ? 1 : 0)", "user=\(cell.user)",
             "file-size=\(request.fileSizeLimit)", "address-space=\(request.addressSpaceLimit)",
-            "processes=\(Self.processes)",
+            "processes=\(MachineLimits.threads)",
         ]
+        if isRecorded.load(ordering: .relaxed) { words.append("record=1") }
         words += Set(request.kept).subtracting([request.executable]).sorted().map { "keep=\($0)" }
         if accelerator == .kvm, let group = HypervisorUser.deviceGroup {
             words.append("device-group=\(group)")
@@ -99,17 +126,20 @@ final class Jail: Sendable {
         jailed.mayGainPrivileges = true
         (jailed.fileLimit, jailed.fileSizeLimit, jailed.addressSpaceLimit) = (.max, .max, .max)
         jailed.namespaces = cell.namespaces
+        jailed.controlGroup = cell.group?.descriptor ?? -1
         return jailed
     }
-    /// Threads of one hypervisor: 64 for its disks' requests at worst, its processors, its loops.
-    private static let processes = 128
 }
 
 /// A step of the jail that a test leaves out to show what it holds; as `Layer` of mayfly-jail, and
-/// the namespaces, which are made before it runs.
+/// the namespaces and the control group, which are made before it runs.
 enum JailLayer: String, CaseIterable {
     case root, descriptors, limits, user, capabilities, privileges, landlock, filter
     case processes, network, ipc, hostName = "host-name", controlGroup = "control-group"
+    /// The control group that bounds it; `controlGroup` is what it sees of them.
+    case group
+
+    fileprivate var isStepOfProgram: Bool { namespace == nil && self != .group }
 
     fileprivate var namespace: UInt64? {
         switch self {
@@ -126,13 +156,17 @@ enum JailLayer: String, CaseIterable {
 /// One machine's place: its user id is nobody else's until this is dropped.
 final class JailCell: Sendable {
     let user: uid_t
+    let group: MachineGroup?
     private let jail: Jail
     private let without: Set<JailLayer>
 
     /// - Parameter without: nothing but a test leaves a layer out; no setting leads here.
-    fileprivate init(_ jail: Jail, user: uid_t, without: Set<JailLayer>) {
+    fileprivate init(
+        _ jail: Jail, user: uid_t, group: MachineGroup?, without: Set<JailLayer>
+    ) {
         self.jail = jail
         self.user = user
+        self.group = group
         self.without = without
     }
     deinit { jail.give(back: user) }
@@ -144,7 +178,7 @@ final class JailCell: Sendable {
     ) -> SpawnRequest {
         jail.wrap(request, hypervisor, self, work: work)
     }
-    fileprivate var layersLeftOut: Set<JailLayer> { without.filter { $0.namespace == nil } }
+    fileprivate var layersLeftOut: Set<JailLayer> { without.filter(\.isStepOfProgram) }
     fileprivate var namespaces: UInt64 {
         JailLayer.allCases.filter { !without.contains($0) }.compactMap(\.namespace).reduce(0, |)
     }

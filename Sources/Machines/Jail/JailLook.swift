@@ -14,7 +14,8 @@ struct JailLook: Sendable {
     /// - Parameters:
     ///   - pid: of a process that has become the hypervisor.
     ///   - user: that it should be.
-    init(at pid: pid_t, user: uid_t) {
+    ///   - groups: where its control group was made, or why it has none.
+    init(at pid: pid_t, user: uid_t, _ groups: Result<ControlGroups, MachineError>) {
         let status = Self.fields(kernelText("/proc/\(pid)/status") ?? "")
         func holds(_ names: [String], _ value: String) -> Bool {
             names.allSatisfy { status[$0] == value }
@@ -37,7 +38,7 @@ struct JailLook: Sendable {
                 "seccomp", holds(["Seccomp"], "2"),
                 "a filter of system calls (\(status["Seccomp_filters"] ?? "1") in force)",
                 "Seccomp \(status["Seccomp"] ?? "unknown")"),
-            Self.landlock(), Self.limits(pid), Self.controlGroup(pid),
+            Self.landlock(), Self.limits(pid), Self.controlGroup(pid, groups),
         ]
     }
 
@@ -114,18 +115,38 @@ struct JailLook: Sendable {
                 + "\(version >= 6 ? ", abstract sockets and signals" : "") (version \(version))",
             remedy: version >= 6 ? "" : "Linux 6.12 lets it guard sockets and signals, too")
     }
-    private static func controlGroup(_ pid: pid_t) -> DoctorFinding {
-        DoctorFinding(
-            name: "hardening.cgroup", state: .off,
-            found: "no limits on a machine's resident memory and processor time; \(version)",
-            remedy: "its address space is limited, and admission counts memory; a control group "
-                + "per machine comes with a later version")
-    }
-    private static var version: String {
-        let controllers = (kernelText("/sys/fs/cgroup/cgroup.controllers") ?? "").trimmed
-        return controllers.isEmpty
-            ? "this host's control groups are those of version 1, or there are none"
-            : "this host has control groups v2 (\(controllers))"
+    /// What its group says, whatever was written there.
+    private static func controlGroup(
+        _ pid: pid_t, _ groups: Result<ControlGroups, MachineError>
+    ) -> DoctorFinding {
+        let directory = ControlGroups.directory(of: pid) ?? ""
+        func value(_ file: String) -> String? { kernelText("\(directory)/\(file)")?.trimmed }
+        let bounds: [(what: String, value: String?, unbounded: String)] = [
+            ("memory", value("memory.max"), "max"),
+            ("processor time", value("cpu.max"), "max 100000"),
+            ("threads", value("pids.max"), "max"),
+        ]
+        let isApart = directory != ControlGroups.own()?.directory
+        let bounded = bounds.filter { isApart && $0.value != nil && $0.value != $0.unbounded }
+        let missing = bounds.filter { bound in !bounded.contains { $0.what == bound.what } }
+        let mayNotSwap = ["0", nil].contains(value("memory.swap.max"))
+        guard !missing.isEmpty || !mayNotSwap else {
+            let disk = value("io.max").map { $0.isEmpty ? "" : "; disk \($0)" } ?? ""
+            return DoctorFinding(
+                name: "hardening.cgroup", state: .active,
+                found: "one for each machine: memory \(bounds[0].value ?? ""), no swap; processor "
+                    + "\(bounds[1].value ?? ""); threads \(bounds[2].value ?? "")\(disk)",
+                remedy: "")
+        }
+        let words =
+            switch groups {
+            case .success(let groups): groups.shortfall.map { _ in ControlGroups.remedy }
+            case .failure(let error): error.description
+            }
+        return DoctorFinding(
+            name: "hardening.cgroup", state: bounded.isEmpty ? .off : .degraded,
+            found: "not bounded: \(missing.map(\.what).joined(separator: ", "))",
+            remedy: words ?? "the limits did not hold on this kernel; please report it")
     }
 }
 
@@ -136,7 +157,8 @@ extension Jail {
     /// - Throws: `hostUnfit` with what the jail or the hypervisor said when it does not come up.
     @LoopActor
     func look(_ program: HypervisorProgram) async throws(MachineError) -> JailLook {
-        let cell = try cell()
+        // Large enough to start in, and no more.
+        let cell = try cell(MachineLimits(memory: .gibibytes(1), processorPercent: 200))
         let messages = try HypervisorLog("mayfly-messages")
         let monitor = try attempting(SocketPair())
         var request = SpawnRequest(
@@ -160,7 +182,7 @@ extension Jail {
             directory.map { children(of: $0.path).contains(Firecracker.Name.api) }
                 ?? Self.isReadable(monitor.ours.number)
         }
-        let look = JailLook(at: child.pid, user: cell.user)
+        let look = JailLook(at: child.pid, user: cell.user, groups)
         let usage = await child.end()
         guard isUp else {
             throw MachineError(
@@ -204,7 +226,6 @@ extension Jail {
         }
         guard settings.jail != .off else { return .success(nil) }
         do throws(MachineError) {
-            if let obstacle = obstacle(settings, probe) { throw obstacle }
             let jail = try await Jail(settings, probe, in: directory)
             let look = try await jail.look(probe.hypervisor)
             if settings.profile == .production {
@@ -216,18 +237,5 @@ extension Jail {
             guard isLeftToUs, error.reason != .cancelled else { throw error }
             return .failure(error)
         }
-    }
-
-    /// Why it is not built by itself here.
-    ///
-    /// A filter that was not seen to let all of a hypervisor's work through breaks jobs.
-    static func obstacle(_ settings: HostSettings, _ probe: HostProbe) -> MachineError? {
-        guard settings.jail == nil else { return nil }
-        let (hypervisor, accelerator) = (probe.profile.hypervisor, probe.profile.accelerator)
-        guard hypervisor != .qemu || accelerator != .tcg else { return nil }
-        return MachineError(
-            .hostUnfit,
-            "jobs have not yet been run behind it with \(hypervisor) under "
-                + "\(accelerator); try machine.jail = on on this host")
     }
 }

@@ -207,6 +207,8 @@ extension Configuration {
         settings.profile = SecurityProfile(rawValue: text(.securityProfile)) ?? .production
         settings.acceptedRisks = text(.securityAccept)
         settings.jailUsers = UInt32(count(.jailUsers))
+        settings.machineOverhead = size(.machineOverhead)
+        settings.diskRate = size(.diskRate)
         let jail = text(.jailBinary)
         settings.jailBinary = jail.isEmpty ? nil : jail
         let agent = text(.agentBinary)

@@ -128,6 +128,12 @@ extension Setting {
         "the first of the 4096 user ids that machines have, one each")
     static let jailBinary = Setting(
         "machine.jail.binary", .text, "\"\"", "empty: mayfly-jail beside this program")
+    static let machineOverhead = Setting(
+        "machine.overhead", .size(.mebibytes(64) ... .gibibytes(16)), "256MiB",
+        "what a machine may take of the host beside its guest's memory (control groups v2)")
+    static let diskRate = Setting(
+        "machine.disk.rate", .size(ByteCount(bytes: 0) ... .gibibytes(64)), "0B",
+        "read and written by one machine a second (control groups v2); 0B: no limit")
     static let agentBinary = Setting(
         "machine.agent.binary", .text, "\"\"",
         "empty: mayfly-agent beside this program; only image build needs it")
@@ -224,7 +230,7 @@ extension Setting {
             workerOvercommit, workerQueues, workerKinds, workerLease, drainTimeout, hypervisor,
             accelerator, transport,
             probeTimeout, standbys, warmMemory, warmAge, qemuBinary, firecrackerBinary,
-            jail, jailUsers, jailBinary, securityProfile, securityAccept,
+            jail, jailUsers, jailBinary, machineOverhead, diskRate, securityProfile, securityAccept,
             agentBinary, codeImage, codeTimeout, codeTimeoutMax, inputFile, inputTotal,
             outputKept, outputPrinted, outputFiles, outputFile, outputTotal, documentImage,
             documentTimeout, documentTimeoutMax, documentInputFile, documentInputTotal,

@@ -66,6 +66,7 @@ extension Reason {
     init(_ error: MachineError) {
         switch error.reason {
         case .machineLost, .cancelled: self = .machineLost
+        case .hypervisorMemory: self = .hypervisorMemory
         case .restoreFailed, .hostUnfit: self = .restoreFailed
         // A refused image is as good as none: this worker has no verified one.
         case .imageMissing, .imageRefused: self = .imageMissing

@@ -32,7 +32,7 @@ struct JailLookTests {
         let stub = try await JailedStub()
         func off(without layers: Set<JailLayer>) async throws -> [String] {
             let jailed = try await waiting(stub, without: layers)
-            let look = JailLook(at: jailed.child.pid, user: jailed.cell.user)
+            let look = JailLook(at: jailed.child.pid, user: jailed.cell.user, stub.jail.groups)
             _ = await jailed.take().end()
             return look.findings.filter { $0.state == .off }.map(\.name).filter {
                 !["hardening.cgroup", "hardening.landlock"].contains($0)

@@ -20,11 +20,26 @@ enum AttemptEnd: Equatable {
 
 @LoopActor
 final class JailedStub {
-    nonisolated static let isPossible = geteuid() == 0 && compiler != nil
+    nonisolated static let isPossible = geteuid() == 0 && (made ?? compiler) != nil
+    /// Whether groups of version 2 have what bounds a machine.
+    nonisolated static let hasControlGroups = {
+        let directory = ControlGroups.own()?.directory ?? ""
+        let names = kernelText("\(directory)/cgroup.controllers") ?? ""
+        return ControlGroups.needed.isSubset(
+            of: Set(
+                names.split { $0 == " " || $0 == "\n" }
+                    .map(String.init)))
+    }()
+    nonisolated static let noControlGroups: Comment =
+        "no control groups of version 2 here; scripts/lab test runs it"
+    /// Where it was compiled elsewhere, as for the lab.
+    private nonisolated static let made = findProgram("jail-stub")
     private nonisolated static let compiler = findProgram("cc") ?? findProgram("clang")
     nonisolated static let reason: Comment =
         "needs root, and a C compiler for the program in the jail"
 
+    /// Far more than it needs, and less than some attempts want.
+    static let limits = MachineLimits(memory: .mebibytes(96), processorPercent: 100)
     private let program: HypervisorProgram
     let jail: Jail
     let directory: String
@@ -36,9 +51,9 @@ final class JailedStub {
             .deletingLastPathComponent().deletingLastPathComponent()
             .appendingPathComponent("JailStub/main.c").path
         // Not by the package: what it links starts with Swift's runtime, which wants /proc.
-        let compiled = try await runTool([
-            Self.compiler ?? "cc", "-static", "-O1", "-pthread", "-o", "\(directory)/stub", source,
-        ])
+        let compile = [Self.compiler ?? "cc", "-static", "-O1", "-pthread", source, "-o"]
+        let compiled = try await runTool(
+            (Self.made.map { ["cp", $0] } ?? compile) + ["\(directory)/stub"])
         try #require(compiled.status == 0, "\(compiled.output)")
         program = HypervisorProgram(
             .qemu, try ProgramFile("\(directory)/stub", remedy: "cc made it"), version: "stub")
@@ -53,14 +68,14 @@ final class JailedStub {
     deinit { try? FileManager.default.removeItem(atPath: directory) }
 
     /// A program that was built beside the tests.
-    private static func program(_ name: String) -> String? {
+    nonisolated static func program(_ name: String) -> String? {
         let own = try? FileManager.default.destinationOfSymbolicLink(atPath: "/proc/self/exe")
         return [own, Bundle.main.executablePath, TestImage.agent].compactMap(\.self)
             .map { ($0 as NSString).deletingLastPathComponent + "/\(name)" }
             .first { FileManager.default.isExecutableFile(atPath: $0) }
     }
 
-    private func request(_ words: [String], kept: [CInt]) -> SpawnRequest {
+    func request(_ words: [String], kept: [CInt]) -> SpawnRequest {
         var request = SpawnRequest(arguments: ["stub"] + words)
         request.executable = program.descriptor
         request.kept = kept + [program.descriptor]
@@ -73,7 +88,7 @@ final class JailedStub {
         _ words: [String], without layers: Set<JailLayer> = [], kept: [CInt] = [],
         unasked: [CInt] = [], output: CInt = -1, errors: CInt = -1
     ) throws -> JailedChild {
-        let cell = try jail.cell(without: layers)
+        let cell = try jail.cell(Self.limits, without: layers)
         var jailed = cell.wrap(request(words, kept: kept), .qemu)
         jailed.kept += unasked
         jailed.standardOutput = output
@@ -106,7 +121,8 @@ final class JailedStub {
         guard isOver else { return .failed("it did not end") }
         return switch usage.status {
         case 0: .could
-        case 1, 128 + SIGSYS: .refused
+        // The last: by the kernel, at the limit of its control group.
+        case 1, 128 + SIGSYS, 128 + SIGKILL: .refused
         default: .failed(usage.ending)
         }
     }

@@ -29,6 +29,8 @@ final class Firecracker: Hypervisor {
         static let state = "state"
         static let rootDisk = "root"
         static let scratch = "scratch"
+        static let kernel = "kernel"
+        static let initramfs = "initramfs"
     }
 
     init(
@@ -52,6 +54,10 @@ final class Firecracker: Hypervisor {
         try directory.link(Name.rootDisk, to: parts.path(of: parts.rootDisk))
         if let scratch = parts.scratch {
             try directory.link(Name.scratch, to: parts.path(of: scratch))
+        }
+        if let boot = parts.boot {
+            try directory.link(Name.kernel, to: parts.path(of: boot.kernel))
+            try directory.link(Name.initramfs, to: parts.path(of: boot.initramfs))
         }
         let owner = request.user?.user ?? geteuid()
         api = FirecrackerAPI(FirecrackerSocket(Name.api, in: directory, owner: owner))
@@ -85,8 +91,8 @@ final class Firecracker: Hypervisor {
         try await api.put(
             "/boot-source",
             [
-                "kernel_image_path": .string(boot.kernel),
-                "initrd_path": .string(boot.initramfs), "boot_args": .string(boot.commandLine),
+                "kernel_image_path": .string(Name.kernel),
+                "initrd_path": .string(Name.initramfs), "boot_args": .string(boot.commandLine),
             ], before: deadline)
         try await api.put(
             "/drives/root",

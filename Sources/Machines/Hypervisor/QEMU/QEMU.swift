@@ -165,7 +165,8 @@ final class QEMU: Hypervisor {
         }
         if let boot = parts.boot {
             arguments += [
-                "-kernel", boot.kernel, "-initrd", boot.initramfs, "-append", boot.commandLine,
+                "-kernel", parts.path(of: boot.kernel), "-initrd", parts.path(of: boot.initramfs),
+                "-append", boot.commandLine,
             ]
         } else {
             arguments += ["-incoming", "defer"]

@@ -310,8 +310,11 @@ package struct ImageBuilder {
         _ manifest: inout Manifest, on probe: HostProbe, into work: String
     ) async throws(MachineError) {
         progress("booting \(definition.memory) with \(definition.vCPUCount) vCPU")
+        let mark = try HostMark(runtimeDirectory: settings.runtimeDirectory)
+        let jail = try await jail(on: probe, in: mark.directory)
         let boot = try BootedMachine(
-            manifest, in: work, work: "\(work)/.machine", program: probe.hypervisor)
+            manifest, in: work, work: "\(work)/.machine", program: probe.hypervisor, jail: jail,
+            mark: mark.environment)
         do throws(MachineError) {
             let deadline = ContinuousClock.now + Self.bootTimeout
             let begin = ContinuousClock.now
@@ -337,6 +340,20 @@ package struct ImageBuilder {
         manifest.memory = try describe("memory", in: work)
         manifest.state = try describe("state", in: work)
         for name in ["memory", "state"] { unsafe chmod("\(work)/\(name)", 0o444) }
+    }
+
+    /// The same wall as around a job's machine, or a line that says why there is none.
+    private func jail(
+        on probe: HostProbe, in directory: String
+    ) async throws(MachineError) -> Jail? {
+        switch try await Jail.found(settings, probe, in: directory) {
+        case .success(let jail):
+            if let words = jail?.shortfall { progress(words) }
+            return jail
+        case .failure(let error):
+            progress("the machine boots without the jail: \(error)")
+            return nil
+        }
     }
 
     /// The image's own warm-up, then the interpreters.
