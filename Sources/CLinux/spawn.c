@@ -50,7 +50,22 @@ static int child_main(void *argument) {
     for (int i = 0; i < 3; i++) TRY("dup", fd[i] = fcntl(s->stdio[i], F_DUPFD_CLOEXEC, 3));
     for (int i = 0; i < 3; i++) TRY("dup2", dup2(fd[i], i));
     TRY("close_range", syscall(SYS_close_range, 3, ~0U, 4 /* CLOSE_RANGE_CLOEXEC */));
-    for (size_t i = 0; i < s->keep_count; i++) TRY("keep", fcntl(s->keep[i], F_SETFD, 0));
+    int executable = s->executable, directory = s->directory;
+    if (s->keep_as) {
+        /* Out of the way of every number that is asked for, and only then to it. */
+        int above = 3;
+        for (size_t i = 0; i < s->keep_count; i++)
+            if (s->keep_as[i] >= above) above = s->keep_as[i] + 1;
+        if (executable >= 0) TRY("dup", executable = fcntl(executable, F_DUPFD_CLOEXEC, above));
+        if (directory >= 0) TRY("dup", directory = fcntl(directory, F_DUPFD_CLOEXEC, above));
+        int moved[MAYFLY_KEPT_MAX];
+        if (s->keep_count > MAYFLY_KEPT_MAX) errno = EINVAL;
+        TRY("keep", s->keep_count > MAYFLY_KEPT_MAX ? -1 : 0);
+        for (size_t i = 0; i < s->keep_count; i++)
+            TRY("keep", moved[i] = fcntl(s->keep[i], F_DUPFD_CLOEXEC, above));
+        for (size_t i = 0; i < s->keep_count; i++) TRY("keep", dup2(moved[i], s->keep_as[i]));
+    } else
+        for (size_t i = 0; i < s->keep_count; i++) TRY("keep", fcntl(s->keep[i], F_SETFD, 0));
     TRY("core limit", limit(RLIMIT_CORE, s->limit_core));
     TRY("file limit", limit(RLIMIT_NOFILE, s->limit_files));
     TRY("file size limit", limit(RLIMIT_FSIZE, s->limit_file_size));
@@ -60,7 +75,7 @@ static int child_main(void *argument) {
     TRY("process limit", limit(RLIMIT_NPROC, s->limit_processes));
     TRY("address space limit", limit(RLIMIT_AS, s->limit_address_space));
     /* Before the change of uid: the way there may be closed to it. */
-    if (s->directory >= 0) TRY("working directory", fchdir(s->directory));
+    if (directory >= 0) TRY("working directory", fchdir(directory));
     if (s->set_ids) {
         /* Raw calls: glibc's versions signal every thread of the process, which is our parent's. */
         TRY("setgroups", syscall(SYS_setgroups, 0, NULL));
@@ -76,8 +91,8 @@ static int child_main(void *argument) {
     sigset_t none;
     sigemptyset(&none);
     syscall(SYS_rt_sigprocmask, SIG_SETMASK, &none, NULL, 8);
-    if (s->executable >= 0)
-        syscall(SYS_execveat, s->executable, "", s->argv, s->envp, AT_EMPTY_PATH);
+    if (executable >= 0)
+        syscall(SYS_execveat, executable, "", s->argv, s->envp, AT_EMPTY_PATH);
     else
         execve(s->path, s->argv, s->envp);
     TRY("execve", -1);

@@ -18,7 +18,7 @@ package final class MachineHost {
     let store: ImageStore
     let mark: HostMark
     /// The second wall; `nil`: off, and `fallbacks` says why.
-    let jail: Jail?
+    let walls: (any Walls)?
     /// One sentence for each choice that was left to us and fell back to the lesser way.
     package nonisolated let fallbacks: [String]
     /// What need not be found out again at a second start.
@@ -47,14 +47,14 @@ package final class MachineHost {
 
     private init(
         settings: HostSettings, probe: HostProbe, mark: consuming HostMark, facts: FileFacts?,
-        jail: Result<Jail?, MachineError>
+        walls: Result<(any Walls)?, MachineError>
     ) {
-        switch jail {
-        case .success(let jail):
-            self.jail = jail
+        switch walls {
+        case .success(let walls):
+            self.walls = walls
             fallbacks = probe.fallbacks
         case .failure(let error):
-            self.jail = nil
+            self.walls = nil
             fallbacks = probe.fallbacks + ["machines run without the jail: \(error)"]
         }
         self.settings = settings
@@ -72,9 +72,9 @@ package final class MachineHost {
         let facts = FileFacts(runtimeDirectory: settings.runtimeDirectory)
         let probe = try await HostProbe.run(settings, facts: facts)
         let mark = try HostMark(runtimeDirectory: settings.runtimeDirectory)
-        let jail = try await Jail.found(settings, probe, in: mark.directory)
+        let walls = try await wallsFound(settings, probe, in: mark.directory)
         let host = MachineHost(
-            settings: settings, probe: probe, mark: mark, facts: facts, jail: jail)
+            settings: settings, probe: probe, mark: mark, facts: facts, walls: walls)
         _ = await host.sweep()
         return host
     }
@@ -264,7 +264,7 @@ package final class MachineHost {
     ) async throws(MachineError) -> Standby {
         try await Standby.spawn(
             for: image, isForWarm: forWarm, program: probe.hypervisor, mark: mark,
-            jail: jailed ? jail : nil,
+            walls: jailed ? walls : nil,
             scratchDirectory: "\(settings.stateDirectory)/scratch")
     }
     func fillStandbys(of image: GoldenImage) async {

@@ -174,7 +174,7 @@ package struct RestoreBench {
     ///
     /// Nothing where there is none.
     private func restoresWithoutJail() async throws(MachineError) -> [BenchRow] {
-        guard host.jail != nil else { return [] }
+        guard host.walls != nil else { return [] }
         progress("both again without the jail: \(rounds)")
         let standing = try await restores(withStandby: true, jailed: false)
         let spawned = try await restores(withStandby: false, jailed: false)

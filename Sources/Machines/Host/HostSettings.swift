@@ -48,6 +48,8 @@ package struct HostSettings: Sendable {
     package var jailUsers: UInt32 = HostSettings.firstJailUser
     /// `nil`: beside this program.
     package var jailBinary: String?
+    /// The socket of the launcher that starts machines; `nil`: this process does.
+    package var launcher: String?
     /// The guest agent to build into images; `nil`: beside this program.
     package var agentBinary: String?
 

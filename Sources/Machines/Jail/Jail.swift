@@ -21,6 +21,8 @@ final class Jail: Sendable {
     /// The host's mark: what the jail binds stands below it.
     private let directory: Descriptor
     private let users: JailUsers
+    /// For whoever starts it instead of us.
+    var programDescriptor: CInt { program.number }
     let accelerator: Accelerator
     /// Of hypervisors that need a directory each.
     let machinesDirectory: String

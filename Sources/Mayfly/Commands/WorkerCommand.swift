@@ -45,7 +45,22 @@ struct WorkerCommand: AsyncParsableCommand {
         _ configuration: Configuration, _ logger: Logger, _ signals: AsyncStream<Int32>
     ) async throws {
         try checkOpenFileLimit(configuration)
-        try await MachineHost.with(configuration.host) { host in
+        let user = configuration.text(.workerUser)
+        guard !user.isEmpty else {
+            return try await work(configuration, configuration.host, logger, signals)
+        }
+        let (settings, launcher) = try await giveUpRoot(
+            to: user, configuration.host, ceilings: try configuration.launcherCeilings())
+        try await work(configuration, settings, logger, signals)
+        // Machines end with it.
+        withExtendedLifetime(launcher) {}
+    }
+
+    private static func work(
+        _ configuration: Configuration, _ host: HostSettings, _ logger: Logger,
+        _ signals: AsyncStream<Int32>
+    ) async throws {
+        try await MachineHost.with(host) { host in
             let begin = ContinuousClock.now
             for fallback in host.fallbacks { logger.warning("\(fallback)") }
             let kinds = try await kinds(configuration, on: host)

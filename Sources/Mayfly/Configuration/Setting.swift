@@ -114,6 +114,12 @@ extension Setting {
     static let jail = Setting(
         "machine.jail", .choice(JailUse.self), "auto",
         "the second wall around each hypervisor; auto builds it where it can")
+    static let launcher = Setting(
+        "machine.launcher", .text, "\"auto\"",
+        "the socket of the launcher; auto: its unit's, where that is there and we are not root")
+    static let workerUser = Setting(
+        "worker.user", .text, "\"\"",
+        "whom a worker started as root becomes, with a launcher of its own; empty: stays root")
     static let securityProfile = Setting(
         "security.profile", .word(SecurityProfile.allCases.map(\.rawValue)), "standard",
         "production refuses to start while a layer around machines is off")
@@ -216,9 +222,9 @@ extension Setting {
         [
             databaseURL, stateDirectory, runtimeDirectory, secretKeys, workerName, workerSlots,
             workerQueues,
-            workerKinds, workerLease, drainTimeout, hypervisor, accelerator, transport,
+            workerKinds, workerLease, drainTimeout, workerUser, hypervisor, accelerator, transport,
             probeTimeout, standbys, warmMemory, warmAge, qemuBinary, firecrackerBinary,
-            jail, jailUsers, jailBinary, securityProfile, securityAccept,
+            jail, jailUsers, jailBinary, launcher, securityProfile, securityAccept,
             agentBinary, codeImage, codeTimeout, codeTimeoutMax, inputFile, inputTotal,
             outputKept, outputPrinted, outputFiles, outputFile, outputTotal, documentImage,
             documentTimeout, documentTimeoutMax, documentInputFile, documentInputTotal,

@@ -63,6 +63,7 @@ final class QEMU: Hypervisor {
 
     /// Migrations ignore the memory, which is shared or copied on write, and report their end.
     func begin(before deadline: ContinuousClock.Instant) async throws(MachineError) {
+        try await process.begun(before: deadline)
         try await monitor.negotiate(before: deadline)
         try await monitor.command(
             "migrate-set-capabilities",
