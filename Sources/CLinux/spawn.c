@@ -24,6 +24,7 @@ const uint64_t mayfly_ns_net = CLONE_NEWNET, mayfly_ns_ipc = CLONE_NEWIPC,
 
 struct start {
     const struct mayfly_spawn *spec;
+    int has_handlers; /* of our parent's: no longer its, and dangerous */
     volatile int error;
     const char *volatile step;
 };
@@ -45,6 +46,10 @@ static int child_main(void *argument) {
     struct start *start = argument;
     const struct mayfly_spawn *s = start->spec;
     int fd[3];
+    struct sigaction standard = {.sa_handler = SIG_DFL}, old;
+    for (int i = 1; start->has_handlers && i < NSIG; i++)
+        if (sigaction(i, NULL, &old) == 0 && old.sa_handler != SIG_IGN && old.sa_handler != SIG_DFL)
+            sigaction(i, &standard, NULL);
     TRY("setsid", syscall(SYS_setsid));
     /* Copied first, to numbers that are free, so that no source is overwritten by dup2. */
     for (int i = 0; i < 3; i++) TRY("dup", fd[i] = fcntl(s->stdio[i], F_DUPFD_CLOEXEC, 3));
@@ -111,6 +116,23 @@ static long clone3_call(struct clone_args *a, int (*entry)(void *), void *argume
                      : "rcx", "r11", "memory", "cc");
     return result;
 }
+/* Where clone3 cannot be had: systemd's RestrictNamespaces= answers ENOSYS, because its filter cannot
+   see what clone3 is asked for. */
+static long clone_call(struct clone_args *a, int (*entry)(void *), void *argument) {
+    long result;
+    uint64_t flags = (a->flags & 0xffffffffULL) | SIGCHLD;
+    uint64_t top = (a->stack + a->stack_size) & ~15ULL;
+    register uint64_t r10 __asm__("r10") = 0;
+    register int (*r8)(void *) __asm__("r8") = entry;
+    register void *r9 __asm__("r9") = argument;
+    __asm__ volatile("syscall\n\ttest %%rax,%%rax\n\tjnz 1f\n\txor %%ebp,%%ebp\n\t"
+                     "mov %%r9,%%rdi\n\tcall *%%r8\n\tmov %%eax,%%edi\n\tmov $60,%%eax\n\t"
+                     "syscall\n1:"
+                     : "=a"(result)
+                     : "a"(SYS_clone), "D"(flags), "S"(top), "d"(a->pidfd), "r"(r10), "r"(r8), "r"(r9)
+                     : "rcx", "r11", "memory", "cc");
+    return result;
+}
 #else
 #error "clone3 needs a few lines of assembly for this processor"
 #endif
@@ -135,6 +157,10 @@ int mayfly_spawn(const struct mayfly_spawn *spec, struct mayfly_child *child) {
     pthread_sigmask(SIG_BLOCK, &all, &old); /* no handler may run in the child */
     int huge_pages_were_off = prctl(PR_GET_THP_DISABLE, 0, 0, 0, 0);
     long pid = clone3_call(&a, child_main, &start);
+    if (pid == -ENOSYS) {
+        start.has_handlers = 1;
+        pid = clone_call(&a, child_main, &start);
+    }
     if (spec->no_huge_pages && huge_pages_were_off == 0) prctl(PR_SET_THP_DISABLE, 0, 0, 0, 0);
     pthread_sigmask(SIG_SETMASK, &old, NULL);
     munmap(stack, stack_size);

@@ -62,7 +62,8 @@ package final class MachineHost {
         self.mark = mark
         warmPool = WarmPool(settings.warm)
         self.facts = facts
-        store = ImageStore(stateDirectory: settings.stateDirectory)
+        store = ImageStore(
+            stateDirectory: settings.stateDirectory, keys: settings.imageKeys)
     }
 
     /// Probes the host and removes what dead hosts left.

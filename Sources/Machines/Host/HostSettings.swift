@@ -50,6 +50,8 @@ package struct HostSettings: Sendable {
     package var jailBinary: String?
     /// The socket of the launcher that starts machines; `nil`: this process does.
     package var launcher: String?
+    /// Whose images are restored.
+    package var imageKeys = ImageKeys()
     /// The guest agent to build into images; `nil`: beside this program.
     package var agentBinary: String?
 

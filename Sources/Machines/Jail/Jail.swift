@@ -33,7 +33,10 @@ final class Jail: Sendable {
         _ settings: HostSettings, _ probe: HostProbe, in directory: String
     ) async throws(MachineError) {
         guard geteuid() == 0 else {
-            throw MachineError(.hostUnfit, "only root can build it; run the worker as root")
+            throw MachineError(
+                .hostUnfit,
+                "only root can build it; run the worker as root, or beside a launcher (machine.launcher)"
+            )
         }
         program = try Self.program(settings)
         users = try JailUsers(first: settings.jailUsers)

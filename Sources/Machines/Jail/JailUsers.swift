@@ -12,7 +12,7 @@ import Synchronization
 final class JailUsers: Sendable {
     static let count = 4096
     /// For all workers of a host, whatever their runtime directories: user ids are the host's.
-    static let lockFile = "/run/mayfly-jail/users"
+    static let lockFile = "/run/mayfly/users"
 
     let range: Range<uid_t>
     private let file: Descriptor
@@ -25,7 +25,7 @@ final class JailUsers: Sendable {
     /// - Throws: `hostUnfit` when the lock file cannot be made.
     init(first: uid_t) throws(MachineError) {
         range = first..<(first + uid_t(Self.count))
-        try makeDirectory((Self.lockFile as NSString).deletingLastPathComponent, mode: 0o700)
+        try makeDirectory((Self.lockFile as NSString).deletingLastPathComponent)
         file = try attempting(Descriptor.open(Self.lockFile, O_RDWR | O_CREAT | O_NOFOLLOW))
         state = Mutex(State(next: first))
     }

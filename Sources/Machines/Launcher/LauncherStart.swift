@@ -61,7 +61,7 @@ package struct LauncherStart: ~Copyable {
         guard geteuid() == 0 else {
             throw MachineError(.hostUnfit, "only root can start the launcher; run it as root")
         }
-        try makeDirectory(Self.place, mode: 0o700)
+        try makeDirectory(Self.place)
         let probe = try await HostProbe.run(settings)
         guard probe.hypervisor.name == .qemu else {
             throw MachineError(

@@ -205,6 +205,8 @@ extension Configuration {
         settings.jailUsers = UInt32(count(.jailUsers))
         let jail = text(.jailBinary)
         settings.jailBinary = jail.isEmpty ? nil : jail
+        settings.imageKeys = ImageKeys(
+            paths: list(.imageKeys), isExclusive: settings.profile == .production)
         settings.launcher = HostSettings.launcher(text(.launcher))
         let agent = text(.agentBinary)
         settings.agentBinary = agent.isEmpty ? nil : agent

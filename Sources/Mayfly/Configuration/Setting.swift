@@ -120,6 +120,9 @@ extension Setting {
     static let workerUser = Setting(
         "worker.user", .text, "\"\"",
         "whom a worker started as root becomes, with a launcher of its own; empty: stays root")
+    static let imageKeys = Setting(
+        "machine.image.keys", .list, "\"\"",
+        "files of public keys whose images are restored, beside those of this host's own key")
     static let securityProfile = Setting(
         "security.profile", .word(SecurityProfile.allCases.map(\.rawValue)), "standard",
         "production refuses to start while a layer around machines is off")
@@ -224,7 +227,7 @@ extension Setting {
             workerQueues,
             workerKinds, workerLease, drainTimeout, workerUser, hypervisor, accelerator, transport,
             probeTimeout, standbys, warmMemory, warmAge, qemuBinary, firecrackerBinary,
-            jail, jailUsers, jailBinary, launcher, securityProfile, securityAccept,
+            jail, jailUsers, jailBinary, launcher, imageKeys, securityProfile, securityAccept,
             agentBinary, codeImage, codeTimeout, codeTimeoutMax, inputFile, inputTotal,
             outputKept, outputPrinted, outputFiles, outputFile, outputTotal, documentImage,
             documentTimeout, documentTimeoutMax, documentInputFile, documentInputTotal,

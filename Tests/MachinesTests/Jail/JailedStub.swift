@@ -25,7 +25,7 @@ final class JailedStub {
     nonisolated static let reason: Comment =
         "needs root, and a C compiler for the program in the jail"
 
-    private let program: HypervisorProgram
+    let program: HypervisorProgram
     let jail: Jail
     let directory: String
 
@@ -53,7 +53,7 @@ final class JailedStub {
     deinit { try? FileManager.default.removeItem(atPath: directory) }
 
     /// A program that was built beside the tests.
-    private static func program(_ name: String) -> String? {
+    nonisolated static func program(_ name: String) -> String? {
         let own = try? FileManager.default.destinationOfSymbolicLink(atPath: "/proc/self/exe")
         return [own, Bundle.main.executablePath, TestImage.agent].compactMap(\.self)
             .map { ($0 as NSString).deletingLastPathComponent + "/\(name)" }
