@@ -64,6 +64,9 @@ struct Listener {
     private func refuse(_ connection: CInt, _ words: String) {
         let bytes = LaunchReply.refused(LaunchRefusal(words)).encoded()
         _ = unsafe mayfly_send_fds(connection, bytes, bytes.count, nil, 0)
+        // A request that was not read would take the words with it when this end goes away.
+        var byte: UInt8 = 0
+        _ = unsafe recv(connection, &byte, 1, CInt(MSG_DONTWAIT))
     }
 
     private mutating func collect() {

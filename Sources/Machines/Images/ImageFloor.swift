@@ -1,6 +1,6 @@
 // How old an image may be on this host: a number for each image and hypervisor that only rises. An
-// image that was good once and is not any more (a hole in what it holds) keeps its signature; once a
-// newer one was in use here, nobody brings it back by a copy or a link.
+// image that was good once and is not any more (a hole in what it holds) keeps its signature; once
+// a newer one was in use here, nobody brings it back by a copy or a link.
 
 import CLinux
 import Foundation
@@ -51,9 +51,10 @@ struct ImageFloors: Sendable {
         guard manifest.age < floor.epoch else { return }
         throw MachineError(
             .imageRefused,
-            "generation \(manifest.generation) of \(name) has the epoch \(manifest.age), and one of "
-                + "\(floor.epoch) was in use here: an old image may have old holes; build it again, "
-                + "or lower the floor with `mayfly image floor \(name) --set \(manifest.age)`")
+            "generation \(manifest.generation) of \(name) has the epoch \(manifest.age), and one "
+                + "of \(floor.epoch) was in use here: an old image may have old holes; build it "
+                + "again, or lower the floor with `mayfly image floor \(name) --set \(manifest.age)`"
+        )
     }
 
     /// This generation is in use: nothing older will be from now on.

@@ -35,7 +35,7 @@ final class Jail: Sendable {
         guard geteuid() == 0 else {
             throw MachineError(
                 .hostUnfit,
-                "only root can build it; run the worker as root, or beside a launcher (machine.launcher)"
+                "only root can build it; run the worker as root, or beside a launcher"
             )
         }
         program = try Self.program(settings)

@@ -56,7 +56,10 @@ final class Launcher: Walls {
         let descriptors = standard.filter { $0 >= 0 } + kept
         let sent = unsafe mayfly_send_fds(
             connection, bytes, bytes.count, descriptors, descriptors.count)
-        guard sent == bytes.count else { throw Self.refusal(path, sent < 0 ? -sent : EMSGSIZE) }
+        // One that is gone already has said why: that is read as any other answer.
+        guard sent == bytes.count || sent == -EPIPE || sent == -ECONNRESET else {
+            throw Self.refusal(path, sent < 0 ? -sent : EMSGSIZE)
+        }
         return LaunchedChild(owned, path)
     }
     private static func refusal(_ path: String, _ code: CInt) -> MachineError {

@@ -25,6 +25,8 @@ struct LauncherTests {
     private func processes(of launcher: StubLauncher) -> [String] {
         children(of: "/proc").filter { entry in
             guard let pid = pid_t(entry) else { return false }
+            // One that is dead and not yet collected has nothing left.
+            guard kernelText("/proc/\(pid)/stat")?.contains(") Z ") == false else { return false }
             return WorkerPrivileges(of: "\(pid)").map {
                 $0.user >= launcher.firstUser && $0.user < launcher.firstUser + 4096
             } ?? false
@@ -158,7 +160,8 @@ struct LauncherTests {
             #expect(found.contains(words), "\(found)")
         }
         for (bytes, words) in [
-            ([UInt8]("hello".utf8), "none of this version"), (Array(good.encoded().dropLast()), ""),
+            ([UInt8]("hello".utf8), "none of this version"),
+            (Array(good.encoded().dropLast()), "is cut"),
             (good.encoded() + [0], "after its end"),
         ] {
             let conversation = try launcher.conversation()
@@ -180,11 +183,6 @@ struct LauncherTests {
         let (twice, _, _) = try await launcher.machine()
         try twice.send(try launcher.request().encoded())
         #expect(await twice.isMachineGone())
-        guard case .ended(let ending)? = await twice.reply() else {
-            Issue.record("the end was not told")
-            return
-        }
-        #expect(ending.status == 128 + UInt32(SIGKILL))
         for _ in 0..<50 {
             let early = try launcher.conversation()
             try early.send(try launcher.request().encoded())
@@ -215,7 +213,9 @@ struct LauncherTests {
         after.close()
     }
 
-    @Test(.enabled(if: findProgram("python3") != nil, "needs python3"))
+    @Test(
+        .enabled(
+            if: FileManager.default.isExecutableFile(atPath: "/usr/bin/python3"), "needs python3"))
     func `serves nobody but its worker, whatever the socket's mode says`() async throws {
         let launcher = try StubLauncher(try await JailedStub(), worker: 65_534)
         let script = """
@@ -224,9 +224,11 @@ struct LauncherTests {
             s.connect(sys.argv[1])
             print(s.recv(1024))
             """
+        // Not one that is another user's alone.
+        let python = "/usr/bin/python3"
         func ask() async throws -> String {
             let said = try await runTool([
-                "setpriv", "--reuid=12345", "--regid=12345", "--clear-groups", "python3", "-c",
+                "setpriv", "--reuid=12345", "--regid=12345", "--clear-groups", python, "-c",
                 script, launcher.socket,
             ])
             return said.output

@@ -68,7 +68,7 @@ final class StubLauncher {
     func signal(_ number: CInt) { child?.signal(number) }
     /// How it ended by itself, and its words.
     func ending() async throws -> (status: Int32, words: String) {
-        let child = try #require(child.take())
+        guard let child = child.take() else { throw LaunchRefusal("it was waited for before") }
         let isOver = await child.hasEnded(within: .seconds(20))
         let usage = await child.end()
         try #require(isOver, "the launcher did not end")

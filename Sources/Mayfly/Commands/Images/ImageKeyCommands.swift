@@ -1,7 +1,8 @@
-// `mayfly image keygen` and `mayfly image floor`: whose images hosts restore, and how old they may be.
+// `mayfly image keygen`, `mayfly image floor`: whose images hosts restore, and how old they may be.
 
 import ArgumentParser
 import Machines
+import StrictJSON
 
 extension ImageCommand {
     struct Keygen: ParsableCommand {
