@@ -142,7 +142,7 @@ package struct LauncherStart: ~Copyable {
         request.mayGainPrivileges = true
         request.fileLimit = OpenFileLimit.current.hard
         let child = try attempting(Child.spawn(request))
-        return RunningLauncher(watched: ours, child: child)
+        return RunningLauncher(watched: ours, child: child, mark: mark)
     }
 }
 
@@ -151,9 +151,14 @@ package final class RunningLauncher: Sendable {
     /// The first to go: when it hangs up, the launcher ends, and can be waited for.
     private let watched: Descriptor
     private let child: Child
+    /// What the jail shows to hypervisors; who is no longer root leaves it to the next sweep.
+    private let mark: HostMark
 
-    fileprivate init(watched: consuming Descriptor, child: consuming Child) {
+    fileprivate init(
+        watched: consuming Descriptor, child: consuming Child, mark: consuming HostMark
+    ) {
         self.watched = watched
         self.child = child
+        self.mark = mark
     }
 }

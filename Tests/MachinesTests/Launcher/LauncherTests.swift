@@ -33,6 +33,14 @@ struct LauncherTests {
         }
     }
 
+    /// Until nothing of its machines is left, for a while.
+    private func settle(_ launcher: StubLauncher) async throws {
+        let deadline = ContinuousClock.now + .seconds(20)
+        while !processes(of: launcher).isEmpty, .now < deadline {
+            try await Task.sleep(for: .milliseconds(20))
+        }
+    }
+
     @Test func `makes a machine behind every layer, and ends it with the connection`() async throws
     {
         let launcher = try StubLauncher(try await JailedStub())
@@ -105,9 +113,7 @@ struct LauncherTests {
         #expect(service != launcher.pid && parent(of: service) == launcher.pid)
         kill(service, SIGKILL)
         #expect(await conversation.isMachineGone())
-        for _ in 0..<500 where !processes(of: launcher).isEmpty {
-            try await Task.sleep(for: .milliseconds(10))
-        }
+        try await settle(launcher)
         #expect(processes(of: launcher) == [])
         let (next, _, _) = try await launcher.machine()
         next.close()
@@ -188,9 +194,7 @@ struct LauncherTests {
             try early.send(try launcher.request().encoded())
             early.close()
         }
-        for _ in 0..<1000 where !processes(of: launcher).isEmpty {
-            try await Task.sleep(for: .milliseconds(10))
-        }
+        try await settle(launcher)
         let (conversation, _, _) = try await launcher.machine()
         #expect(processes(of: launcher).count == 1)
         conversation.close()

@@ -42,8 +42,12 @@ extension EndToEndTests {
             }
         }
         private func gone(_ isThere: () -> Bool) async throws -> Bool {
-            for _ in 0..<1000 where isThere() { try await Task.sleep(for: .milliseconds(10)) }
-            return !isThere()
+            let deadline = ContinuousClock.now + .seconds(30)
+            while isThere() {
+                guard .now < deadline else { return false }
+                try await Task.sleep(for: .milliseconds(20))
+            }
+            return true
         }
         private func expectNoRights(_ pid: Int32) {
             #expect(field("Uid:", pid) == Array(repeating: "\(Self.user)", count: 4))
