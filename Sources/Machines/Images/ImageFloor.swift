@@ -53,7 +53,7 @@ struct ImageFloors: Sendable {
             .imageRefused,
             "generation \(manifest.generation) of \(name) has the epoch \(manifest.age), and one "
                 + "of \(floor.epoch) was in use here: an old image may have old holes; build it "
-                + "again, or lower the floor with `mayfly image floor \(name) --set \(manifest.age)`"
+                + "again, or lower it: `mayfly image floor \(name) --set \(manifest.age)`"
         )
     }
 

@@ -41,8 +41,8 @@ package func giveUpRoot(
         settings, worker: uid, ceilings: ceilings, listener: Descriptor(listener))
     let launcher = try start.spawn()
     settings.runtimeDirectory = "\(root)/\(user)"
-    let scratch = "\(settings.stateDirectory)/scratch"
-    for directory in [settings.runtimeDirectory, scratch] {
+    let own = ["scratch", "floors"].map { "\(settings.stateDirectory)/\($0)" }
+    for directory in [settings.runtimeDirectory] + own {
         try makeDirectory(directory, mode: 0o700)
         guard unsafe lchown(directory, uid, gid) == 0 else {
             throw MachineError(SystemError("hand over", directory))

@@ -49,6 +49,11 @@ extension EndToEndTests {
             }
             return true
         }
+        /// Lets others than root to the server's socket.
+        private func openDatabase(of world: World) throws {
+            let found = try #require(world.url.firstMatch(of: /host=(\S+)/))
+            try #require(unsafe chmod(String(found.1), 0o711) == 0)
+        }
         private func expectNoRights(_ pid: Int32) {
             #expect(field("Uid:", pid) == Array(repeating: "\(Self.user)", count: 4))
             for name in ["CapPrm:", "CapEff:", "CapInh:", "CapAmb:"] {
@@ -62,6 +67,7 @@ extension EndToEndTests {
             let first: uid_t = 1_960_000_000 + uid_t.random(in: 0..<1000) * 4096
             let users = first..<(first + 4096)
             try await World.with { world in
+                try openDatabase(of: world)
                 let worker = try await world.worker([
                     "--set", "worker.user=nobody", "--set", "machine.jail.users=\(first)",
                 ])
@@ -87,6 +93,7 @@ extension EndToEndTests {
             let first: uid_t = 1_970_000_000 + uid_t.random(in: 0..<1000) * 4096
             let users = first..<(first + 4096)
             try await World.with { world in
+                try openDatabase(of: world)
                 let flags = ["--set", "worker.user=nobody", "--set", "machine.jail.users=\(first)"]
                 let worker = try await world.worker(flags)
                 let launcher = try #require(launchers(of: worker.program.pid).first)
