@@ -56,6 +56,14 @@ package func giveUpRoot(
     // All threads, for good: there is no saved user to go back to.
     let status = unsafe mayfly_become(uid, gid, groups, Int(count))
     guard status == 0 else { throw MachineError(SystemError("become", user, -status)) }
+    // The first thread of a Swift program may have ended for the C library, and not for the kernel:
+    // then it stays root, and whoever takes over this process takes that, too.
+    guard WorkerPrivileges.ofThisProcess.areNone else {
+        throw MachineError(
+            .hostUnfit,
+            "worker.user = \(user): a thread of this process stays root; start the worker as "
+                + "\(user), beside `mayfly launcher --worker \(user)`")
+    }
     settings.launcher = "/proc/self/fd/\(way)"
     return (settings, launcher)
 }

@@ -13,7 +13,14 @@ struct WorkerPrivileges: Sendable, Equatable {
 
     /// `nil` when there is no such process.
     init?(of process: String) {
-        self.init(status: kernelText("/proc/\(process)/status") ?? "")
+        // Of every thread that lives. One that has ended keeps what it had: the first one of a
+        // Swift program does end when others take over.
+        let threads = "/proc/\(process)/task"
+        let found = children(of: threads).compactMap { kernelText("\(threads)/\($0)/status") }
+            .filter { !$0.contains("\nState:\tZ") }
+            .compactMap { WorkerPrivileges(status: $0) }
+        guard let worst = found.first(where: { !$0.areNone }) ?? found.first else { return nil }
+        self = worst
     }
     /// From the text of /proc/PID/status.
     init?(status: String) {

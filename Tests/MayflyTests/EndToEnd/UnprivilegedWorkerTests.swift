@@ -55,57 +55,17 @@ extension EndToEndTests {
             try #require(unsafe chmod(String(found.1), 0o711) == 0)
         }
         private func expectNoRights(_ pid: Int32) {
-            #expect(field("Uid:", pid) == Array(repeating: "\(Self.user)", count: 4))
-            for name in ["CapPrm:", "CapEff:", "CapInh:", "CapAmb:"] {
-                #expect(field(name, pid) == ["0000000000000000"], "\(name)")
+            // Every thread that lives: the first one has ended by now, and keeps what it had.
+            let names = try? FileManager.default.contentsOfDirectory(atPath: "/proc/\(pid)/task")
+            let living = (names ?? []).compactMap(Int32.init).filter {
+                field("State:", $0).first != "Z"
             }
-        }
-
-        @Test func `a worker that gives up root runs jobs, and a kill -9 leaves nothing of it`()
-            async throws
-        {
-            let first: uid_t = 1_960_000_000 + uid_t.random(in: 0..<1000) * 4096
-            let users = first..<(first + 4096)
-            try await World.with { world in
-                try openDatabase(of: world)
-                let worker = try await world.worker([
-                    "--set", "worker.user=nobody", "--set", "machine.jail.users=\(first)",
-                ])
-                let id = try world.enqueue("python", "print(6 * 7)")
-                let job = try await world.ended(id)
-                #expect(job.state == "succeeded" && job.stdout == "42\n", "\(worker.words)")
-                expectNoRights(worker.program.pid)
-                let launcher = try #require(launchers(of: worker.program.pid).first)
-                #expect(!machines(users).isEmpty)
-                let long = try world.enqueue("bash", "sleep 600")
-                _ = try await world.until(long) { $0.state == "running" }
-                await worker.kill()
-                #expect(try await gone { !machines(users).isEmpty })
-                #expect(try await gone { !field("Name:", launcher).isEmpty })
-                try world.sql("select mayfly.cancel(\(long))")
-            }
-        }
-
-        @Test
-        func `a launcher that is killed takes its machines, and the job runs again elsewhere`()
-            async throws
-        {
-            let first: uid_t = 1_970_000_000 + uid_t.random(in: 0..<1000) * 4096
-            let users = first..<(first + 4096)
-            try await World.with { world in
-                try openDatabase(of: world)
-                let flags = ["--set", "worker.user=nobody", "--set", "machine.jail.users=\(first)"]
-                let worker = try await world.worker(flags)
-                let launcher = try #require(launchers(of: worker.program.pid).first)
-                let id = try world.enqueue("bash", "sleep 4; echo done")
-                _ = try await world.until(id) { $0.state == "running" }
-                kill(launcher, SIGKILL)
-                #expect(try await gone { !machines(users).isEmpty })
-                worker.program.signal(SIGTERM)
-                _ = try await worker.ended()
-                _ = try await world.worker(flags)
-                let job = try await world.ended(id)
-                #expect(job.state == "succeeded" && job.stdout == "done\n")
+            #expect(!living.isEmpty)
+            for thread in living {
+                #expect(field("Uid:", thread) == Array(repeating: "\(Self.user)", count: 4))
+                for name in ["CapPrm:", "CapEff:", "CapInh:", "CapAmb:"] {
+                    #expect(field(name, thread) == ["0000000000000000"], "\(name)")
+                }
             }
         }
 
