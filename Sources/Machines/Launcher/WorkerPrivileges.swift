@@ -62,7 +62,7 @@ struct WorkerPrivileges: Sendable, Equatable {
         return DoctorFinding(
             name: "hardening.worker", state: .off, found: "what guests send is read by \(words)",
             remedy: "run the worker as a user of its own, with the launcher beside it "
-                + "(docs/operations.md, Without root), or set worker.user")
+                + "(docs/operations.md, Without root)")
     }
 
     /// Of the workers that live under this runtime directory; where there is none, of one that
