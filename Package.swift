@@ -17,6 +17,7 @@ let package = Package(
         .executable(name: "mayfly", targets: ["Mayfly"]),
         .executable(name: "mayfly-agent", targets: ["GuestAgent"]),
         .executable(name: "mayfly-jail", targets: ["Jail"]),
+        .executable(name: "mayfly-launcher", targets: ["Launcher"]),
     ],
     dependencies: [
         // Spares us a command-line parser, its help texts and its completion scripts.
@@ -69,7 +70,7 @@ let package = Package(
         .target(
             name: "Machines",
             dependencies: [
-                "Wire", "StrictJSON", "CLinux", "CCrypto", "Events", "Processes",
+                "Wire", "StrictJSON", "CLinux", "CCrypto", "Events", "Launch", "Processes",
                 .product(name: "Logging", package: "swift-log"),
             ],
             swiftSettings: strict
@@ -88,6 +89,15 @@ let package = Package(
         .executableTarget(
             name: "Jail",
             dependencies: ["CLinux", "CSeccomp"],
+            swiftSettings: strict,
+            linkerSettings: [.unsafeFlags(["-static-executable"])]
+        ),
+        // What a worker and its launcher say to each other.
+        .target(name: "Launch", swiftSettings: strict),
+        // Static, as the jail is: it is root for as long as it runs.
+        .executableTarget(
+            name: "Launcher",
+            dependencies: ["CLinux", "Launch"],
             swiftSettings: strict,
             linkerSettings: [.unsafeFlags(["-static-executable"])]
         ),
@@ -118,7 +128,8 @@ let package = Package(
         .testTarget(
             name: "MachinesTests",
             dependencies: [
-                "Machines", "Processes", "Events", "CLinux", "CTestSupport", "StrictJSON", "Wire",
+                "Machines", "Processes", "Events", "CLinux", "CTestSupport", "Launch", "StrictJSON",
+                "Wire",
             ],
             exclude: ["Jail/Calls"], swiftSettings: strict),
         .testTarget(
@@ -132,7 +143,7 @@ let package = Package(
         // What is fuzzed, and the inputs that were found: a test of every run, see scripts/fuzz.
         .testTarget(
             name: "FuzzTests",
-            dependencies: ["Egress", "Mayfly", "StrictJSON", "TestSupport", "Wire"],
+            dependencies: ["Egress", "Launch", "Mayfly", "StrictJSON", "TestSupport", "Wire"],
             exclude: ["Corpus", "LibFuzzer.swift"], swiftSettings: strict),
         .testTarget(
             name: "SecretsTests", dependencies: ["Secrets", "StrictJSON", "TestSupport"],

@@ -76,11 +76,12 @@ find_swift() {
     say "Swift $version in $(command -v swift)"
 }
 
-# The release programs: mayfly, its jail, and the guest agent that goes into images.
+# The release programs: mayfly, its jail and launcher, and the guest agent that goes into images.
 build_programs() {
-    say "building mayfly, its jail and its guest agent (minutes the first time)"
+    say "building mayfly, its jail, its launcher and its guest agent (minutes the first time)"
     (cd "$repository" && swift build -c release --product mayfly >&2 &&
         swift build -c release --product mayfly-jail >&2 &&
+        swift build -c release --product mayfly-launcher >&2 &&
         swift build -c release --product mayfly-agent >&2)
     programs=$(cd "$repository" && swift build -c release --show-bin-path)
 }

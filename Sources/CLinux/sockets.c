@@ -159,10 +159,10 @@ int mayfly_vhost_vsock_set_cid(int fd, uint64_t cid) {
 }
 int mayfly_send_fds(int socket, const void *bytes, size_t length, const int *fds, size_t count) {
     union {
-        char buffer[CMSG_SPACE(8 * sizeof(int))];
+        char buffer[CMSG_SPACE(MAYFLY_KEPT_MAX * sizeof(int))];
         struct cmsghdr align;
     } control;
-    if (count > 8) return -EINVAL;
+    if (count > MAYFLY_KEPT_MAX) return -EINVAL;
     memset(&control, 0, sizeof control);
     struct iovec part = {.iov_base = (void *)(uintptr_t)bytes, .iov_len = length};
     struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};

@@ -27,6 +27,7 @@ const uint64_t mayfly_ns_net = CLONE_NEWNET, mayfly_ns_ipc = CLONE_NEWIPC,
 
 struct start {
     const struct mayfly_spawn *spec;
+    int has_handlers; /* of our parent's: no longer its, and dangerous */
     volatile int error;
     const char *volatile step;
 };
@@ -48,6 +49,10 @@ static int child_main(void *argument) {
     struct start *start = argument;
     const struct mayfly_spawn *s = start->spec;
     int fd[3];
+    struct sigaction standard = {.sa_handler = SIG_DFL}, old;
+    for (int i = 1; start->has_handlers && i < NSIG; i++)
+        if (sigaction(i, NULL, &old) == 0 && old.sa_handler != SIG_IGN && old.sa_handler != SIG_DFL)
+            sigaction(i, &standard, NULL);
     /* Here and not by clone3, which would have the parent's thread make them: a network namespace
        takes half a millisecond. That of processes is for children, so clone3 must make it. */
     uint64_t namespaces = s->namespaces & ~(uint64_t)CLONE_NEWPID;
@@ -57,7 +62,22 @@ static int child_main(void *argument) {
     for (int i = 0; i < 3; i++) TRY("dup", fd[i] = fcntl(s->stdio[i], F_DUPFD_CLOEXEC, 3));
     for (int i = 0; i < 3; i++) TRY("dup2", dup2(fd[i], i));
     TRY("close_range", syscall(SYS_close_range, 3, ~0U, 4 /* CLOSE_RANGE_CLOEXEC */));
-    for (size_t i = 0; i < s->keep_count; i++) TRY("keep", fcntl(s->keep[i], F_SETFD, 0));
+    int executable = s->executable, directory = s->directory;
+    if (s->keep_as) {
+        /* Out of the way of every number that is asked for, and only then to it. */
+        int above = 3;
+        for (size_t i = 0; i < s->keep_count; i++)
+            if (s->keep_as[i] >= above) above = s->keep_as[i] + 1;
+        if (executable >= 0) TRY("dup", executable = fcntl(executable, F_DUPFD_CLOEXEC, above));
+        if (directory >= 0) TRY("dup", directory = fcntl(directory, F_DUPFD_CLOEXEC, above));
+        int moved[MAYFLY_KEPT_MAX];
+        if (s->keep_count > MAYFLY_KEPT_MAX) errno = EINVAL;
+        TRY("keep", s->keep_count > MAYFLY_KEPT_MAX ? -1 : 0);
+        for (size_t i = 0; i < s->keep_count; i++)
+            TRY("keep", moved[i] = fcntl(s->keep[i], F_DUPFD_CLOEXEC, above));
+        for (size_t i = 0; i < s->keep_count; i++) TRY("keep", dup2(moved[i], s->keep_as[i]));
+    } else
+        for (size_t i = 0; i < s->keep_count; i++) TRY("keep", fcntl(s->keep[i], F_SETFD, 0));
     TRY("core limit", limit(RLIMIT_CORE, s->limit_core));
     TRY("file limit", limit(RLIMIT_NOFILE, s->limit_files));
     TRY("file size limit", limit(RLIMIT_FSIZE, s->limit_file_size));
@@ -67,7 +87,7 @@ static int child_main(void *argument) {
     TRY("process limit", limit(RLIMIT_NPROC, s->limit_processes));
     TRY("address space limit", limit(RLIMIT_AS, s->limit_address_space));
     /* Before the change of uid: the way there may be closed to it. */
-    if (s->directory >= 0) TRY("working directory", fchdir(s->directory));
+    if (directory >= 0) TRY("working directory", fchdir(directory));
     if (s->set_ids) {
         /* Raw calls: glibc's versions signal every thread of the process, which is our parent's. */
         TRY("setgroups", syscall(SYS_setgroups, 0, NULL));
@@ -83,8 +103,8 @@ static int child_main(void *argument) {
     sigset_t none;
     sigemptyset(&none);
     syscall(SYS_rt_sigprocmask, SIG_SETMASK, &none, NULL, 8);
-    if (s->executable >= 0)
-        syscall(SYS_execveat, s->executable, "", s->argv, s->envp, AT_EMPTY_PATH);
+    if (executable >= 0)
+        syscall(SYS_execveat, executable, "", s->argv, s->envp, AT_EMPTY_PATH);
     else
         execve(s->path, s->argv, s->envp);
     TRY("execve", -1);
@@ -100,6 +120,23 @@ static long clone3_call(struct clone_args *a, int (*entry)(void *), void *argume
                      "syscall\n1:"
                      : "=a"(result)
                      : "a"(SYS_clone3), "D"(a), "S"(sizeof *a), "r"(r8), "r"(r9)
+                     : "rcx", "r11", "memory", "cc");
+    return result;
+}
+/* Where clone3 cannot be had: systemd's RestrictNamespaces= answers ENOSYS, because its filter cannot
+   see what clone3 is asked for. */
+static long clone_call(struct clone_args *a, int (*entry)(void *), void *argument) {
+    long result;
+    uint64_t flags = (a->flags & 0xffffffffULL) | SIGCHLD;
+    uint64_t top = (a->stack + a->stack_size) & ~15ULL;
+    register uint64_t r10 __asm__("r10") = 0;
+    register int (*r8)(void *) __asm__("r8") = entry;
+    register void *r9 __asm__("r9") = argument;
+    __asm__ volatile("syscall\n\ttest %%rax,%%rax\n\tjnz 1f\n\txor %%ebp,%%ebp\n\t"
+                     "mov %%r9,%%rdi\n\tcall *%%r8\n\tmov %%eax,%%edi\n\tmov $60,%%eax\n\t"
+                     "syscall\n1:"
+                     : "=a"(result)
+                     : "a"(SYS_clone), "D"(flags), "S"(top), "d"(a->pidfd), "r"(r10), "r"(r8), "r"(r9)
                      : "rcx", "r11", "memory", "cc");
     return result;
 }
@@ -133,6 +170,11 @@ int mayfly_spawn(const struct mayfly_spawn *spec, struct mayfly_child *child) {
     pthread_sigmask(SIG_BLOCK, &all, &old); /* no handler may run in the child */
     int huge_pages_were_off = prctl(PR_GET_THP_DISABLE, 0, 0, 0, 0);
     long pid = clone3_call(&a, child_main, &start);
+    /* Never outside of its group instead. */
+    if (pid == -ENOSYS && spec->control_group < 0) {
+        start.has_handlers = 1;
+        pid = clone_call(&a, child_main, &start);
+    }
     if (spec->no_huge_pages && huge_pages_were_off == 0) prctl(PR_SET_THP_DISABLE, 0, 0, 0, 0);
     pthread_sigmask(SIG_SETMASK, &old, NULL);
     munmap(stack, stack_size);

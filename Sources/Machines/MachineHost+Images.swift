@@ -40,15 +40,28 @@ extension MachineHost {
             }
             let image = try await load(
                 store.directory(
-                    of: name, for: probe.profile.hypervisor, generation: generation))
+                    of: name, for: probe.profile.hypervisor, generation: generation),
+                // Somebody asks for this very one, to see again what happened then.
+                anyAge: settings.profile != .production)
             // One at most, for each holds a copy of its memory.
             pinned = image
             return image
         }
         if let image = images[name] { return image }
         let image = try await load(store.directory(of: name, for: probe.profile.hypervisor))
+        try raiseFloor(to: image)
         images[name] = image
         return image
+    }
+
+    /// Nothing older than what is in use will be from now on.
+    private func raiseFloor(to image: GoldenImage) throws(MachineError) {
+        do throws(MachineError) { try store.floors.raise(image.manifest) } catch {
+            // A floor that cannot be written is none.
+            guard settings.profile != .production else { throw error }
+            Logger.current.notice(
+                "older generations are not kept from coming back", metadata: ["error": "\(error)"])
+        }
     }
 
     /// Whether new machines are made from this very generation.
@@ -80,6 +93,7 @@ extension MachineHost {
                 guard report.ending == .exited(code: 0) else {
                     throw MachineError(.imageRefused, "/bin/true in it: \(report.ending)")
                 }
+                try raiseFloor(to: image)
                 images[name] = image
                 refused[name] = nil
                 Logger.current.notice("a new generation is in use", metadata: metadata)
@@ -104,7 +118,9 @@ extension MachineHost {
     }
 
     /// Verifies and loads a generation, once however many ask.
-    private func load(_ directory: String) async throws(MachineError) -> GoldenImage {
+    private func load(
+        _ directory: String, anyAge: Bool = false
+    ) async throws(MachineError) -> GoldenImage {
         let task: Task<Result<GoldenImage, MachineError>, Never>
         if let under = loads[directory] {
             task = under
@@ -125,6 +141,7 @@ extension MachineHost {
         let result = await task.value
         loads[directory] = nil
         let image = try result.get()
+        if !anyAge { try store.floors.check(image.manifest) }
         Logger.current.info(
             "image loaded",
             metadata: [

@@ -18,7 +18,7 @@ package final class MachineHost {
     let store: ImageStore
     let mark: HostMark
     /// The second wall; `nil`: off, and `fallbacks` says why.
-    let jail: Jail?
+    let walls: (any Walls)?
     /// One sentence for each choice that was left to us and fell back to the lesser way.
     package nonisolated let fallbacks: [String]
     /// What need not be found out again at a second start.
@@ -49,14 +49,14 @@ package final class MachineHost {
 
     private init(
         settings: HostSettings, probe: HostProbe, mark: consuming HostMark, facts: FileFacts?,
-        jail: Result<Jail?, MachineError>
+        walls: Result<(any Walls)?, MachineError>
     ) {
-        switch jail {
-        case .success(let jail):
-            self.jail = jail
-            fallbacks = probe.fallbacks + [jail?.shortfall].compactMap(\.self)
+        switch walls {
+        case .success(let walls):
+            self.walls = walls
+            fallbacks = probe.fallbacks + [walls?.shortfall].compactMap(\.self)
         case .failure(let error):
-            self.jail = nil
+            self.walls = nil
             fallbacks = probe.fallbacks + ["machines run without the jail: \(error)"]
         }
         self.settings = settings
@@ -64,7 +64,8 @@ package final class MachineHost {
         self.mark = mark
         warmPool = WarmPool(settings.warm)
         self.facts = facts
-        store = ImageStore(stateDirectory: settings.stateDirectory)
+        store = ImageStore(
+            stateDirectory: settings.stateDirectory, keys: settings.imageKeys)
     }
 
     /// Probes the host and removes what dead hosts left.
@@ -74,9 +75,9 @@ package final class MachineHost {
         let facts = FileFacts(runtimeDirectory: settings.runtimeDirectory)
         let probe = try await HostProbe.run(settings, facts: facts)
         let mark = try HostMark(runtimeDirectory: settings.runtimeDirectory)
-        let jail = try await Jail.found(settings, probe, in: mark.directory)
+        let walls = try await wallsFound(settings, probe, in: mark.directory)
         let host = MachineHost(
-            settings: settings, probe: probe, mark: mark, facts: facts, jail: jail)
+            settings: settings, probe: probe, mark: mark, facts: facts, walls: walls)
         _ = await host.sweep()
         return host
     }
@@ -271,7 +272,7 @@ package final class MachineHost {
     ) async throws(MachineError) -> Standby {
         try await Standby.spawn(
             for: image, isForWarm: forWarm, program: probe.hypervisor, mark: mark,
-            jail: jailed ? jail : nil,
+            walls: jailed ? walls : nil,
             scratchDirectory: "\(settings.stateDirectory)/scratch")
     }
     func fillStandbys(of image: GoldenImage) async {

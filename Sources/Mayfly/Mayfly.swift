@@ -38,7 +38,8 @@ struct Mayfly: AsyncParsableCommand {
             CommandGroup(
                 name: "Hosts:",
                 subcommands: [
-                    WorkerCommand.self, ImageCommand.self, SecretCommand.self, RestoreCommand.self,
+                    WorkerCommand.self, LauncherCommand.self, ImageCommand.self, SecretCommand.self,
+                    RestoreCommand.self,
                     DoctorCommand.self, ConfigCommand.self, BenchCommand.self,
                 ]),
             CommandGroup(

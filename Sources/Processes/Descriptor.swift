@@ -9,6 +9,13 @@ package struct Descriptor: ~Copyable, Sendable {
     package init(_ number: CInt) { self.number = number }
     deinit { close(number) }
 
+    /// One that several hold.
+    package final class Shared: Sendable {
+        private let descriptor: Descriptor
+        package var number: CInt { descriptor.number }
+        package init(_ descriptor: consuming Descriptor) { self.descriptor = descriptor }
+    }
+
     /// Opens a path, close-on-exec.
     package static func open(
         _ path: String, _ flags: CInt, mode: mode_t = 0o600

@@ -24,6 +24,8 @@ enum FuzzTarget: String, CaseIterable, Sendable {
     case nameQueries = "name-queries"
     /// Rules of the network, and networks.
     case rules
+    /// What a worker asks of its launcher, and what that answers.
+    case launchRequests = "launch-requests"
 
     /// - Throws: ``BrokenPromise`` with a sentence.
     func run(_ bytes: [UInt8]) throws(BrokenPromise) {
@@ -38,6 +40,7 @@ enum FuzzTarget: String, CaseIterable, Sendable {
         case .handshakes: try fuzzHandshakes(bytes)
         case .nameQueries: try fuzzNameQueries(bytes)
         case .rules: try fuzzRules(bytes)
+        case .launchRequests: try fuzzLaunchRequests(bytes)
         }
     }
 }

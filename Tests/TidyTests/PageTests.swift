@@ -96,6 +96,21 @@ struct PageTests {
         #expect(unheld == [])
     }
 
+    @Test func `the promises of security are numbered, once each, and docs name none but those`()
+        throws
+    {
+        let page = try Repository.file("docs/SPECIFICATION.md")
+        let numbers = page.lines.compactMap { line in
+            line.firstMatch(of: /^\| \*\*P(\d+)\*\*\s/).flatMap { Int($0.1) }
+        }
+        #expect(numbers.count > 30)
+        #expect(numbers == Array(Set(numbers)).sorted())
+        let security = try Repository.file("docs/security.md").text
+        let named = security.matches(of: /\bP(\d+)\b/).compactMap { Int($0.1) }
+        #expect(named.count >= 10)
+        #expect(named.filter { !numbers.contains($0) } == [])
+    }
+
     @Test func `the reasons in docs are those of SQL, with their meaning`() throws {
         let sql = Repository.files(in: "sql", ending: ".sql").map(\.text).joined()
         let list = try #require(

@@ -13,7 +13,7 @@ from basics import (
 PACKAGES = ["linux-image-cloud-amd64", "qemu-system-x86", "postgresql", "python3", "kmod", "iproute2",
             "procps", "curl", "openssl", "e2fsprogs", "strace", "lz4", "xz-utils", "zstd"]
 PROGRAMS = [f"{CHECKOUT}/.build/release/{name}" for name in
-            ["mayfly", "mayfly-agent", "mayfly-jail"]]
+            ["mayfly", "mayfly-agent", "mayfly-jail", "mayfly-launcher"]]
 
 
 # ---- Its root file system ------------------------------------------------------------------------

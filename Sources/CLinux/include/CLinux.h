@@ -69,7 +69,8 @@ int mayfly_tcp_peer_is(int fd, const uint8_t *address, size_t length, uint16_t p
 int mayfly_socket_error(int fd);
 /* Takes `cid` for an opened /dev/vhost-vsock: 0, or -EADDRINUSE when another machine has it. */
 int mayfly_vhost_vsock_set_cid(int fd, uint64_t cid);
-/* sendmsg(2) of bytes with descriptors (SCM_RIGHTS); count <= 8. */
+/* sendmsg(2) of bytes with descriptors (SCM_RIGHTS); count <= MAYFLY_KEPT_MAX. */
+enum { MAYFLY_KEPT_MAX = 32 };
 int mayfly_send_fds(int socket, const void *bytes, size_t length, const int *fds, size_t count);
 
 /* --- spawn.c --- */
@@ -82,6 +83,7 @@ struct mayfly_spawn {
     int stdio[3];      /* become 0, 1, 2 */
     const int *keep;   /* descriptors that stay open in the child at their own numbers */
     size_t keep_count;
+    const int *keep_as; /* the numbers that they have in the child instead; NULL: their own */
     uint64_t namespaces; /* CLONE_NEW* flags, 0 for none; see mayfly_ns_* below */
     int control_group;   /* an open directory of cgroup v2 to start in, or -1: ours */
     int may_gain_privileges; /* non-zero: the program itself sees to no_new_privs */
@@ -107,6 +109,30 @@ int mayfly_reap(int pidfd, int *status, int64_t *user_us, int64_t *system_us, in
 /* pidfd_open(2) / pidfd_send_signal(2). */
 int mayfly_pidfd_open(pid_t pid);
 int mayfly_pidfd_signal(int pidfd, int signal);
+
+/* --- launch.c --- */
+/* A listening AF_UNIX socket of messages, non-blocking, at a path that only `owner` may use; what
+   stands there is removed. */
+int mayfly_messages_listen(const char *path, uid_t owner);
+/* Connected to it, non-blocking; -EAGAIN: too many wait there. */
+int mayfly_messages_connect(const char *path);
+/* accept4(2): blocking, close-on-exec. */
+int mayfly_accept(int fd);
+/* Who connected (SO_PEERCRED), as it was then. */
+int mayfly_peer_user(int fd, uid_t *user);
+/* One message: its length, 0 when the other side is gone. The descriptors that came with it are
+   close-on-exec; -EMSGSIZE: it or they did not fit, and all were closed. */
+int mayfly_receive(int fd, void *bytes, size_t capacity, int *fds, size_t fds_capacity,
+                   size_t *fds_count);
+/* fork(2), for a program of one thread: 0 in the child, which has default signal handling and dies
+   with its parent; -ESRCH there when the parent is gone already. */
+int mayfly_fork(void);
+/* Ends of children, as a descriptor that becomes readable; blocks their signal, and no other. */
+int mayfly_child_ends(void);
+/* Forgets what it has told. */
+void mayfly_child_ends_clear(int fd);
+/* The next child that has ended: its pid, 0 when there is none; `*orderly`: it exited with 0. */
+pid_t mayfly_next_ended(int *orderly);
 
 /* --- jail.c --- */
 /* A mount namespace of this process's own, private in both directions. */

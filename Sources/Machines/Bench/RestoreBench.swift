@@ -124,7 +124,8 @@ package struct RestoreBench {
             let begin = ContinuousClock.now
             let boot = try BootedMachine(
                 manifest, in: image.directory, work: host.mark.machinesDirectory,
-                program: host.probe.hypervisor, jail: host.jail, mark: host.mark.environment)
+                program: host.probe.hypervisor, jail: host.walls as? Jail,
+                mark: host.mark.environment)
             do throws(MachineError) {
                 let session = try await boot.session(agent: manifest.agent, before: deadline)
                 if startsInterpreters { try await session.warm(before: deadline) }
@@ -174,7 +175,7 @@ package struct RestoreBench {
     ///
     /// Nothing where there is none.
     private func restoresWithoutJail() async throws(MachineError) -> [BenchRow] {
-        guard host.jail != nil else { return [] }
+        guard host.walls != nil else { return [] }
         progress("both again without the jail: \(rounds)")
         let standing = try await restores(withStandby: true, jailed: false)
         let spawned = try await restores(withStandby: false, jailed: false)

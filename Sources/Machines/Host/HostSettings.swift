@@ -54,6 +54,10 @@ package struct HostSettings: Sendable {
     package var machineOverhead = ByteCount.mebibytes(256)
     /// Bytes a second that one machine may read from its disks, and write; 0: as many as it can.
     package var diskRate = ByteCount(bytes: 0)
+    /// The socket of the launcher that starts machines; `nil`: this process does.
+    package var launcher: String?
+    /// Whose images are restored.
+    package var imageKeys = ImageKeys()
     /// The guest agent to build into images; `nil`: beside this program.
     package var agentBinary: String?
 

@@ -40,6 +40,9 @@ struct HostMark: ~Copyable {
     }
     deinit { try? FileManager.default.removeItem(atPath: directory) }
 
+    /// The program that this process becomes holds the lock from then on.
+    var inherited: CInt { lock.number }
+
     /// Of hypervisors that need a directory each; swept with the mark.
     var machinesDirectory: String { "\(directory)/machines" }
     var environment: String { "\(Self.variable)=\(name)" }

@@ -42,6 +42,26 @@ enum Hardening {
     /// Each layer as it is around a real process of this host's hypervisor.
     @LoopActor
     static func examine(_ settings: HostSettings, _ probe: HostProbe) async -> [DoctorFinding] {
+        let worker = WorkerPrivileges.finding(runtimeDirectory: settings.runtimeDirectory)
+        return await walls(settings, probe) + [worker]
+    }
+    @LoopActor
+    private static func walls(
+        _ settings: HostSettings, _ probe: HostProbe
+    ) async -> [DoctorFinding] {
+        if let path = settings.launcher {
+            do throws(MachineError) {
+                return try await Launcher(path, probe).look(probe.hypervisor).findings
+                    + [own(probe)]
+            } catch {
+                return [
+                    DoctorFinding(
+                        name: "hardening.jail", state: .off, found: "\(error)",
+                        remedy: "machines of this worker are started by the launcher alone"),
+                    own(probe),
+                ]
+            }
+        }
         guard settings.jail != .off else {
             return withoutJail(
                 probe, "machine.jail = off", "set machine.jail = auto")

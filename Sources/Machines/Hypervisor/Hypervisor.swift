@@ -71,7 +71,7 @@ struct MachineParts {
     /// Where a hypervisor that needs a directory makes one; it goes with the process.
     var directory: String
     /// Its place behind the second wall; `nil`: there is none.
-    var cell: JailCell?
+    var cell: (any MachinePlace)?
     /// It will wait warm, within a budget: what makes it quick may cost memory.
     var isForWarm = false
     /// Booting rather than restoring.
@@ -110,7 +110,7 @@ extension SpawnRequest {
         addressSpaceLimit = UInt64(hardware.memory.bytes) + overhead
         // Making them needs root.
         namespaces = geteuid() == 0 ? mayfly_ns_net | mayfly_ns_ipc | mayfly_ns_uts : 0
-        user = parts.cell?.credentials ?? HypervisorUser.forAccelerator(hardware.accelerator)
+        user = parts.cell?.owner ?? HypervisorUser.forAccelerator(hardware.accelerator)
         // A machine's writable files are its logs; while an image is built, the memory files too.
         fileSizeLimit = UInt64(
             max(

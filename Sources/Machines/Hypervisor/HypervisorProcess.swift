@@ -7,10 +7,12 @@ import Processes
 
 @LoopActor
 final class HypervisorProcess {
-    let pid: pid_t
-    let pidDescriptor: CInt
+    /// 0 until it has begun.
+    var pid: pid_t { child.pid }
+    var pidDescriptor: CInt { child.pidDescriptor }
     private let name: HypervisorName
-    private var child: Child?
+    private let child: any HypervisorChild
+    private var isEnded = false
     /// What the guest's kernel and agent said; read only when something went wrong, and still there
     /// when the process is not.
     private let console: HypervisorLog
@@ -18,18 +20,18 @@ final class HypervisorProcess {
     private let messages: HypervisorLog
     private var directory: MachineDirectory?
     /// Given back when nothing of the process is left.
-    private var cell: JailCell?
+    private var cell: (any MachinePlace)?
 
     init(
         _ name: HypervisorName, _ request: SpawnRequest, console: consuming HypervisorLog,
         messages: consuming HypervisorLog, directory: MachineDirectory? = nil,
-        cell: JailCell? = nil
+        cell: (any MachinePlace)? = nil
     ) throws(MachineError) {
-        let jailed = cell?.wrap(request, name, work: directory?.name)
-        let child = try attempting(Child.spawn(jailed ?? request))
-        pid = child.pid
-        pidDescriptor = child.pidDescriptor
-        self.child = consume child
+        if let cell {
+            child = try cell.start(request, name, work: directory?.name)
+        } else {
+            child = OwnChild(try attempting(Child.spawn(request)))
+        }
         self.name = name
         self.console = console
         self.messages = messages
@@ -37,9 +39,13 @@ final class HypervisorProcess {
         self.cell = cell
     }
 
+    /// Waits until the process is there, whoever starts it.
+    func begun(before deadline: ContinuousClock.Instant) async throws(MachineError) {
+        try await child.begun(before: deadline)
+    }
     /// Whether the process has ended by itself.
     var hasEnded: Bool {
-        guard child != nil else { return true }
+        guard !isEnded else { return true }
         var poll = pollfd(fd: pidDescriptor, events: Int16(POLLIN), revents: 0)
         return unsafe Glibc.poll(&poll, 1, 0) != 0
     }
@@ -80,11 +86,12 @@ final class HypervisorProcess {
                 + "\(group.limits.memory), its guest's and machine.overhead", machine)
     }
     /// Nothing of the guest runs from now on; `end` waits until the process is gone.
-    func kill() { child?.signal(SIGKILL) }
+    func kill() { child.kill() }
 
     /// Kills the process and waits until it is gone, and what it had on disk with it.
     func end() async -> ChildUsage {
-        guard let child = child.take() else { return ChildUsage() }
+        guard !isEnded else { return ChildUsage() }
+        isEnded = true
         let usage = await child.end()
         directory = nil
         cell = nil

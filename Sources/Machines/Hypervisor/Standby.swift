@@ -17,17 +17,17 @@ struct Standby: ~Copyable {
     /// Starts and prepares one for `image`.
     static func spawn(
         for image: GoldenImage, isForWarm: Bool, program: HypervisorProgram,
-        mark: borrowing HostMark, jail: Jail?, scratchDirectory: String
+        mark: borrowing HostMark, walls: (any Walls)?, scratchDirectory: String
     ) async throws(MachineError) -> Standby {
         try await image.checkRootDisk()
         // A description of its own: reading the state moves its offset.
         let path = "/proc/self/fd/\(image.state.number)"
         let state = try attempting(Descriptor.open(path, O_RDONLY))
         let hardware = image.manifest.hardware
-        let cell = try jail?.cell(for: hardware)
+        let cell = try walls?.place(for: hardware)
         let scratch = try image.scratch?.make(
             in: scratchDirectory,
-            owner: cell?.credentials ?? HypervisorUser.forAccelerator(hardware.accelerator))
+            owner: cell?.owner ?? HypervisorUser.forAccelerator(hardware.accelerator))
         var parts = MachineParts(
             memory: image.memory.number, rootDisk: image.rootDisk.number, state: state.number,
             mark: mark.environment, directory: mark.machinesDirectory,

@@ -91,8 +91,8 @@ final class GoldenImage: Sendable {
         guard let signature, trust.accept([UInt8](data), signature) else {
             throw MachineError(
                 .imageRefused,
-                "\(path) does not carry a trusted signature: it was changed, or built elsewhere; "
-                    + "rebuild it with `mayfly image build --force`")
+                "\(path) does not carry the signature of \(trust.words): it was changed, or built "
+                    + "elsewhere; rebuild it with `mayfly image build --force`")
         }
         do {
             let manifest = try JSONDecoder().decode(Manifest.self, from: data)
@@ -277,6 +277,8 @@ struct GenerationIdentity: Hashable, Sendable {
 /// The public keys whose manifests this host restores.
 struct TrustedKeys: Sendable {
     var publicKeys: [[UInt8]]
+    /// Which ones, for an operator.
+    var words = "a trusted key"
 
     func accept(_ message: [UInt8], _ signature: [UInt8]) -> Bool {
         publicKeys.contains { isSigned(message, signature, by: $0) }

@@ -236,6 +236,8 @@ struct Manifest: Codable {
     var generation: String
     /// ISO 8601.
     var createdAt: String
+    /// Later ones are higher: see `ImageFloor`.
+    var epoch: Int?
     var hardware: VirtualHardware
     var deviceModel: String
     var hypervisor: HypervisorName

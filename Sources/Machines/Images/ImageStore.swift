@@ -5,6 +5,7 @@
 //   <state>/bases/<id>-<content>/         root.ext4 kernel modules packages (shared, never changed)
 //   <state>/bases/<id>.newest             → <id>-<content>, the newest of a definition
 //   <state>/keys/signing.key  keys/trusted/<key id>.pub
+//   <state>/floors/<name>.<hypervisor>    the lowest epoch that is still restored
 
 import Foundation
 import Glibc
@@ -28,8 +29,12 @@ package struct ImageSummary: Sendable, Codable {
 /// The images under one state directory.
 package struct ImageStore: Sendable {
     package let stateDirectory: String
+    private let keys: ImageKeys
 
-    package init(stateDirectory: String) { self.stateDirectory = stateDirectory }
+    package init(stateDirectory: String, keys: ImageKeys = ImageKeys()) {
+        self.stateDirectory = stateDirectory
+        self.keys = keys
+    }
 
     var imagesDirectory: String { "\(stateDirectory)/images" }
     var basesDirectory: String { "\(stateDirectory)/bases" }
@@ -90,6 +95,7 @@ package struct ImageStore: Sendable {
                     summary.accelerator = manifest.hardware.accelerator
                     summary.transport = manifest.hardware.transport
                     try host.check(manifest, directory: directory)
+                    try floors.check(manifest)
                 } catch { summary.problem = "\(error)" }
                 found.append(summary)
             }
@@ -103,17 +109,23 @@ package struct ImageStore: Sendable {
     ) throws(MachineError) {
         let directory = try directory(of: name, for: host.hypervisor, generation: generation)
         try GoldenImage.verify(directory: directory, trust: try trustedKeys(), host: host)
+        try floors.check(
+            try GoldenImage.readManifest(in: directory, trust: try trustedKeys()))
     }
 
     // MARK: Keys
 
     func trustedKeys() throws(MachineError) -> TrustedKeys {
+        let named = try keys.read()
+        guard !keys.replacesOwn else {
+            return TrustedKeys(publicKeys: named, words: "a key that machine.image.keys names")
+        }
         let directory = "\(keysDirectory)/trusted"
-        let keys = children(of: directory).filter { $0.hasSuffix(".pub") }.compactMap {
+        let own = children(of: directory).filter { $0.hasSuffix(".pub") }.compactMap {
             FileManager.default.contents(atPath: "\(directory)/\($0)")
                 .flatMap { bytes(ofHex: String(decoding: $0, as: UTF8.self).trimmed) }
         }
-        return TrustedKeys(publicKeys: keys.filter { $0.count == 32 })
+        return TrustedKeys(publicKeys: own.filter { $0.count == 32 } + named)
     }
     /// The signing key of this host, made at the first build.
     func signingKey() throws(MachineError) -> SigningKey {

@@ -22,6 +22,8 @@ final class Jail: Sendable {
     /// The host's mark: what the jail binds stands below it.
     private let directory: Descriptor
     private let users: JailUsers
+    /// For whoever starts it instead of us.
+    var programDescriptor: CInt { program.number }
     let accelerator: Accelerator
     /// What bounds its machines; or why nothing does.
     let groups: Result<ControlGroups, MachineError>
@@ -37,7 +39,10 @@ final class Jail: Sendable {
         _ settings: HostSettings, _ probe: HostProbe, in directory: String
     ) async throws(MachineError) {
         guard geteuid() == 0 else {
-            throw MachineError(.hostUnfit, "only root can build it; run the worker as root")
+            throw MachineError(
+                .hostUnfit,
+                "only root can build it; run the worker as root, or beside a launcher"
+            )
         }
         program = try Self.program(settings)
         self.settings = settings

@@ -70,12 +70,21 @@ struct JailLook: Sendable {
             return parts.count > 5 && parts[4] == "/"
                 && parts[5].split(separator: ",").contains("ro")
         }
+        // Only root may look into another user's root; its mounts are for everybody to see.
+        let holds = names.isEmpty ? geteuid() != 0 : names.isSubset(of: known)
         return finding(
-            "root", !names.isEmpty && names.isSubset(of: known) && isReadOnly && mounts.count <= 4,
+            "root", holds && isReadOnly && mounts.count <= 4,
             "read-only, with nothing but what the hypervisor opens; no /proc, no /sys",
             "\(names.sorted().joined(separator: " ")), \(mounts.count) mounts")
     }
     private static func namespaces(_ pid: pid_t) -> DoctorFinding {
+        let status = fields(kernelText("/proc/\(pid)/status") ?? "")
+        if geteuid() != 0, status["NSpid"]?.split(separator: "\t").count == 2 {
+            return DoctorFinding(
+                name: "hardening.namespaces", state: .degraded,
+                found: "processes of its own; the others are for root to see",
+                remedy: "mayfly doctor as root sees them")
+        }
         let shared = ["mnt", "pid", "net", "ipc", "uts", "cgroup"].filter { name in
             let link = { (process: String) in
                 try? FileManager.default.destinationOfSymbolicLink(

@@ -82,7 +82,10 @@ extension Machine {
 private func ownMemory(of pid: pid_t) -> ByteCount {
     let path = "/proc/\(pid)/smaps_rollup"
     let text = kernelText(path) ?? ""
-    return kibibytes(named: "Anonymous:", in: text) ?? .mebibytes(96)
+    // A worker that is not root may see only the sum of a machine that is another user's.
+    return kibibytes(named: "Anonymous:", in: text)
+        ?? kibibytes(named: "RssAnon:", in: kernelText("/proc/\(pid)/status") ?? "")
+        ?? .mebibytes(96)
 }
 
 /// A line of /proc: the name with its colon, a number, kB.

@@ -34,11 +34,12 @@ struct DoctorCommand: AsyncParsableCommand {
         findings += examined.findings.map(Check.init)
         var images: [ImageSummary] = []
         if let probe = examined.probe {
-            let store = ImageStore(stateDirectory: configuration.text(.stateDirectory))
+            let store = configuration.imageStore
             images = ((try? store.list(on: probe.profile)) ?? []).filter {
                 $0.isCurrent && $0.hypervisor == probe.profile.hypervisor
             }
             findings += Self.images(configuration, images)
+            findings += Self.floors(store, images, probe.profile.hypervisor)
         }
         let used = Kinds(configuration).images.filter { name in
             images.contains { $0.name == name }
@@ -108,6 +109,22 @@ struct DoctorCommand: AsyncParsableCommand {
             return Check(
                 name: name, state: image.problem == nil ? .active : .off,
                 found: image.problem ?? words, remedy: image.problem == nil ? "" : remedy)
+        }
+    }
+
+    /// Images that somebody let become older than they were.
+    private static func floors(
+        _ store: ImageStore, _ images: [ImageSummary], _ hypervisor: HypervisorName
+    ) -> [Check] {
+        images.compactMap { image in
+            guard let floor = try? store.floor(of: image.name, for: hypervisor),
+                let before = floor.loweredFrom
+            else { return nil }
+            return Check(
+                name: "image \(image.name)", state: .degraded,
+                found: "its floor was lowered from \(before) to \(floor.epoch) at "
+                    + (floor.loweredAt ?? "a time unknown"),
+                remedy: "build it anew; the floor rises when that is in use")
         }
     }
 

@@ -211,6 +211,9 @@ extension Configuration {
         settings.diskRate = size(.diskRate)
         let jail = text(.jailBinary)
         settings.jailBinary = jail.isEmpty ? nil : jail
+        settings.imageKeys = ImageKeys(
+            paths: list(.imageKeys), isExclusive: settings.profile == .production)
+        settings.launcher = HostSettings.launcher(text(.launcher))
         let agent = text(.agentBinary)
         settings.agentBinary = agent.isEmpty ? nil : agent
         return settings

@@ -117,6 +117,12 @@ extension Setting {
     static let jail = Setting(
         "machine.jail", .choice(JailUse.self), "auto",
         "the second wall around each hypervisor; auto builds it where it can")
+    static let launcher = Setting(
+        "machine.launcher", .text, "\"auto\"",
+        "the socket of the launcher; auto: its unit's, where that is there and we are not root")
+    static let imageKeys = Setting(
+        "machine.image.keys", .list, "\"\"",
+        "files of public keys whose images are restored, beside those of this host's own key")
     static let securityProfile = Setting(
         "security.profile", .word(SecurityProfile.allCases.map(\.rawValue)), "standard",
         "production refuses to start while a layer around machines is off")
@@ -228,9 +234,9 @@ extension Setting {
         [
             databaseURL, stateDirectory, runtimeDirectory, secretKeys, workerName, workerSlots,
             workerOvercommit, workerQueues, workerKinds, workerLease, drainTimeout, hypervisor,
-            accelerator, transport,
-            probeTimeout, standbys, warmMemory, warmAge, qemuBinary, firecrackerBinary,
-            jail, jailUsers, jailBinary, machineOverhead, diskRate, securityProfile, securityAccept,
+            accelerator, transport, probeTimeout, standbys, warmMemory, warmAge,
+            qemuBinary, firecrackerBinary, jail, jailUsers, jailBinary, machineOverhead, diskRate,
+            launcher, imageKeys, securityProfile, securityAccept,
             agentBinary, codeImage, codeTimeout, codeTimeoutMax, inputFile, inputTotal,
             outputKept, outputPrinted, outputFiles, outputFile, outputTotal, documentImage,
             documentTimeout, documentTimeoutMax, documentInputFile, documentInputTotal,

@@ -40,7 +40,7 @@ final class JailedStub {
 
     /// Far more than it needs, and less than some attempts want.
     static let limits = MachineLimits(memory: .mebibytes(96), processorPercent: 100)
-    private let program: HypervisorProgram
+    let program: HypervisorProgram
     let jail: Jail
     let directory: String
 

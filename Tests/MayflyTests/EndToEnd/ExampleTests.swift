@@ -205,22 +205,4 @@ struct ExampleRuntimeTests {
     func `Python has psycopg, so the Python example was run`() {}
     @Test(.enabled(if: ExampleRuntime.hasNodePG, ExampleRuntime.noNodePG))
     func `Node has pg, so the Node example was run`() {}
-
-    @Test(.enabled(if: ExampleRuntime.hasSystemd, ExampleRuntime.noSystemd))
-    func `the unit file is one that systemd accepts without a warning`() throws {
-        let unit = try String(
-            contentsOfFile: "\(ExampleRuntime.directory)/systemd/mayfly-worker.service",
-            encoding: .utf8)
-        let directory = NSTemporaryDirectory() + "mayfly-unit-\(getpid())"
-        try FileManager.default.createDirectory(
-            atPath: directory, withIntermediateDirectories: true)
-        defer { try? FileManager.default.removeItem(atPath: directory) }
-        // systemd wants the program to exist; here it stands where it was built.
-        let here = unit.replacingOccurrences(of: "/usr/local/bin/mayfly", with: TestState.program)
-        #expect(here != unit)
-        let path = "\(directory)/mayfly-worker.service"
-        try here.write(toFile: path, atomically: true, encoding: .utf8)
-        let (status, output) = try Program.run(["systemd-analyze", "verify", path])
-        #expect(status == 0 && output.isEmpty, "\(output)")
-    }
 }

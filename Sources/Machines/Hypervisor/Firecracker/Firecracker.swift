@@ -78,6 +78,7 @@ final class Firecracker: Hypervisor {
     }
 
     func begin(before deadline: ContinuousClock.Instant) async throws(MachineError) {
+        try await process.begun(before: deadline)
         try await api.connect(watching: pidDescriptor, before: deadline)
         guard let boot else { return }
         try await api.put(

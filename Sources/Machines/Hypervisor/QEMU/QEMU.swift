@@ -63,6 +63,7 @@ final class QEMU: Hypervisor {
 
     /// Migrations ignore the memory, which is shared or copied on write, and report their end.
     func begin(before deadline: ContinuousClock.Instant) async throws(MachineError) {
+        try await process.begun(before: deadline)
         let capabilities: JSON = [
             ["capability": "x-ignore-shared", "state": true],
             ["capability": "events", "state": true],

@@ -21,11 +21,14 @@ package struct BuiltImage: Sendable, Codable {
 
 @LoopActor
 package struct ImageBuilder {
-    private let settings: HostSettings
-    private let definition: ImageDefinition
+    let settings: HostSettings
+    let definition: ImageDefinition
     private let tools: [AddedFile]
-    private let progress: @Sendable (String) -> Void
-    private var store: ImageStore { ImageStore(stateDirectory: settings.stateDirectory) }
+    let signing: ImageSigning
+    let progress: @Sendable (String) -> Void
+    var store: ImageStore {
+        ImageStore(stateDirectory: settings.stateDirectory, keys: settings.imageKeys)
+    }
 
     /// How many clones prove that they differ, at the same time.
     static let canaryCount = 4
@@ -34,11 +37,12 @@ package struct ImageBuilder {
 
     package nonisolated init(
         settings: HostSettings, definition: ImageDefinition, tools: [AddedFile] = [],
-        progress: @escaping @Sendable (String) -> Void
+        signing: ImageSigning = ImageSigning(), progress: @escaping @Sendable (String) -> Void
     ) {
         self.settings = settings
         self.definition = definition
         self.tools = tools
+        self.signing = signing
         self.progress = progress
     }
 
@@ -131,11 +135,12 @@ package struct ImageBuilder {
         let images = "\(store.imagesDirectory)/\(definition.name)"
         let directory = "\(images)/\(generation)"
         if !force, FileManager.default.fileExists(atPath: "\(directory)/manifest.json") {
-            let trust = try store.trustedKeys()
+            let trust = try store.trustedKeys().and(try signing.publicKey(store))
             let isSound = await offload {
                 (try? GoldenImage.verify(directory: directory, trust: trust, host: profile)) != nil
             }
             if isSound {
+                try renew(directory, profile)
                 try switchCurrent(to: generation, for: profile.hypervisor)
                 return BuiltImage(
                     name: definition.name, hypervisor: profile.hypervisor, generation: generation,
@@ -144,7 +149,7 @@ package struct ImageBuilder {
             }
             progress("generation \(generation) is damaged; building it again")
         }
-        let work = "\(images)/.\(generation)-\(getpid())"
+        let work = workDirectory(of: directory)
         let lock = try ImageLock.making(work)
         defer {
             withExtendedLifetime(lock) {}
@@ -161,6 +166,8 @@ package struct ImageBuilder {
         var manifest = try newManifest(
             base: base, hardware: hardware, profile: profile, agent: agentDigest,
             generation: generation, directory: work)
+        manifest.epoch = try epoch(
+            above: try store.floor(of: definition.name, for: profile.hypervisor).epoch)
         try await snapshot(&manifest, on: probe, into: work)
         try sign(manifest, in: work)
         try await proveClones(in: work, profile: profile)
@@ -406,21 +413,13 @@ package struct ImageBuilder {
         }
     }
 
-    private func sign(_ manifest: Manifest, in work: String) throws(MachineError) {
-        let key = try store.signingKey()
-        let bytes = try manifest.encoded()
-        try writeFile("\(work)/manifest.json", bytes, mode: 0o444)
-        try writeFile(
-            "\(work)/manifest.sig", Array((hexText(key.sign(bytes)) + "\n").utf8), mode: 0o444)
-    }
-
     // MARK: Publishing
 
     /// Restores real clones at the same time and compares what must differ.
     private func proveClones(in work: String, profile: HostProfile) async throws(MachineError) {
         progress("comparing \(Self.canaryCount) clones")
         let begin = ContinuousClock.now
-        let trust = try store.trustedKeys()
+        let trust = try store.trustedKeys().and(try signing.publicKey(store))
         let image = try await offload { () throws(MachineError) in
             try GoldenImage.load(directory: work, trust: trust, host: profile)
         }
@@ -459,7 +458,7 @@ package struct ImageBuilder {
 
     /// One rename puts a generation in place; of one that is built again the old goes away, and a
     /// worker that uses it keeps what it has open.
-    private func publish(_ work: String, as directory: String) throws(MachineError) {
+    func publish(_ work: String, as directory: String) throws(MachineError) {
         let file = try attempting(Descriptor.open(work, O_RDONLY | O_DIRECTORY))
         fsync(file.number)
         if unsafe rename(work, directory) == 0 { return }

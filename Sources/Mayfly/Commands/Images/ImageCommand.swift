@@ -15,8 +15,12 @@ struct ImageCommand: ParsableCommand {
               mayfly image show code
               mayfly image verify code
               mayfly image prune --keep 1 --dry-run
+              mayfly image keygen /root/images
+              mayfly image floor code
             """,
-        subcommands: [Build.self, List.self, Show.self, Verify.self, Prune.self])
+        subcommands: [
+            Build.self, List.self, Show.self, Verify.self, Prune.self, Keygen.self, Floor.self,
+        ])
 
     struct Build: AsyncParsableCommand {
         static let configuration = CommandConfiguration(
@@ -32,6 +36,7 @@ struct ImageCommand: ParsableCommand {
                   mayfly image build code --force
                   mayfly image build code --refresh --set image.code.memory=1GiB
                   mayfly image build code --base-only
+                  mayfly image build code --key /root/images.key
 
                 --base-only is for a host without a network: run it where there is one,
                 copy state.directory/bases over, and build there.
@@ -42,9 +47,19 @@ struct ImageCommand: ParsableCommand {
         @Flag(help: "Installs the packages again, to get Debian's updates.") var refresh = false
         @Flag(help: "Stops after the packages, the only part that needs a network.")
         var baseOnly = false
+        @Option(
+            help: ArgumentHelp(
+                "Signs with this key of `image keygen`. (default: this host's own)",
+                valueName: "file"))
+        var key: String?
+        @Option(help: "How new it is, for the hosts' floors. (default: the time, in seconds)")
+        var epoch: Int?
         @OptionGroup var options: ConfigurationOptions
         @OptionGroup var output: OutputOptions
 
+        func validate() throws {
+            if let epoch, epoch < 1 { throw ValidationError("--epoch must be at least 1") }
+        }
         func run() async throws {
             let configuration = try options.load()
             let builders = try builders(configuration)
@@ -88,7 +103,8 @@ struct ImageCommand: ParsableCommand {
                         name,
                         ImageBuilder(
                             settings: configuration.host, definition: definition,
-                            tools: configuration.tools(for: name)
+                            tools: configuration.tools(for: name),
+                            signing: ImageSigning(keyFile: key, epoch: epoch)
                         ) { Console.say(prefix + $0) }
                     ))
             }
@@ -110,7 +126,7 @@ struct ImageCommand: ParsableCommand {
         func run() async throws {
             let configuration = try options.load()
             let probe = try await HostProbe.run(configuration.host)
-            let store = ImageStore(stateDirectory: configuration.text(.stateDirectory))
+            let store = configuration.imageStore
             var table = Table(
                 "NAME", "GENERATION", "CURRENT", "CREATED", "HYPERVISOR", "VERSION",
                 "ACCELERATOR", "TRANSPORT", "BYTES", "PROBLEM")
@@ -146,7 +162,7 @@ struct ImageCommand: ParsableCommand {
         func run() async throws {
             let configuration = try options.load()
             let probe = try await HostProbe.run(configuration.host)
-            try ImageStore(stateDirectory: configuration.text(.stateDirectory))
+            try configuration.imageStore
                 .verify(name, generation: generation, on: probe.profile)
             Console.say("\(name): signature and every digest match, and it fits this host")
         }
@@ -172,7 +188,7 @@ struct ImageCommand: ParsableCommand {
         }
         func run() async throws {
             let configuration = try options.load()
-            let store = ImageStore(stateDirectory: configuration.text(.stateDirectory))
+            let store = configuration.imageStore
             var table = Table("REMOVED")
             table.cellLimit = 1000
             let report = try store.prune(keeping: keep, dryRun: dryRun)

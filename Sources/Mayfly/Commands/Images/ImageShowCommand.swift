@@ -24,7 +24,7 @@ extension ImageCommand {
         func run() async throws {
             let configuration = try options.load()
             let probe = try await HostProbe.run(configuration.host)
-            let details = try ImageStore(stateDirectory: configuration.text(.stateDirectory))
+            let details = try configuration.imageStore
                 .details(of: name, for: probe.profile.hypervisor, generation: generation)
             let kinds = Kinds(configuration).all.filter { $0.image == name }.map(\.name)
             let facts = details.facts(kinds: kinds)
