@@ -60,14 +60,16 @@ extension MachineHost {
     /// A host that has no job always takes one.
     private func processorRoom(beside running: Int) async -> Int? {
         guard settings.overcommit > 0 else { return nil }
-        let each = images.values.map(\.manifest.definition.vCPUCount).max() ?? 1
+        // Which image comes next is not known: the smallest, for what is too many is measured soon.
+        let counts = images.values.map(\.manifest.definition.vCPUCount)
+        let (each, most) = (counts.min() ?? 1, counts.max() ?? 1)
         var room = ProcessorRoom(overcommit: settings.overcommit)
         // Nothing need be measured while all could want all that they may.
         if room.more(unmeasured: running, each: each) > 0 {
             return room.more(unmeasured: running, each: each)
         }
         await lookAtProcessors()
-        let wanted = working.compactMap { demand.wanted[$0].map { min($0, Double(each)) } }
+        let wanted = working.compactMap { demand.wanted[$0].map { min($0, Double(most)) } }
         room.wanted = wanted.reduce(0, +)
         let more = room.more(unmeasured: max(0, running - wanted.count), each: each)
         return running == 0 ? max(1, more) : more

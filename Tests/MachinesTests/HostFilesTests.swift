@@ -152,7 +152,9 @@ import Testing
         #expect(room.more(unmeasured: 0, each: 1) == 8 && room.more(unmeasured: 7, each: 1) == 1)
         #expect(room.more(unmeasured: 3, each: 2) == 1 && room.more(unmeasured: 9, each: 1) == 0)
         // Machines that wait want nothing, however many there are.
-        room.wanted = 0.4
+        room.wanted = 0.2
+        #expect(room.more(unmeasured: 0, each: 1) == 8 && room.more(unmeasured: 0, each: 2) == 4)
+        room.wanted = 1
         #expect(room.more(unmeasured: 0, each: 1) == 7 && room.more(unmeasured: 0, each: 2) == 3)
         room.wanted = 9
         #expect(room.more(unmeasured: 0, each: 1) == 0)

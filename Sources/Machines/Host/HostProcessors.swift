@@ -16,13 +16,16 @@ package struct ProcessorRoom: Sendable, Equatable {
         limit = Double(overcommit * processors)
     }
 
+    /// What machines that wait want for their timers is no reason to keep others from the rest.
+    private static let slack = 0.25
+
     /// So many more may begin; one that was not measured yet, and each new one, may want all of its
     /// processors.
     ///
     /// - Parameter each: of one machine.
     package func more(unmeasured: Int, each: Int) -> Int {
         let free = limit - wanted - Double(unmeasured * each)
-        return max(0, Int((free / Double(each)).rounded(.down)))
+        return max(0, Int((free / Double(each) + Self.slack).rounded(.down)))
     }
 }
 

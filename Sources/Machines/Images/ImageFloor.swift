@@ -39,7 +39,7 @@ struct ImageFloors: Sendable {
         guard let floor = try? JSONDecoder().decode(ImageFloor.self, from: contents) else {
             throw MachineError(
                 .imageRefused,
-                "\(path) is damaged; set it anew with `mayfly image floor \(name) --set EPOCH`")
+                "\(path) is damaged; set it anew with `mayfly image floor \(name) --to EPOCH`")
         }
         return floor
     }
@@ -53,7 +53,7 @@ struct ImageFloors: Sendable {
             .imageRefused,
             "generation \(manifest.generation) of \(name) has the epoch \(manifest.age), and one "
                 + "of \(floor.epoch) was in use here: an old image may have old holes; build it "
-                + "again, or lower it: `mayfly image floor \(name) --set \(manifest.age)`"
+                + "again, or lower it: `mayfly image floor \(name) --to \(manifest.age)`"
         )
     }
 

@@ -63,7 +63,7 @@ extension RealMachineTests {
             var settings = TestImage.settings
             settings.warm.memory = .gibibytes(1)
             let host = try await MachineHost.start(settings)
-            let jail = try #require(host.jail)
+            let jail = try #require(host.walls as? Jail)
             jail.isRecorded.store(true, ordering: .relaxed)
             do {
                 for name in ["code", "document", "browse"] where TestImage.isThere(name) {

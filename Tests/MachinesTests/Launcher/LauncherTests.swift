@@ -58,7 +58,9 @@ struct LauncherTests {
         let end = await EventLoop.shared.ready(
             [(pair.ours.number, .read)], before: .now + .seconds(20), ignoringCancellation: true)
         try #require(end != .timedOut)
-        let off = JailLook(at: pid, user: user).findings.filter { $0.state == .off }.map(\.name)
+        let look = JailLook(
+            at: pid, user: user, .failure(MachineError(.hostUnfit, "the launcher makes none")))
+        let off = look.findings.filter { $0.state == .off }.map(\.name)
         #expect(off.filter { !["hardening.cgroup", "hardening.landlock"].contains($0) } == [])
         #expect((launcher.firstUser..<(launcher.firstUser + 4096)).contains(user))
         // Nothing of anybody's environment, and no descriptor that was not sent.
@@ -208,7 +210,7 @@ struct LauncherTests {
         for _ in 0..<8 { silent.append(try launcher.conversation()) }
         let (conversation, _, _) = try await launcher.machine()
         let late = try launcher.conversation()
-        try late.send(try launcher.request().encoded())
+        // It is refused before it has asked for anything.
         #expect(refusal(await late.reply()).contains("all 9 machines"))
         // Who says nothing loses its place.
         #expect(refusal(await silent[0].reply()).contains("no request came"))

@@ -38,23 +38,23 @@ extension ImageCommand {
 
                 Examples:
                   mayfly image floor code
-                  mayfly image floor code --set 1764000000
+                  mayfly image floor code --to 1764000000
                 """)
         @Argument(help: "The image's name.") var name = "code"
-        @Option(help: ArgumentHelp("The new floor; 0: none.", valueName: "epoch")) var set: Int?
+        @Option(help: ArgumentHelp("The new floor; 0: none.", valueName: "epoch")) var to: Int?
         @OptionGroup var options: ConfigurationOptions
         @OptionGroup var output: OutputOptions
 
         func validate() throws {
-            if let set, set < 0 { throw ValidationError("--set must not be negative") }
+            if let to, to < 0 { throw ValidationError("--to must not be negative") }
         }
         func run() async throws {
             let configuration = try options.load()
             let probe = try await HostProbe.run(configuration.host)
             let (store, hypervisor) = (configuration.imageStore, probe.profile.hypervisor)
             let floor =
-                if let set {
-                    try store.setFloor(of: name, for: hypervisor, to: set)
+                if let to {
+                    try store.setFloor(of: name, for: hypervisor, to: to)
                 } else { try store.floor(of: name, for: hypervisor) }
             var table = Table("NAME", "HYPERVISOR", "EPOCH", "LOWERED FROM", "LOWERED AT")
             table.add(
