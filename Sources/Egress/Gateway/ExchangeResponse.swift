@@ -150,7 +150,7 @@ struct BodyDecoder {
         case untilEnd
     }
     private var stage: Stage
-    private var line: [UInt8] = []
+    private var line = ChunkLine()
     private var trailerByteCount = 0
     private static let trailerByteCountMax = 8 << 10
 
@@ -189,37 +189,23 @@ struct BodyDecoder {
                 stage = left == UInt64(count) ? .afterChunk : .chunk(left - UInt64(count))
                 if left > UInt64(count) { return false }
             case .size, .afterChunk, .trailers:
-                guard try takeLine(bytes, &place) else { return false }
+                let limit = lineByteCountMax
+                guard try line.take(bytes, &place, atMost: limit, malformed: Self.malformed)
+                else { return false }
                 if try endLine() { return true }
             }
         }
     }
-    private mutating func takeLine(
-        _ bytes: [UInt8], _ place: inout Int
-    ) throws(EgressRefusal) -> Bool {
-        var limit = 16
-        if case .trailers = stage { limit = Self.trailerByteCountMax - trailerByteCount }
-        while place < bytes.count {
-            line.append(bytes[place])
-            place += 1
-            if line.last == 0x0A {
-                guard line.count >= 2, line[line.count - 2] == 0x0D else { throw Self.malformed }
-                line.removeLast(2)
-                return true
-            }
-            guard line.count <= limit else { throw Self.malformed }
-        }
-        return false
+    private var lineByteCountMax: Int {
+        if case .trailers = stage { return Self.trailerByteCountMax - trailerByteCount }
+        return 16
     }
     /// - Returns: whether that was the end of the body.
     private mutating func endLine() throws(EgressRefusal) -> Bool {
-        defer { line = [] }
+        defer { line.clear() }
         switch stage {
         case .size:
-            guard (1...12).contains(line.count),
-                let size = UInt64(String(decoding: line, as: UTF8.self), radix: 16),
-                line.allSatisfy({ $0 != 0x2B && $0 != 0x2D })
-            else { throw Self.malformed }
+            guard let size = line.size else { throw Self.malformed }
             stage = size == 0 ? .trailers : .chunk(size)
         case .afterChunk:
             guard line.isEmpty else { throw Self.malformed }
@@ -227,7 +213,7 @@ struct BodyDecoder {
         default:
             // Trailers are left out: nobody may read there what no head has.
             if line.isEmpty { return true }
-            trailerByteCount += line.count + 2
+            trailerByteCount += line.bytes.count + 2
         }
         return false
     }

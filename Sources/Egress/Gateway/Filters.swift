@@ -97,7 +97,7 @@ struct BodyFilter: FlowFilter {
     }
     private var stage: Stage
     /// A line that is not complete.
-    private var line: [UInt8] = []
+    private var line = ChunkLine()
     /// What came behind the body's end: another request.
     private(set) var rest: [UInt8] = []
 
@@ -131,39 +131,20 @@ struct BodyFilter: FlowFilter {
                 stage = left == UInt64(count) ? .afterChunk : .chunk(left - UInt64(count))
                 if left > UInt64(count) { return .filtered }
             case .size, .afterChunk, .lastLine:
-                guard try takeLine(bytes, &place) else { return .filtered }
+                guard try line.take(bytes, &place, atMost: 18, malformed: Self.malformed)
+                else { return .filtered }
                 guard try endLine(&out) else { continue }
                 rest += bytes[place...]
                 return .complete
             }
         }
     }
-    /// Completes the line from `place` on, without its CRLF; `false` when more must come.
-    private mutating func takeLine(
-        _ bytes: [UInt8], _ place: inout Int
-    ) throws(EgressRefusal) -> Bool {
-        while place < bytes.count {
-            line.append(bytes[place])
-            place += 1
-            if line.last == 0x0A {
-                guard line.count >= 2, line[line.count - 2] == 0x0D else { throw Self.malformed }
-                line.removeLast(2)
-                return true
-            }
-            guard line.count <= 18 else { throw Self.malformed }
-        }
-        return false
-    }
     /// - Returns: whether that was the end of the body.
     private mutating func endLine(_ out: inout [UInt8]) throws(EgressRefusal) -> Bool {
-        defer { line = [] }
+        defer { line.clear() }
         switch stage {
         case .size:
-            // No extensions: what they mean, two servers may see differently.
-            guard (1...12).contains(line.count),
-                line.allSatisfy({ Character(Unicode.Scalar($0)).isHexDigit && $0 < 0x80 }),
-                let size = UInt64(String(decoding: line, as: UTF8.self), radix: 16)
-            else { throw Self.malformed }
+            guard let size = line.size else { throw Self.malformed }
             // The body's end goes out as one, when all of it is there.
             if size > 0 { out += Array("\(String(size, radix: 16))\r\n".utf8) }
             stage = size == 0 ? .lastLine : .chunk(size)
