@@ -246,15 +246,22 @@ final class EgressConnection {
         let up = Flow(from: client, to: server, filter: BodyFilter(body), sending: head)
         let down = Flow(
             from: server, to: client, filter: ResponseFilter(limit: limits.headerBytes))
-        try account(head.count + first.count, 0)
+        try await relayExchange(up, down, head.count, first)
+        finish(nil)
+    }
+    /// One request, whose head `up` sends, and its response.
+    func relayExchange(
+        _ up: Flow, _ down: Flow, _ headByteCount: Int, _ first: [UInt8]
+    ) async throws(EgressRefusal) {
+        try account(headByteCount + first.count, 0)
         try up.accept(first)
         do throws(EgressRefusal) {
             try await relay(up, down).run(untilServerEnds: true)
         } catch {
+            // Words of ours would stand in the middle of the server's.
             if down.hasSent { dialect = .none }
             throw error
         }
-        finish(nil)
     }
     func relay(_ up: Flow, _ down: Flow) -> Relay {
         Relay(

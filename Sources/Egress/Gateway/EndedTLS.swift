@@ -127,14 +127,7 @@ extension EgressConnection {
     ) async throws(EgressRefusal) -> [UInt8]? {
         let up = Flow(from: client, to: server, filter: BodyFilter(exchange.body), sending: head)
         let down = Flow(from: server, to: client, filter: response)
-        try account(head.count + first.count, 0)
-        try up.accept(first)
-        do throws(EgressRefusal) {
-            try await relay(up, down).run(untilServerEnds: true)
-        } catch {
-            if down.hasSent { dialect = .none }
-            throw error
-        }
+        try await relayExchange(up, down, head.count, first)
         guard up.isDoneWithMore, down.isDoneWithMore,
             (down.filter as? ExchangeResponse)?.keepsAlive == true,
             let rest = (up.filter as? BodyFilter)?.rest

@@ -170,13 +170,9 @@ extension Jail {
         let cell = try cell(MachineLimits(memory: .gibibytes(1), processorPercent: 200))
         let messages = try HypervisorLog("mayfly-messages")
         let monitor = try attempting(SocketPair())
-        var request = SpawnRequest(
-            arguments: [program.path]
-                + program.trialArguments(accelerator, monitor: monitor.theirs.number))
-        request.executable = program.descriptor
-        request.kept = [program.descriptor, monitor.theirs.number]
-        request.standardError = messages.writer.number
-        (request.fileSizeLimit, request.addressSpaceLimit) = (1 << 20, 8 << 30)
+        var request = program.trialRequest(
+            accelerator, monitor: monitor.theirs.number, messages: messages.writer.number,
+            addressSpace: 8 << 30)
         var directory: MachineDirectory?
         if program.name == .firecracker {
             directory = try MachineDirectory(in: machinesDirectory, owner: cell.credentials)

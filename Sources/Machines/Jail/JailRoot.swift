@@ -114,4 +114,17 @@ extension HypervisorProgram {
         case .firecracker: ["--version"]
         }
     }
+
+    /// A hypervisor to look at: it says on `monitor` that it is up.
+    func trialRequest(
+        _ accelerator: Accelerator, monitor: CInt, messages: CInt, addressSpace: UInt64
+    ) -> SpawnRequest {
+        var request = SpawnRequest(
+            arguments: [path] + trialArguments(accelerator, monitor: monitor))
+        request.executable = descriptor
+        request.kept = [descriptor, monitor]
+        request.standardError = messages
+        (request.fileSizeLimit, request.addressSpaceLimit) = (1 << 20, addressSpace)
+        return request
+    }
 }

@@ -82,13 +82,9 @@ final class Launcher: Walls {
     func look(_ program: HypervisorProgram) async throws(MachineError) -> JailLook {
         let messages = try HypervisorLog("mayfly-messages")
         let monitor = try attempting(SocketPair())
-        var request = SpawnRequest(
-            arguments: [program.path]
-                + program.trialArguments(accelerator, monitor: monitor.theirs.number))
-        request.executable = program.descriptor
-        request.kept = [program.descriptor, monitor.theirs.number]
-        request.standardError = messages.writer.number
-        (request.fileSizeLimit, request.addressSpaceLimit) = (1 << 20, 3 << 30)
+        let request = program.trialRequest(
+            accelerator, monitor: monitor.theirs.number, messages: messages.writer.number,
+            addressSpace: 3 << 30)
         let child = try start(request)
         do throws(MachineError) {
             try await child.begun(before: .now + .seconds(30))
