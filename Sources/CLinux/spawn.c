@@ -111,13 +111,15 @@ static int child_main(void *argument) {
     return 127;
 }
 #if defined(__x86_64__)
+/* The child returns to nowhere: it has a stack of its own, calls its entry and exits. */
+#define SYSCALL_AND_CHILD                                                                          \
+    "syscall\n\ttest %%rax,%%rax\n\tjnz 1f\n\txor %%ebp,%%ebp\n\t"                                  \
+    "mov %%r9,%%rdi\n\tcall *%%r8\n\tmov %%eax,%%edi\n\tmov $60,%%eax\n\tsyscall\n1:"
 static long clone3_call(struct clone_args *a, int (*entry)(void *), void *argument) {
     long result;
     register int (*r8)(void *) __asm__("r8") = entry;
     register void *r9 __asm__("r9") = argument;
-    __asm__ volatile("syscall\n\ttest %%rax,%%rax\n\tjnz 1f\n\txor %%ebp,%%ebp\n\t"
-                     "mov %%r9,%%rdi\n\tcall *%%r8\n\tmov %%eax,%%edi\n\tmov $60,%%eax\n\t"
-                     "syscall\n1:"
+    __asm__ volatile(SYSCALL_AND_CHILD
                      : "=a"(result)
                      : "a"(SYS_clone3), "D"(a), "S"(sizeof *a), "r"(r8), "r"(r9)
                      : "rcx", "r11", "memory", "cc");
@@ -132,9 +134,7 @@ static long clone_call(struct clone_args *a, int (*entry)(void *), void *argumen
     register uint64_t r10 __asm__("r10") = 0;
     register int (*r8)(void *) __asm__("r8") = entry;
     register void *r9 __asm__("r9") = argument;
-    __asm__ volatile("syscall\n\ttest %%rax,%%rax\n\tjnz 1f\n\txor %%ebp,%%ebp\n\t"
-                     "mov %%r9,%%rdi\n\tcall *%%r8\n\tmov %%eax,%%edi\n\tmov $60,%%eax\n\t"
-                     "syscall\n1:"
+    __asm__ volatile(SYSCALL_AND_CHILD
                      : "=a"(result)
                      : "a"(SYS_clone), "D"(flags), "S"(top), "d"(a->pidfd), "r"(r10), "r"(r8), "r"(r9)
                      : "rcx", "r11", "memory", "cc");
