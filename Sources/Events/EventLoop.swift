@@ -168,7 +168,12 @@ package final class EventLoop: SerialExecutor, TaskExecutor, @unchecked Sendable
         isolation: isolated (any Actor)? = #isolation,
         _ body: (CheckedContinuation<Value, Never>) -> Void
     ) async -> Value {
-        await withTaskExecutorPreference(self) { await withCheckedContinuation(body) }
+        if isPreferred { return await withCheckedContinuation(body) }
+        return await withTaskExecutorPreference(self) { await withCheckedContinuation(body) }
+    }
+    /// Whether the running task prefers this loop already.
+    private var isPreferred: Bool {
+        unsafe withUnsafeCurrentTask { unsafe $0?.unownedTaskExecutor == asUnownedTaskExecutor() }
     }
     private func resumeOneYielding() {
         guard !yielding.isEmpty else { return }
@@ -180,7 +185,10 @@ package final class EventLoop: SerialExecutor, TaskExecutor, @unchecked Sendable
     private func run() -> Never {
         unsafe mayfly_name_thread("mayfly-loop")
         thread.store(UInt(pthread_self()), ordering: .relaxed)
+        // Both, or each call from actor to actor of a task that prefers this loop takes a turn of
+        // the queue: Swift compares them with what the job is said to run on.
         let executor = unsafe asUnownedSerialExecutor()
+        let taskExecutor = unsafe asUnownedTaskExecutor()
         var ready = [UInt64](repeating: 0, count: 64)
         var batch: [UnownedJob] = []
         while true {
@@ -210,7 +218,9 @@ package final class EventLoop: SerialExecutor, TaskExecutor, @unchecked Sendable
             // A resumption takes a few steps back to its actor: not each is worth a look around.
             for _ in 0..<Self.stepsPerRound where !local.isEmpty {
                 swap(&batch, &local)
-                for job in batch { unsafe job.runSynchronously(on: executor) }
+                for job in batch {
+                    unsafe job.runSynchronously(isolatedTo: executor, taskExecutor: taskExecutor)
+                }
                 batch.removeAll(keepingCapacity: true)
             }
         }

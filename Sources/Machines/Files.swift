@@ -24,7 +24,7 @@ func makeDirectory(_ path: String, mode: Int = 0o755) throws(MachineError) {
 /// The kernel hands these out a few lines at a time, and Foundation takes that for the end.
 func kernelText(_ path: String) -> String? {
     guard let file = try? Descriptor.open(path, O_RDONLY) else { return nil }
-    var (bytes, chunk) = ([UInt8](), [UInt8](repeating: 0, count: 64 << 10))
+    var (bytes, chunk) = ([UInt8](), [UInt8](repeating: 0, count: 8 << 10))
     while true {
         let count = unsafe read(file.number, &chunk, chunk.count)
         if count < 0, errno == EINTR { continue }

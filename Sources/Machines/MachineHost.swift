@@ -308,11 +308,14 @@ package final class MachineHost {
         guard settings.standbys > 0 || warmPool.isOn, !isClosed, isInUse(image) else { return }
         refillCount += 1
         let number = refillCount
-        refills[number] = Task { @LoopActor in
-            await fillStandbys(of: image)
-            await fillWarm(of: image)
-            refills[number] = nil
+        refills[number] = Task(executorPreference: EventLoop.shared) {
+            await self.refill(image, number)
         }
+    }
+    private func refill(_ image: GoldenImage, _ number: Int) async {
+        await fillStandbys(of: image)
+        await fillWarm(of: image)
+        refills[number] = nil
     }
 }
 

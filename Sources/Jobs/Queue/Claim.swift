@@ -37,7 +37,7 @@ package struct Claim: ~Copyable {
 
 /// Traps in debug builds when a claim is dropped; in release builds the deadline gives the job
 /// back.
-private struct Obligation: ~Copyable {
+struct Obligation: ~Copyable {
     let token: Int64
     consuming func fulfil() { discard self }
     deinit { assertionFailure("the claim with token \(token) was dropped without settling it") }

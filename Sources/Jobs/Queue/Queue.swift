@@ -16,12 +16,13 @@ package func withQueue<Value: Sendable>(
 ) async throws(JobsError) -> Value {
     let queue = Queue(settings, logger)
     try await queue.open()
+    let loop = EventLoop.shared
     return await withTaskGroup(of: Void.self) { background in
-        background.addTask { await queue.keepAlive() }
-        background.addTask { await queue.watchLease() }
-        background.addTask { await queue.listen() }
-        background.addTask { await queue.dispatch() }
-        background.addTask { await queue.maintain() }
+        background.addTask(executorPreference: loop) { await queue.keepAlive() }
+        background.addTask(executorPreference: loop) { await queue.watchLease() }
+        background.addTask(executorPreference: loop) { await queue.listen() }
+        background.addTask(executorPreference: loop) { await queue.dispatch() }
+        background.addTask(executorPreference: loop) { await queue.maintain() }
         let value = await body(queue)
         await queue.close()
         background.cancelAll()

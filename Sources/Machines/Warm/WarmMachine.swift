@@ -35,8 +35,8 @@ final class WarmMachine {
             try await machine.pause()
         } catch { throw await machine.hypervisor.end(explaining: error) }
         setNiceness(of: pid, 0)
-        let weight = await offload { ownMemory(of: pid) }
-        return WarmMachine(machine, weight: weight)
+        // Golden memory is a private mapping: what a machine has of its own is anonymous.
+        return WarmMachine(machine, weight: anonymousMemory(of: pid) ?? .mebibytes(96))
     }
 
     var hasEnded: Bool { machine?.hypervisor.hasEnded ?? true }
@@ -78,20 +78,13 @@ extension Machine {
     }
 }
 
-/// Pages of a process that no other shares; those still as in the golden memory are not among them.
-private func ownMemory(of pid: pid_t) -> ByteCount {
-    let path = "/proc/\(pid)/smaps_rollup"
-    let text = kernelText(path) ?? ""
-    // A worker that is not root may see only the sum of a machine that is another user's.
-    return kibibytes(named: "Anonymous:", in: text)
-        ?? kibibytes(named: "RssAnon:", in: kernelText("/proc/\(pid)/status") ?? "")
-        ?? .mebibytes(96)
-}
-
 /// A line of /proc: the name with its colon, a number, kB.
 func kibibytes(named name: String, in text: String) -> ByteCount? {
-    for line in text.split(separator: "\n") where line.hasPrefix(name) {
-        return Int(line.filter(\.isNumber)).map(ByteCount.kibibytes)
+    // By bytes: as characters the same takes ten times as long, and this is asked for each job.
+    for line in text.utf8.split(separator: UInt8(ascii: "\n")) where line.starts(with: name.utf8) {
+        let digits = UInt8(ascii: "0")...UInt8(ascii: "9")
+        let number = line.drop { !digits.contains($0) }.prefix { digits.contains($0) }
+        return Int(Substring(number)).map(ByteCount.kibibytes)
     }
     return nil
 }

@@ -60,11 +60,13 @@ struct Supervisor: Sendable {
             for _ in 0..<slotCount {
                 // On the loop's thread, where queue and machines are: a change of threads, of
                 // which an attempt would have dozens, costs more than most of its steps.
-                slots.addTask(executorPreference: EventLoop.shared) {
-                    while let claim = await queue.next() { await attempt(claim, in: context) }
-                }
+                slots.addTask(executorPreference: EventLoop.shared) { await slot(queue) }
             }
         }
+    }
+    @LoopActor
+    private func slot(_ queue: Queue) async {
+        while let claim = await queue.next() { await attempt(claim, in: context) }
     }
 
     /// First signal: no new jobs, running ones may finish.
