@@ -131,7 +131,7 @@ package final class EventLoop: SerialExecutor, TaskExecutor, @unchecked Sendable
     }
     package func cancelTimer(_ id: Int) {
         checkIsolated()
-        timers.removeAll { $0.id == id }
+        if let place = timers.firstIndex(where: { $0.id == id }) { timers.remove(at: place) }
     }
     private func fireTimers() {
         while let first = timers.first, first.at <= .now {
