@@ -9,6 +9,7 @@ extension Filter {
     static func qemu(usesKVM: Bool) -> [Rule] {
         var rules: [Rule] = [
             .allow("mmap", "memory, libraries and, under emulation, translated code"),
+            .allow("getdents64", "looks for NUMA nodes in /sys, which is not there"),
             .allow("statfs", "looks for SELinux, which is not there"),
             .allow("fstatfs", "the page size of its memory"),
             .allow("getcwd", "its working directory"),
