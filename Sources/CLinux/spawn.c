@@ -28,6 +28,7 @@ const uint64_t mayfly_ns_net = CLONE_NEWNET, mayfly_ns_ipc = CLONE_NEWIPC,
 struct start {
     const struct mayfly_spawn *spec;
     int has_handlers; /* of our parent's: no longer its, and dangerous */
+    int joins_group;  /* it was not born there */
     volatile int error;
     const char *volatile step;
 };
@@ -45,11 +46,22 @@ static int limit(int resource, uint64_t value) {
     struct rlimit both = {value, value};
     return (int)syscall(SYS_prlimit64, 0, resource, &both, NULL);
 }
+static int join(int directory) {
+    int file = (int)syscall(SYS_openat, directory, "cgroup.procs", O_WRONLY | O_CLOEXEC, 0);
+    if (file < 0) return -1;
+    long written = syscall(SYS_write, file, "0", 1);
+    int error = errno;
+    syscall(SYS_close, file);
+    errno = error;
+    return written == 1 ? 0 : -1;
+}
 static int child_main(void *argument) {
     struct start *start = argument;
     const struct mayfly_spawn *s = start->spec;
     int fd[3];
     struct sigaction standard = {.sa_handler = SIG_DFL}, old;
+    /* Before anything that the kernel would count. */
+    if (start->joins_group) TRY("control group", join(s->control_group));
     for (int i = 1; start->has_handlers && i < NSIG; i++)
         if (sigaction(i, NULL, &old) == 0 && old.sa_handler != SIG_IGN && old.sa_handler != SIG_DFL)
             sigaction(i, &standard, NULL);
@@ -170,9 +182,9 @@ int mayfly_spawn(const struct mayfly_spawn *spec, struct mayfly_child *child) {
     pthread_sigmask(SIG_BLOCK, &all, &old); /* no handler may run in the child */
     int huge_pages_were_off = prctl(PR_GET_THP_DISABLE, 0, 0, 0, 0);
     long pid = clone3_call(&a, child_main, &start);
-    /* Never outside of its group instead. */
-    if (pid == -ENOSYS && spec->control_group < 0) {
+    if (pid == -ENOSYS) {
         start.has_handlers = 1;
+        start.joins_group = spec->control_group >= 0;
         pid = clone_call(&a, child_main, &start);
     }
     if (spec->no_huge_pages && huge_pages_were_off == 0) prctl(PR_SET_THP_DISABLE, 0, 0, 0, 0);

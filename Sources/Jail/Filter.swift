@@ -48,7 +48,7 @@ enum Filter {
     /// Holds for every thread that this process will ever have, and for what it becomes.
     static func load(for request: Request) -> CInt {
         let otherwise =
-            request.isRecorded ? mayfly_seccomp_notify() : mayfly_seccomp_kill()
+            request.recording == nil ? mayfly_seccomp_kill() : mayfly_seccomp_notify()
         guard let context = unsafe seccomp_init(otherwise) else { return -ENOMEM }
         defer { unsafe seccomp_release(context) }
         // Refusing new privileges is a step of its own.
@@ -58,8 +58,7 @@ enum Filter {
         // A tree instead of a list: a call in the middle is found as soon as the first.
         if status == 0 { status = unsafe seccomp_attr_set(context, SCMP_FLTATR_CTL_OPTIMIZE, 2) }
         let all = rules(request.hypervisor, usesKVM: request.usesKVM, program: request.program)
-        // Who records sees and judges each call, those that are listed and all others.
-        for rule in request.isRecorded ? [] : all where status == 0 {
+        for rule in all where status == 0 && isJudged(rule, request.recording) {
             let number = unsafe seccomp_syscall_resolve_name(rule.call)
             // A newer call that this libseccomp does not know is one that it refuses.
             if number == __NR_SCMP_ERROR { continue }
@@ -73,6 +72,20 @@ enum Filter {
 }
 
 extension Filter {
+    /// Whether the filter itself answers; who records judges the others, and what is not listed.
+    private static func isJudged(_ rule: Rule, _ recording: Recording?) -> Bool {
+        switch recording {
+        case nil: true
+        case .all: false
+        case .seldom: constant.contains(rule.call)
+        }
+    }
+    /// Calls that every machine makes thousands of times a second.
+    private static let constant: Set = [
+        "futex", "read", "readv", "pread64", "preadv", "write", "recvmsg", "sendmsg", "poll",
+        "ppoll",
+    ]
+
     /// What every program of either kind needs to start, to have threads and to end.
     private static let common: [Rule] = [
         .allow("arch_prctl", "thread-local storage of the first thread"),

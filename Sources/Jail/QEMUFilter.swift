@@ -1,6 +1,6 @@
 // QEMU's system calls, recorded from machines that started, restored, worked, were paused and
-// saved under emulation; those of KVM are read from its sources and were never run. QEMU's own
-// `-sandbox` filter comes on top.
+// saved under emulation (Tests/MachinesTests/Jail/Calls); those of KVM are read from its
+// sources. QEMU's own `-sandbox` filter comes on top.
 
 import CSeccomp
 import Glibc
@@ -13,11 +13,9 @@ extension Filter {
             .allow("statfs", "looks for SELinux, which is not there"),
             .allow("fstatfs", "the page size of its memory"),
             .allow("getcwd", "its working directory"),
-            .allow("fchdir", "back to its working directory"),
             .allow("sysinfo", "how much memory the host has"),
             .allow("getppid", "libraries that watch for a fork"),
             .allow("dup2", "duplicates descriptors"),
-            .allow("dup3", "duplicates descriptors"),
             .allow("pipe2", "wakes threads"),
             .allow("signalfd4", "signals as descriptors"),
             .allow("fadvise64", "the root disk's pages in the host's cache"),

@@ -16,6 +16,14 @@ enum Layer: String {
     case root, descriptors, limits, user, capabilities, privileges, landlock, filter
 }
 
+/// Which system calls are shown to a test that watches, and judged there instead.
+enum Recording: UInt64 {
+    case all = 1
+    /// But for those that every machine makes all of the time, if they are listed: shown, too, they
+    /// would make it so slow that it works no longer as it does.
+    case seldom = 2
+}
+
 /// One machine's jail: names with values, two dashes, the hypervisor's name and arguments.
 struct Request {
     let hypervisor: Hypervisor
@@ -33,8 +41,8 @@ struct Request {
     let fileSize: UInt64
     let addressSpace: UInt64
     let processes: UInt64
-    /// Whether every system call is shown to a test that watches, instead of being judged here.
-    let isRecorded: Bool
+    /// `nil`: each system call is judged here.
+    let recording: Recording?
     let without: Set<Layer>
     /// Where the hypervisor's own arguments begin.
     let argumentsBegin: Int
@@ -88,7 +96,10 @@ struct Request {
         fileSize = required("file-size")
         addressSpace = required("address-space")
         processes = required("processes")
-        isRecorded = number("record") == 1
+        recording = number("record").map { value in
+            guard let recording = Recording(rawValue: value) else { refuse("record=\(value)") }
+            return recording
+        }
         without = Set(
             (values["without"] ?? []).map { name in
                 guard let layer = Layer(rawValue: name) else { refuse("without=\(name)") }

@@ -3,7 +3,7 @@
 
 package enum LaunchReply: Equatable, Sendable {
     /// With it comes a descriptor of the process.
-    case started(pid: UInt32, user: UInt32)
+    case started(pid: UInt32, user: UInt32, bounds: LaunchBounds)
     case refused(LaunchRefusal)
     /// As a shell tells it: 128 and more is a signal.
     case ended(Ending)
@@ -13,15 +13,18 @@ package enum LaunchReply: Equatable, Sendable {
         package var userMicroseconds: UInt64
         package var systemMicroseconds: UInt64
         package var peakKibibytes: UInt64
+        /// The kernel has ended it for that.
+        package var wantedMoreMemory: Bool
 
         package init(
             status: UInt32, userMicroseconds: UInt64, systemMicroseconds: UInt64,
-            peakKibibytes: UInt64
+            peakKibibytes: UInt64, wantedMoreMemory: Bool
         ) {
             self.status = status
             self.userMicroseconds = userMicroseconds
             self.systemMicroseconds = systemMicroseconds
             self.peakKibibytes = peakKibibytes
+            self.wantedMoreMemory = wantedMoreMemory
         }
     }
     package static let byteCountMax = 1024
@@ -29,10 +32,11 @@ package enum LaunchReply: Equatable, Sendable {
     package func encoded() -> [UInt8] {
         var bytes: [UInt8] = []
         switch self {
-        case .started(let pid, let user):
+        case .started(let pid, let user, let bounds):
             bytes.append(1)
             bytes.append(number: pid)
             bytes.append(number: user)
+            bytes.append(bounds.rawValue)
         case .refused(let refusal):
             bytes.append(2)
             bytes += Array(refusal.description.utf8).prefix(Self.byteCountMax - 1)
@@ -42,6 +46,7 @@ package enum LaunchReply: Equatable, Sendable {
             for number in [
                 ending.userMicroseconds, ending.systemMicroseconds, ending.peakKibibytes,
             ] { bytes.append(number: number) }
+            bytes.append(ending.wantedMoreMemory ? 1 : 0)
         }
         return bytes
     }
@@ -53,20 +58,21 @@ package enum LaunchReply: Equatable, Sendable {
         switch bytes.number(UInt8.self) {
         case 1:
             guard let pid = bytes.number(UInt32.self), let user = bytes.number(UInt32.self),
-                bytes.isAtEnd
+                let bounds = bytes.number(UInt8.self).map(LaunchBounds.init),
+                bounds.isSubset(of: .all), bytes.isAtEnd
             else { return nil }
-            self = .started(pid: pid, user: user)
+            self = .started(pid: pid, user: user, bounds: bounds)
         case 2:
             self = .refused(LaunchRefusal(String(decoding: message.dropFirst(), as: UTF8.self)))
         case 3:
             guard let status = bytes.number(UInt32.self), let user = bytes.number(UInt64.self),
                 let system = bytes.number(UInt64.self), let peak = bytes.number(UInt64.self),
-                bytes.isAtEnd
+                let excess = bytes.number(UInt8.self), excess < 2, bytes.isAtEnd
             else { return nil }
             self = .ended(
                 Ending(
                     status: status, userMicroseconds: user, systemMicroseconds: system,
-                    peakKibibytes: peak))
+                    peakKibibytes: peak, wantedMoreMemory: excess == 1))
         default: return nil
         }
     }

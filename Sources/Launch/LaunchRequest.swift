@@ -37,6 +37,10 @@ package struct LaunchRequest: Equatable, Sendable {
     package var program: ProgramIdentity
     package var fileSize: UInt64
     package var addressSpace: UInt64
+    /// What its control group lets it have, the hypervisor's own included.
+    package var memory: UInt64
+    /// Of processors' time: 100 is one of them, all of the time.
+    package var processorPercent: UInt32
     package var hugePages = true
     /// Which of standard input, output and error come as descriptors, in this order and first.
     package var standard: [Bool] = [false, false, false]
@@ -46,12 +50,14 @@ package struct LaunchRequest: Equatable, Sendable {
     package var arguments: [[UInt8]]
 
     package init(
-        program: ProgramIdentity, fileSize: UInt64, addressSpace: UInt64, kept: [UInt32],
-        arguments: [[UInt8]]
+        program: ProgramIdentity, fileSize: UInt64, addressSpace: UInt64, memory: UInt64,
+        processorPercent: UInt32, kept: [UInt32], arguments: [[UInt8]]
     ) {
         self.program = program
         self.fileSize = fileSize
         self.addressSpace = addressSpace
+        self.memory = memory
+        self.processorPercent = processorPercent
         self.kept = kept
         self.arguments = arguments
     }
@@ -59,14 +65,15 @@ package struct LaunchRequest: Equatable, Sendable {
     /// How many descriptors come with it.
     package var descriptorCount: Int { standard.count { $0 } + kept.count }
 
-    private static let magic = Array("mfl1".utf8)
+    private static let magic = Array("mfl2".utf8)
 
     package func encoded() -> [UInt8] {
         var bytes = Self.magic
         for number in [
             program.device, program.inode, program.changedSeconds, program.changedNanoseconds,
-            fileSize, addressSpace,
+            fileSize, addressSpace, memory,
         ] { bytes.append(number: number) }
+        bytes.append(number: processorPercent)
         var flags: UInt8 = hugePages ? 8 : 0
         for (place, comes) in standard.enumerated() where comes { flags |= 1 << UInt8(place) }
         bytes.append(flags)
@@ -93,9 +100,13 @@ package struct LaunchRequest: Equatable, Sendable {
         guard let device = bytes.number(UInt64.self), let inode = bytes.number(UInt64.self),
             let seconds = bytes.number(UInt64.self), let nanoseconds = bytes.number(UInt64.self),
             let fileSize = bytes.number(UInt64.self),
-            let addressSpace = bytes.number(UInt64.self), let flags = bytes.number(UInt8.self),
+            let addressSpace = bytes.number(UInt64.self), let memory = bytes.number(UInt64.self),
+            let percent = bytes.number(UInt32.self), let flags = bytes.number(UInt8.self),
             let keptCount = bytes.number(UInt16.self)
         else { throw cut() }
+        guard memory > 0, percent > 0 else {
+            throw LaunchRefusal("the request leaves its machine no memory or no processor")
+        }
         guard flags < 16 else { throw LaunchRefusal("the request has the flags \(flags)") }
         guard keptCount <= Self.keptMax else {
             throw LaunchRefusal("the request keeps \(keptCount) descriptors")
@@ -112,8 +123,8 @@ package struct LaunchRequest: Equatable, Sendable {
             program: ProgramIdentity(
                 device: device, inode: inode, changedSeconds: seconds,
                 changedNanoseconds: nanoseconds),
-            fileSize: fileSize, addressSpace: addressSpace, kept: kept,
-            arguments: try Self.arguments(&bytes))
+            fileSize: fileSize, addressSpace: addressSpace, memory: memory,
+            processorPercent: percent, kept: kept, arguments: try Self.arguments(&bytes))
         hugePages = flags & 8 != 0
         standard = (0..<3).map { flags & 1 << UInt8($0) != 0 }
     }

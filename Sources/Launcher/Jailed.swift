@@ -10,12 +10,18 @@ struct Jailed {
     private let request: LaunchRequest
     private let descriptors: [CInt]
     private let user: uid_t
+    /// Its control group, or -1.
+    private let group: CInt
 
-    init(_ setup: Setup, _ request: LaunchRequest, _ descriptors: [CInt], _ user: uid_t) {
+    init(
+        _ setup: Setup, _ request: LaunchRequest, _ descriptors: [CInt], _ user: uid_t,
+        _ group: CInt
+    ) {
         self.setup = setup
         self.request = request
         self.descriptors = descriptors
         self.user = user
+        self.group = group
     }
 
     /// The number that the hypervisor's own program has: none of those that the worker chose.
@@ -27,15 +33,12 @@ struct Jailed {
         var words = [
             "mayfly-jail", "hypervisor=qemu", "program=\(program)",
             "kvm=\(setup.usesKVM ? 1 : 0)", "user=\(user)", "file-size=\(request.fileSize)",
-            "address-space=\(request.addressSpace)", "processes=\(Self.processes)",
+            "address-space=\(request.addressSpace)", "processes=\(Groups.threads)",
         ]
         words += request.kept.sorted().map { "keep=\($0)" }
         if setup.usesKVM, let group = setup.deviceGroup { words.append("device-group=\(group)") }
         return words + ["--"]
     }
-    /// Threads of one hypervisor: 64 for its disks' requests at worst, its processors, its loops.
-    private static let processes = 128
-
     /// 0 or a negative error code; `child` then says which step it was.
     ///
     /// What it allocates is not given back: this process has nothing else to do.
@@ -76,7 +79,7 @@ struct Jailed {
                         unsafe spec.namespaces =
                             mayfly_ns_pid | mayfly_ns_net | mayfly_ns_ipc | mayfly_ns_uts
                             | mayfly_ns_cgroup
-                        unsafe spec.control_group = -1
+                        unsafe spec.control_group = group
                         // The jail's own steps, which come later than these would.
                         unsafe spec.may_gain_privileges = 1
                         unsafe spec.limit_core = 0

@@ -26,16 +26,31 @@ struct Service {
         guard let user = users.take(hint: hint) else {
             refuse("all \(setup.userCount) users from \(setup.firstUser) on are taken")
         }
+        let group = group(for: user, request)
         var child = unsafe mayfly_child()
-        let status = unsafe Jailed(setup, request, descriptors, user).spawn(&child)
+        let status = unsafe Jailed(setup, request, descriptors, user, group ?? -1).spawn(&child)
         guard status == 0 else {
+            _ = Groups(setup)?.remove(user)
             let step = unsafe child.failed_step.map { unsafe String(cString: $0) } ?? "start"
             refuse("cannot start mayfly-jail (\(step)): \(reason(-status))")
         }
         let (pid, process) = unsafe (child.pid, child.pidfd)
         for descriptor in descriptors { close(descriptor) }
-        send(.started(pid: UInt32(bitPattern: pid), user: user), with: [process])
-        watch(process)
+        if let group { close(group) }
+        send(
+            .started(
+                pid: UInt32(bitPattern: pid), user: user, bounds: group == nil ? [] : setup.bounds),
+            with: [process])
+        watch(process, user)
+    }
+    /// Where there are control groups, no machine is started without one.
+    private func group(for user: uid_t, _ request: LaunchRequest) -> CInt? {
+        guard let groups = Groups(setup) else { return nil }
+        let (group, step) = groups.make(user, request)
+        guard group >= 0 else {
+            refuse("cannot \(step) the control group of user \(user): \(reason(-group))")
+        }
+        return group
     }
 
     // MARK: The request
@@ -67,6 +82,14 @@ struct Service {
             return "an address space of \(request.addressSpace) bytes is above the launcher's "
                 + "ceiling of \(setup.addressSpaceMax)"
         }
+        guard request.memory <= setup.memoryMax else {
+            return "\(request.memory) bytes of memory are above the launcher's ceiling of "
+                + "\(setup.memoryMax)"
+        }
+        guard request.processorPercent <= setup.processorPercentMax else {
+            return "\(request.processorPercent) % of a processor are above the launcher's ceiling "
+                + "of \(setup.processorPercentMax)"
+        }
         if let weakness = setup.weakness { return weakness }
         var facts = stat()
         guard unsafe fstat(setup.program, &facts) == 0 else { return "the hypervisor is not open" }
@@ -84,7 +107,7 @@ struct Service {
     // MARK: The machine's life
 
     /// Until the process has ended, which it does at the latest when the connection does.
-    private func watch(_ process: CInt) -> Never {
+    private func watch(_ process: CInt, _ user: uid_t) -> Never {
         var isConnected = true
         while true {
             var waited = [
@@ -93,8 +116,12 @@ struct Service {
                 pollfd(fd: isConnected ? connection : -1, events: Int16(POLLIN), revents: 0),
             ]
             guard unsafe poll(&waited, 2, -1) > 0 else { continue }
-            if waited[0].revents != 0, let ending = reap(process) {
+            if waited[0].revents != 0, var ending = reap(process) {
+                let groups = Groups(setup)
+                ending.wantedMoreMemory = groups?.wantedMoreMemory(user) ?? false
                 send(.ended(ending))
+                // Its user stays taken until then.
+                _ = groups?.remove(user)
                 _exit(0)
             }
             if waited[1].revents != 0 {
@@ -109,7 +136,8 @@ struct Service {
         guard unsafe mayfly_reap(process, &status, &user, &system, &peak) != 0 else { return nil }
         return LaunchReply.Ending(
             status: UInt32(clamping: status), userMicroseconds: UInt64(clamping: user),
-            systemMicroseconds: UInt64(clamping: system), peakKibibytes: UInt64(clamping: peak))
+            systemMicroseconds: UInt64(clamping: system), peakKibibytes: UInt64(clamping: peak),
+            wantedMoreMemory: false)
     }
 
     // MARK: Answers

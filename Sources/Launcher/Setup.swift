@@ -3,6 +3,7 @@
 
 import CLinux
 import Glibc
+import Launch
 
 struct Setup {
     /// Listens for workers.
@@ -22,7 +23,15 @@ struct Setup {
     let deviceGroup: gid_t?
     let fileSizeMax: UInt64
     let addressSpaceMax: UInt64
+    let memoryMax: UInt64
+    let processorPercentMax: UInt64
     let machinesMax: Int
+    /// A directory of control groups, in which each machine gets one; `nil`: there are none here.
+    let groups: CInt?
+    /// What they can bound.
+    let bounds: LaunchBounds
+    /// The disk, and bytes a second from and to it that one machine may have.
+    let disk: (major: UInt64, minor: UInt64, rate: UInt64)?
 
     init(_ arguments: [String]) {
         var values: [String: UInt64] = [:]
@@ -54,11 +63,23 @@ struct Setup {
             values["device-group"] == nil ? nil : gid_t(number("device-group", 1...65_533))
         fileSizeMax = number("file-size", 0...(1 << 50))
         addressSpaceMax = number("address-space", 0...(1 << 50))
+        memoryMax = number("memory", 1...(1 << 50))
+        processorPercentMax = number("processors", 1...1_000_000)
         machinesMax = Int(number("machines", 1...65_536))
+        groups = values["groups"] == nil ? nil : descriptor("groups")
+        bounds = LaunchBounds(rawValue: UInt8(number("bounds", 0...15)))
+        disk =
+            !bounds.contains(.disk)
+            ? nil
+            : (
+                number("disk-major", 0...4095), number("disk-minor", 0...1_048_575),
+                number("disk-rate", 1...(1 << 50))
+            )
     }
     private static let names = [
         "listen", "program", "jail", "directory", "slots", "worker", "first-user", "users", "kvm",
-        "device-group", "file-size", "address-space", "machines",
+        "device-group", "file-size", "address-space", "memory", "processors", "machines", "groups",
+        "bounds", "disk-major", "disk-minor", "disk-rate",
     ]
 
     /// What of the two programs and the directory others than root could change; `nil`: nothing.

@@ -25,8 +25,18 @@ struct Users {
         return nil
     }
 
-    /// Kills what runs as one of these users while nobody holds it.
+    /// Does that unless somebody has the user; nobody gets it meanwhile.
+    func whileHeld(_ user: uid_t, _ body: () -> Void) {
+        guard user >= setup.firstUser, user - setup.firstUser < setup.userCount,
+            mayfly_lock_byte(file, Int64(user)) == 0
+        else { return }
+        body()
+        _ = mayfly_unlock_byte(file, Int64(user))
+    }
+
+    /// Kills what runs as one of these users while nobody holds it, and removes its control group.
     func killAbandoned() {
+        defer { Groups(setup)?.removeAbandoned(self) }
         guard let directory = unsafe opendir("/proc") else { return }
         defer { unsafe closedir(directory) }
         while let entry = unsafe readdir(directory) {
@@ -38,14 +48,13 @@ struct Users {
             guard process >= 0 else { continue }
             defer { close(process) }
             // Looked at after it was opened: the number cannot be another's by now.
-            guard let user = realUser(of: pid), user >= setup.firstUser,
-                user - setup.firstUser < setup.userCount, mayfly_lock_byte(file, Int64(user)) == 0
-            else { continue }
-            _ = mayfly_pidfd_signal(process, SIGKILL)
-            // Held until it is gone, so that no machine begins as its user meanwhile.
-            var ended = pollfd(fd: process, events: Int16(POLLIN), revents: 0)
-            unsafe poll(&ended, 1, 2000)
-            _ = mayfly_unlock_byte(file, Int64(user))
+            guard let user = realUser(of: pid) else { continue }
+            // Until it is gone, so that no machine begins as its user.
+            whileHeld(user) {
+                _ = mayfly_pidfd_signal(process, SIGKILL)
+                var ended = pollfd(fd: process, events: Int16(POLLIN), revents: 0)
+                unsafe poll(&ended, 1, 2000)
+            }
         }
     }
     private func realUser(of pid: pid_t) -> uid_t? {

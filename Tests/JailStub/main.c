@@ -67,12 +67,15 @@ static int lock_file(void) {
 }
 static int make_memory_file(void) { return could(memfd_create("x", 0)); }
 static int open_by_handle(void) {
-    struct {
+    union {
         struct file_handle head;
-        char bytes[8];
-    } handle = {{8, 1}, {2}};
-    int file = open_by_handle_at(AT_FDCWD, &handle.head, O_RDONLY);
-    return file >= 0 || errno == ESTALE || errno == EINVAL;
+        char room[sizeof(struct file_handle) + MAX_HANDLE_SZ];
+    } handle;
+    int mount;
+    handle.head.handle_bytes = MAX_HANDLE_SZ;
+    /* Not every file system has them: where this one has none, nobody can. */
+    if (name_to_handle_at(AT_FDCWD, "/", &handle.head, &mount, 0) < 0) return 0;
+    return could(open_by_handle_at(AT_FDCWD, &handle.head, O_RDONLY));
 }
 
 /* --- mounts and namespaces --- */
@@ -298,6 +301,14 @@ static int touch_memory(void) {
     for (size_t i = 0; i < size; i += 4096) bytes[i] = 1;
     return 1;
 }
+/* Eight times over one MiB of a file that is open past the cache. */
+static int write_disk(void) {
+    size_t size = 64 << 10;
+    char *block = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    for (int i = 0; i < 8 * 16; i++)
+        if (pwrite(number(), block, size, (off_t)(i % 16) * (off_t)size) != (ssize_t)size) return 0;
+    return 1;
+}
 static int burn(void) {
     if (write(1, "here\n", 5) != 5) return 0;
     for (volatile unsigned long i = 0;; i++) {}
@@ -330,7 +341,7 @@ static const struct {
     A(shared_memory), A(message_queue), A(watch_files), A(load_module), A(set_clock),
     A(read_kernel_log), A(swap_off), A(raw_ports), A(terminal_input), A(outlive_parent),
     A(be_dumpable), A(real_time), A(look_up_policy), A(make_call), A(touch_memory),
-    A(burn), A(stay), A(nothing),
+    A(write_disk), A(burn), A(stay), A(nothing),
 };
 
 int main(int count, char **arguments) {

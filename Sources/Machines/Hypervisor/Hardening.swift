@@ -51,7 +51,7 @@ enum Hardening {
     ) async -> [DoctorFinding] {
         if let path = settings.launcher {
             do throws(MachineError) {
-                return try await Launcher(path, probe).look(probe.hypervisor).findings
+                return try await Launcher(path, settings, probe).look(probe.hypervisor).findings
                     + [own(probe)]
             } catch {
                 return [

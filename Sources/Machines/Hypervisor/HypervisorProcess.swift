@@ -62,8 +62,10 @@ final class HypervisorProcess {
                 ignoringCancellation: true)
         }
         let hadEnded = hasEnded
-        let error = cell?.group.flatMap { Self.excess(of: $0, error.machine) } ?? error
+        let limits = cell?.limits
         let usage = await end()
+        let excess = child.wantedMoreMemory ? limits : nil
+        let error = excess.map { Self.excess(of: $0, error.machine) } ?? error
         var words = hadEnded ? ["hypervisor: \(usage.ending)"] : []
         for (name, file) in [
             (name.rawValue, messages.lastLines(5)), ("console", console.lastLines(5)),
@@ -77,13 +79,12 @@ final class HypervisorProcess {
     }
     /// The reason of its own that a process has which the kernel ended at its limit.
     private static func excess(
-        of group: MachineGroup, _ machine: MachineIdentity?
-    ) -> MachineError? {
-        guard group.wantedMoreMemory else { return nil }
-        return MachineError(
+        of limits: MachineLimits, _ machine: MachineIdentity?
+    ) -> MachineError {
+        MachineError(
             .hypervisorMemory,
             "the kernel ended the hypervisor, which wanted more memory than its machine may take: "
-                + "\(group.limits.memory), its guest's and machine.overhead", machine)
+                + "\(limits.memory), its guest's and machine.overhead", machine)
     }
     /// Nothing of the guest runs from now on; `end` waits until the process is gone.
     func kill() { child.kill() }

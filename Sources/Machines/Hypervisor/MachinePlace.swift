@@ -20,8 +20,8 @@ protocol Walls: Sendable {
 protocol MachinePlace: AnyObject, Sendable {
     /// Who works there, where that is known before it starts.
     var owner: Credentials? { get }
-    /// What bounds it; `nil`: nothing does.
-    var group: MachineGroup? { get }
+    /// What it may take of its host, if the host can see to that.
+    var limits: MachineLimits? { get }
 
     /// - Parameter work: the name of its directory, if it has one.
     @LoopActor
@@ -39,6 +39,9 @@ protocol HypervisorChild: AnyObject {
 
     func begun(before deadline: ContinuousClock.Instant) async throws(MachineError)
     func kill()
+    /// Whether the kernel has ended it because it wanted more memory than its limits; asked when it
+    /// has ended.
+    var wantedMoreMemory: Bool { get }
     /// Kills it, waits until it is gone, and says what it used; once.
     func end() async -> ChildUsage
 }
@@ -49,8 +52,12 @@ final class OwnChild: HypervisorChild {
     let pid: pid_t
     let pidDescriptor: CInt
     private var child: Child?
+    /// Until it has ended.
+    private var group: MachineGroup?
+    private(set) var wantedMoreMemory = false
 
-    init(_ child: consuming Child) {
+    init(_ child: consuming Child, in group: MachineGroup? = nil) {
+        self.group = group
         pid = child.pid
         pidDescriptor = child.pidDescriptor
         self.child = consume child
@@ -59,17 +66,21 @@ final class OwnChild: HypervisorChild {
     func kill() { child?.signal(SIGKILL) }
     func end() async -> ChildUsage {
         guard let child = child.take() else { return ChildUsage() }
-        return await child.end()
+        let usage = await child.end()
+        wantedMoreMemory = group?.wantedMoreMemory ?? false
+        group = nil
+        return usage
     }
 }
 
 extension JailCell: MachinePlace {
     var owner: Credentials? { credentials }
+    var limits: MachineLimits? { group?.limits }
 
     func start(
         _ request: SpawnRequest, _ name: HypervisorName, work: String?
     ) throws(MachineError) -> any HypervisorChild {
-        OwnChild(try attempting(Child.spawn(wrap(request, name, work: work))))
+        OwnChild(try attempting(Child.spawn(wrap(request, name, work: work))), in: group)
     }
 }
 
@@ -87,7 +98,7 @@ func wallsFound(
     _ settings: HostSettings, _ probe: HostProbe, in directory: String
 ) async throws(MachineError) -> Result<(any Walls)?, MachineError> {
     if let path = settings.launcher {
-        let launcher = try Launcher(path, probe)
+        let launcher = try Launcher(path, settings, probe)
         let look = try await launcher.look(probe.hypervisor)
         if settings.profile == .production {
             try AcceptedRisks(settings.acceptedRisks).check(

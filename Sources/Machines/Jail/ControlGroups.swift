@@ -63,11 +63,11 @@ final class ControlGroups: Sendable {
     /// In the host's directory: where its groups are, for the sweep.
     static let noteName = "cgroup"
 
-    private let directory: String
+    let directory: String
     /// Controllers that bound its machines.
     let active: Set<String>
     /// MAJOR:MINOR of the disk that scratch disks stand on.
-    private let device: String?
+    let device: String?
     /// Groups that something was still in, such as the kernel's half of a vsock.
     private let leftovers = Mutex<[String]>([])
 
@@ -96,12 +96,13 @@ final class ControlGroups: Sendable {
     deinit { _ = removeControlGroup(directory) }
 
     /// What does not bound machines here, for the worker's first lines; `nil`: all of it does.
-    var shortfall: String? {
-        let missing = Self.needed.subtracting(active).sorted()
+    var shortfall: String? { Self.shortfall(where: active, Self.remedy) }
+    static func shortfall(where active: Set<String>, _ remedy: String) -> String? {
+        let missing = needed.subtracting(active).sorted()
         guard !missing.isEmpty else { return nil }
         let what = ["cpu": "processor time", "memory": "memory", "pids": "threads"]
         return "no control group bounds a machine's "
-            + "\(missing.compactMap { what[$0] }.joined(separator: ", ")): \(Self.remedy)"
+            + "\(missing.compactMap { what[$0] }.joined(separator: ", ")): \(remedy)"
     }
     /// Where no controllers are handed out.
     static let remedy =

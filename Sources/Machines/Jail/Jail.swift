@@ -28,8 +28,9 @@ final class Jail: Sendable {
     /// What bounds its machines; or why nothing does.
     let groups: Result<ControlGroups, MachineError>
     private let settings: HostSettings
-    /// A test watches every system call of what is started from now on; no setting leads here.
-    let isRecorded = Atomic(false)
+    /// Not 0: a test watches system calls of what is started from now on, as `Recording` of
+    /// mayfly-jail; no setting leads here.
+    let recording = Atomic(0)
     /// Of hypervisors that need a directory each.
     let machinesDirectory: String
 
@@ -113,7 +114,8 @@ final class Jail: Sendable {
             "file-size=\(request.fileSizeLimit)", "address-space=\(request.addressSpaceLimit)",
             "processes=\(MachineLimits.threads)",
         ]
-        if isRecorded.load(ordering: .relaxed) { words.append("record=1") }
+        let recording = recording.load(ordering: .relaxed)
+        if recording != 0 { words.append("record=\(recording)") }
         words += Set(request.kept).subtracting([request.executable]).sorted().map { "keep=\($0)" }
         if accelerator == .kvm, let group = HypervisorUser.deviceGroup {
             words.append("device-group=\(group)")

@@ -6,18 +6,24 @@ import Events
 import Glibc
 import Launch
 import Processes
+import Synchronization
 
 /// The walls that the launcher builds.
 final class Launcher: Walls {
     /// Where the launcher of the systemd units listens.
     static let standardPath = "/run/mayfly-launcher.sock"
 
-    private let path: String
+    fileprivate let path: String
     private let program: ProgramIdentity
+    private let settings: HostSettings
+    /// What the launcher said when a machine was last started; `nil`: none was.
+    private let bounds = Mutex<LaunchBounds?>(nil)
     let accelerator: Accelerator
 
     /// - Throws: `hostUnfit` where machines cannot be launched.
-    init(_ path: String, _ probe: HostProbe) throws(MachineError) {
+    init(
+        _ path: String, _ settings: HostSettings, _ probe: HostProbe
+    ) throws(MachineError) {
         guard probe.hypervisor.name == .qemu else {
             throw MachineError(
                 .hostUnfit,
@@ -25,6 +31,7 @@ final class Launcher: Walls {
                     + "own user's; set machine.hypervisor = qemu, or machine.launcher = none")
         }
         self.path = path
+        self.settings = settings
         accelerator = probe.profile.accelerator
         var facts = stat()
         guard unsafe fstat(probe.hypervisor.descriptor, &facts) == 0 else {
@@ -36,18 +43,36 @@ final class Launcher: Walls {
             changedNanoseconds: UInt64(bitPattern: Int64(facts.st_ctim.tv_nsec)))
     }
 
+    /// `look` has asked by the time that anybody wants to know.
     var shortfall: String? {
-        "no control group bounds a machine: the launcher makes none"
+        let bounds = bounds.withLock { $0 } ?? []
+        let controllers: [(LaunchBounds, String)] = [
+            (.memory, "memory"), (.processors, "cpu"), (.threads, "pids"),
+        ]
+        let active = Set(controllers.filter { bounds.contains($0.0) }.map(\.1))
+        return ControlGroups.shortfall(where: active, Self.remedy)
     }
-    func place(for hardware: VirtualHardware) -> any MachinePlace { LauncherPlace(self) }
+    /// Where the launcher makes no control groups, or less than it should.
+    private static let remedy =
+        "the launcher has no control groups of version 2 with such controllers; boot with "
+        + "systemd.unified_cgroup_hierarchy=1, and run the launcher as a service with Delegate=yes"
+
+    func place(for hardware: VirtualHardware) -> any MachinePlace {
+        LauncherPlace(self, MachineLimits(hardware, isBooting: false, settings))
+    }
+    fileprivate func note(_ bounds: LaunchBounds) { self.bounds.withLock { $0 = bounds } }
 
     /// Asks for a machine; `begun` of what is returned waits for the answer.
     @LoopActor
-    fileprivate func start(_ request: SpawnRequest) throws(MachineError) -> LaunchedChild {
+    fileprivate func start(
+        _ request: SpawnRequest, _ limits: MachineLimits
+    ) throws(MachineError) -> LaunchedChild {
         let kept = Set(request.kept).subtracting([request.executable]).sorted()
         var message = LaunchRequest(
             program: program, fileSize: request.fileSizeLimit,
-            addressSpace: request.addressSpaceLimit, kept: kept.map { UInt32(bitPattern: $0) },
+            addressSpace: request.addressSpaceLimit, memory: UInt64(clamping: limits.memory.bytes),
+            processorPercent: UInt32(clamping: limits.processorPercent),
+            kept: kept.map { UInt32(bitPattern: $0) },
             arguments: request.arguments.map { Array($0.utf8) })
         message.hugePages = request.hugePages
         let standard = [request.standardInput, request.standardOutput, request.standardError]
@@ -63,7 +88,7 @@ final class Launcher: Walls {
         guard sent == bytes.count || sent == -EPIPE || sent == -ECONNRESET else {
             throw Self.refusal(path, sent < 0 ? -sent : EMSGSIZE)
         }
-        return LaunchedChild(owned, path)
+        return LaunchedChild(owned, self)
     }
     private static func refusal(_ path: String, _ code: CInt) -> MachineError {
         let remedy =
@@ -85,7 +110,9 @@ final class Launcher: Walls {
         let request = program.trialRequest(
             accelerator, monitor: monitor.theirs.number, messages: messages.writer.number,
             addressSpace: 3 << 30)
-        let child = try start(request)
+        // Large enough to start in, and no more.
+        let child = try start(
+            request, MachineLimits(memory: .mebibytes(512), processorPercent: 200))
         do throws(MachineError) {
             try await child.begun(before: .now + .seconds(30))
         } catch {
@@ -103,7 +130,7 @@ final class Launcher: Walls {
             && greeting.revents & Int16(POLLIN) != 0
         let look = JailLook(
             at: child.pid, user: child.user,
-            .failure(MachineError(.hostUnfit, "the launcher makes no control groups")))
+            .failure(MachineError(.hostUnfit, Self.remedy)))
         let usage = await child.end()
         guard isUp else {
             throw MachineError(
@@ -119,38 +146,44 @@ final class Launcher: Walls {
 private final class LauncherPlace: MachinePlace {
     private let launcher: Launcher
     var owner: Credentials? { nil }
-    var group: MachineGroup? { nil }
+    private let bounds: MachineLimits
+    var limits: MachineLimits? { bounds }
 
-    init(_ launcher: Launcher) { self.launcher = launcher }
+    init(_ launcher: Launcher, _ bounds: MachineLimits) {
+        self.launcher = launcher
+        self.bounds = bounds
+    }
 
     func start(
         _ request: SpawnRequest, _ name: HypervisorName, work: String?
-    ) throws(MachineError) -> any HypervisorChild { try launcher.start(request) }
+    ) throws(MachineError) -> any HypervisorChild { try launcher.start(request, bounds) }
 }
 
 /// A machine's process that the launcher started; its end is the connection's end.
 @LoopActor
 final class LaunchedChild: HypervisorChild {
     private let connection: Descriptor
-    private let path: String
+    private let launcher: Launcher
+    private(set) var wantedMoreMemory = false
     private var process: Descriptor?
     private(set) var pid: pid_t = 0
     private(set) var user: uid_t = .max
     var pidDescriptor: CInt { process?.number ?? -1 }
 
-    fileprivate init(_ connection: consuming Descriptor, _ path: String) {
+    fileprivate init(_ connection: consuming Descriptor, _ launcher: Launcher) {
         self.connection = connection
-        self.path = path
+        self.launcher = launcher
     }
 
     func begun(before deadline: ContinuousClock.Instant) async throws(MachineError) {
         guard process == nil else { return }
         while true {
             switch receive() {
-            case .started(let pid, let user)?:
+            case .started(let pid, let user, let bounds)?:
                 guard process != nil else { throw lost("sent no descriptor of the machine") }
                 self.pid = pid_t(truncatingIfNeeded: pid)
                 self.user = user
+                launcher.note(bounds)
                 return
             case .refused(let refusal)?:
                 throw MachineError(.hostUnfit, "the launcher refuses a machine: \(refusal)")
@@ -167,7 +200,7 @@ final class LaunchedChild: HypervisorChild {
         }
     }
     private func lost(_ words: String) -> MachineError {
-        MachineError(.hostUnfit, "the launcher at \(path) \(words); look at its log")
+        MachineError(.hostUnfit, "the launcher at \(launcher.path) \(words); look at its log")
     }
 
     /// Nobody but the launcher may send it a signal: its user is another.
@@ -178,6 +211,7 @@ final class LaunchedChild: HypervisorChild {
         while true {
             let reply = receive()
             if case .ended(let ending)? = reply {
+                wantedMoreMemory = ending.wantedMoreMemory
                 return ChildUsage(
                     status: Int32(clamping: ending.status),
                     user: .microseconds(Int64(clamping: ending.userMicroseconds)),

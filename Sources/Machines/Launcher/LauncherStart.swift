@@ -5,6 +5,7 @@ import CLinux
 import Events
 import Foundation
 import Glibc
+import Launch
 import Processes
 
 extension HostSettings {
@@ -28,14 +29,43 @@ package struct LauncherCeilings: Sendable {
     package var machines = 4096
     package var fileSize: ByteCount
     package var addressSpace: ByteCount
+    /// Of a control group.
+    package var memory: ByteCount
+    package var processorPercent: Int
 
-    /// - Parameter images: all that machines are made from.
-    package init(_ images: [ImageDefinition]) {
+    /// - Parameters:
+    ///   - images: all that machines are made from.
+    ///   - overhead: of a hypervisor, beside its guest's memory.
+    package init(_ images: [ImageDefinition], overhead: ByteCount) {
         let memory = images.map(\.memory).max() ?? .gibibytes(1)
         let scratch = images.map(\.scratch).max() ?? ByteCount(bytes: 0)
         fileSize = max(memory, scratch)
         // QEMU's own beside its guest's.
         addressSpace = ByteCount(bytes: memory.bytes + ByteCount.gibibytes(3).bytes)
+        // At least what a look at a hypervisor may have.
+        self.memory = ByteCount(
+            bytes: max(memory.bytes, ByteCount.mebibytes(512).bytes) + overhead.bytes)
+        // Its guest's, and one for disks and ports.
+        processorPercent = 100 * ((images.map(\.vCPUCount).max() ?? 1) + 1)
+    }
+}
+
+extension ControlGroups {
+    /// As mayfly-launcher takes them: what it can bound, and the disk.
+    fileprivate func words(_ rate: ByteCount) -> [String] {
+        var bounds: LaunchBounds = []
+        if active.contains("memory") { bounds.insert(.memory) }
+        if active.contains("cpu") { bounds.insert(.processors) }
+        if active.contains("pids") { bounds.insert(.threads) }
+        var words: [String] = []
+        if rate.bytes > 0, let numbers = device?.split(separator: ":"), numbers.count == 2 {
+            bounds.insert(.disk)
+            words = [
+                "disk-major=\(numbers[0])", "disk-minor=\(numbers[1])",
+                "disk-rate=\(rate.bytes)",
+            ]
+        }
+        return ["bounds=\(bounds.rawValue)"] + words
     }
 }
 
@@ -47,6 +77,8 @@ package struct LauncherStart: ~Copyable {
     private let path: String
     private let program: Descriptor
     private let mark: HostMark
+    /// Removes them when it is dropped: not before this process is the launcher.
+    private let groups: ControlGroups?
     private let kept: [Descriptor.Shared]
     private let arguments: [String]
 
@@ -96,8 +128,19 @@ package struct LauncherStart: ~Copyable {
         if probe.profile.accelerator == .kvm, let group = HypervisorUser.deviceGroup {
             words.append("device-group=\(group)")
         }
+        words += ["memory=\(ceilings.memory.bytes)", "processors=\(ceilings.processorPercent)"]
+        var kept = [hypervisor, jailProgram, directory, slots, socket]
+        let made: ControlGroups? = try? jail.groups.get()
+        if let made {
+            let file = try opened(made.directory, O_RDONLY | O_DIRECTORY)
+            words += ["groups=\(file.number)"] + made.words(settings.diskRate)
+            kept.append(file)
+        } else {
+            words.append("bounds=0")
+        }
+        groups = made
         arguments = words
-        kept = [hypervisor, jailProgram, directory, slots, socket]
+        self.kept = kept
         self.path = path
         self.program = program
         self.mark = mark

@@ -127,6 +127,50 @@ struct ControlGroupTests {
     }
 
     @Test(.enabled(if: JailedStub.hasControlGroups, JailedStub.noControlGroups))
+    func `slows down what a hypervisor writes to the disk that scratch disks stand on`()
+        async throws
+    {
+        let stub = try await JailedStub()
+        // A disk of its own: what tests write to elsewhere may be memory.
+        let place = try ScratchPlace()
+        let (host, disk, image) = ("\(place.path)/1-disk", "\(place.path)/d", "\(place.path)/i")
+        for path in [host, disk] { try makeDirectory(path) }
+        for words in [
+            ["modprobe", "loop"], ["truncate", "-s", "64M", image],
+            ["mke2fs", "-q", "-t", "ext4", "-F", image], ["mount", "-o", "loop", image, disk],
+        ] {
+            let done = try await runTool(words)
+            try #require(done.status == 0, "\(words): \(done.output)")
+        }
+        defer { unsafe umount2(disk, CInt(MNT_DETACH)) }
+        let groups = try ControlGroups(of: host, disk: disk)
+        let device = try #require(groups.device)
+        var limits = MachineLimits(memory: .mebibytes(96), processorPercent: 100)
+        limits.diskRate = .mebibytes(2)
+        let group = try groups.make(limits)
+        let rate = 2 << 20
+        #expect(
+            kernelText("\(group.path)/io.max")?.trimmed
+                == "\(device) rbps=\(rate) wbps=\(rate) riops=max wiops=max")
+        let direct: CInt = 0o40000
+        let file = try Descriptor.open("\(disk)/scratch", O_RDWR | O_CREAT | direct)
+        var request = stub.request(["write_disk", "\(file.number)"], kept: [file.number])
+        request.controlGroup = group.descriptor
+        let begin = ContinuousClock.now
+        let child = try Child.spawn(request)
+        #expect(await child.hasEnded(within: .seconds(300)))
+        let duration = ContinuousClock.now - begin
+        let usage = await child.end()
+        #expect(usage.status == 0)
+        let written = (kernelText("\(group.path)/io.stat") ?? "").split(separator: "\n")
+            .first { $0.hasPrefix("\(device) ") }?.split(separator: " ")
+            .first { $0.hasPrefix("wbytes=") }.flatMap { Int($0.dropFirst(7)) }
+        #expect(try #require(written) >= 8 << 20)
+        // 8 MiB at 2 MiB a second; the first of them at once.
+        #expect(duration > .seconds(3), "\(duration)")
+    }
+
+    @Test(.enabled(if: JailedStub.hasControlGroups, JailedStub.noControlGroups))
     func `is what doctor finds, and without it doctor says what is not bounded`() async throws {
         let stub = try await JailedStub()
         func finding(without layers: Set<JailLayer>) async throws -> DoctorFinding {

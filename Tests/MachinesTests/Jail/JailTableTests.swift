@@ -43,8 +43,20 @@ struct Attempt: Sendable {
         let needed = ["hear_host": 4, "connect_abstract": 6, "see_process": 6][words[0]] ?? 1
         var missing: Set<JailLayer> = version >= needed ? [] : [.landlock]
         if !JailedStub.hasControlGroups { missing.insert(.group) }
-        return layers.subtracting(missing)
+        // Its rings count as locked memory in newer kernels: 6.18 refuses them, 6.1 did not.
+        if words[0] == "io_uring", Self.kernel < (6, 14) { missing.insert(.limits) }
+        return layers.union(more).subtracting(missing)
     }
+    /// Debian's kernels let only root look at events of the processor.
+    private var more: Set<JailLayer> {
+        let level = kernelText("/proc/sys/kernel/perf_event_paranoid").flatMap { Int($0.trimmed) }
+        return words[0] == "perf_events" && level ?? 0 > 2 ? [.user, .capabilities] : []
+    }
+    private static let kernel: (Int, Int) = {
+        let release = kernelText("/proc/sys/kernel/osrelease") ?? ""
+        let numbers = release.split { !$0.isNumber }.prefix(2).compactMap { Int($0) }
+        return numbers.count == 2 ? (numbers[0], numbers[1]) : (0, 0)
+    }()
 
     static let table: [Attempt] = [
         // Files.
@@ -70,7 +82,7 @@ struct Attempt: Sendable {
         Attempt("use a descriptor it was not given", "use_descriptor", "$FILE", by: .descriptors),
         Attempt("lock a file that others have", "lock_file", "$FILE", by: .filter),
         Attempt("make a memory file", "make_memory_file", by: .filter),
-        Attempt(
+        .ifPossible(
             "open a file by its handle", "open_by_handle", by: .filter, .user, .capabilities,
             .landlock),
         // Mounts and namespaces.

@@ -49,7 +49,7 @@ struct LauncherTests {
         var request = try launcher.request()
         request.standard = [false, true, false]
         try conversation.send(request.encoded(), [pair.theirs.number])
-        guard case .started(let number, let user)? = await conversation.reply() else {
+        guard case .started(let number, let user, _)? = await conversation.reply() else {
             Issue.record("it did not start")
             return
         }
@@ -154,6 +154,10 @@ struct LauncherTests {
         add("ceiling") { $0.addressSpace = 5 << 30 }
         add("ceiling") { $0.addressSpace = .max }
         add("ceiling") { $0.fileSize = 2 << 20 }
+        add("ceiling") { $0.memory = 129 << 20 }
+        add("ceiling") { $0.processorPercent = 201 }
+        add("no memory or no processor") { $0.memory = 0 }
+        add("no memory or no processor") { $0.processorPercent = 0 }
         add("another hypervisor") { $0.program.inode += 1 }
         add("another hypervisor") { $0.program.changedNanoseconds += 1 }
         add("0 descriptors came, not 1") { $0.kept = [5] }

@@ -48,8 +48,18 @@ final class StubLauncher {
             "jail": UInt64(stub.jail.programDescriptor), "directory": UInt64(directory.number),
             "slots": UInt64(slots.number), "worker": UInt64(worker), "first-user": UInt64(first),
             "users": 4096, "kvm": 0, "file-size": 1 << 20, "address-space": 4 << 30,
-            "machines": 64,
+            "memory": 128 << 20, "processors": 200, "machines": 64, "bounds": 0,
         ]
+        // As what starts it for a worker does.
+        let groups = try? stub.jail.groups.get()
+        let group = try groups.map {
+            Descriptor.Shared(try Descriptor.open($0.directory, O_RDONLY | O_DIRECTORY))
+        }
+        if let groups, let group {
+            values["groups"] = UInt64(group.number)
+            let bits: [String: UInt64] = ["memory": 1, "cpu": 2, "pids": 4]
+            values["bounds"] = groups.active.compactMap { bits[$0] }.reduce(0, |)
+        }
         values.merge(words) { $1 }
         messages = try HypervisorLog("mayfly-messages")
         var request = SpawnRequest(arguments: [path] + values.map { "\($0.key)=\($0.value)" })
@@ -57,6 +67,7 @@ final class StubLauncher {
             listening.number, program ?? stub.program.descriptor, stub.jail.programDescriptor,
             directory.number, slots.number,
         ]
+        request.kept += group.map { [$0.number] } ?? []
         request.mayGainPrivileges = true
         request.standardError = messages.writer.number
         request.fileLimit = 4096
@@ -84,7 +95,8 @@ final class StubLauncher {
                 device: UInt64(facts.st_dev), inode: UInt64(facts.st_ino),
                 changedSeconds: UInt64(bitPattern: Int64(facts.st_ctim.tv_sec)),
                 changedNanoseconds: UInt64(bitPattern: Int64(facts.st_ctim.tv_nsec))),
-            fileSize: 1 << 20, addressSpace: 4 << 30, kept: [],
+            fileSize: 1 << 20, addressSpace: 4 << 30, memory: 96 << 20, processorPercent: 100,
+            kept: [],
             arguments: (["stub"] + words).map { Array($0.utf8) })
     }
     func conversation() throws -> LauncherConversation {
@@ -97,7 +109,7 @@ final class StubLauncher {
         let conversation = try conversation()
         try conversation.send(try request().encoded())
         let reply = await conversation.reply()
-        guard case .started(let pid, let user)? = reply else {
+        guard case .started(let pid, let user, _)? = reply else {
             throw LaunchRefusal("no machine: \(String(describing: reply))")
         }
         return (conversation, pid_t(bitPattern: pid), user)

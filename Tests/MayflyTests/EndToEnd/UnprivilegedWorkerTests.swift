@@ -49,11 +49,6 @@ extension EndToEndTests {
             }
             return true
         }
-        /// Lets others than root to the server's socket.
-        private func openDatabase(of world: World) throws {
-            let found = try #require(world.url.firstMatch(of: /host=(\S+)/))
-            try #require(unsafe chmod(String(found.1), 0o711) == 0)
-        }
         private func expectNoRights(_ pid: Int32) {
             // Every thread that lives: the first one has ended by now, and keeps what it had.
             let names = try? FileManager.default.contentsOfDirectory(atPath: "/proc/\(pid)/task")

@@ -131,7 +131,13 @@ final class World: Sendable {
     }
 
     /// A worker of the built program; ready to claim when this returns.
-    func worker(_ flags: [String] = []) async throws -> Worker {
+    ///
+    /// - Parameters:
+    ///   - prefix: a program that becomes it.
+    ///   - environment: beside what all have here.
+    func worker(
+        _ flags: [String] = [], prefix: [String] = [], environment: [String: String] = [:]
+    ) async throws -> Worker {
         let arguments =
             ["worker", "--set", "machine.standby=1", "--set", "worker.lease=5s"] + flags
         let before = try number("select count(*) from mayfly.worker")
@@ -139,6 +145,8 @@ final class World: Sendable {
         let descriptor = unsafe open(log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0o600)
         defer { close(descriptor) }
         var request = request(arguments)
+        request.arguments = prefix + request.arguments
+        request.environment.merge(environment) { $1 }
         request.output = descriptor
         request.errors = descriptor
         let worker = Worker(program: try Program.start(request), log: log)

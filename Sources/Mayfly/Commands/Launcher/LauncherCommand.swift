@@ -42,6 +42,6 @@ extension Configuration {
     func launcherCeilings() throws(ConfigurationError) -> LauncherCeilings {
         var images: [ImageDefinition] = []
         for name in imageNames { images.append(try image(named: name)) }
-        return LauncherCeilings(images)
+        return LauncherCeilings(images, overhead: host.machineOverhead)
     }
 }
