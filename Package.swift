@@ -128,8 +128,8 @@ let package = Package(
         .testTarget(
             name: "MachinesTests",
             dependencies: [
-                "Machines", "Processes", "Events", "CLinux", "CTestSupport", "Launch", "StrictJSON",
-                "Wire",
+                "BrowseTools", "Machines", "Processes", "Events", "CLinux", "CTestSupport",
+                "Launch", "StrictJSON", "Wire",
             ],
             exclude: ["Jail/Calls"], swiftSettings: strict),
         .testTarget(

@@ -21,6 +21,7 @@ package enum BrowseTools {
             file("server.py", PackageResources.server_py),
             file("session.py", PackageResources.session_py),
             file("targets.py", PackageResources.targets_py),
+            file("trust.py", PackageResources.trust_py),
             file("waits.py", PackageResources.waits_py),
             file("warm.py", PackageResources.warm_py),
         ] + [(path: searchPath, bytes: Array("\(directory)\n".utf8))]

@@ -76,18 +76,7 @@ extension RealMachineTests {
         ) async throws {
             let host = try await TestImage.host()
             let image = try await host.image(name, generation: nil)
-            var clones: [[String]] = []
-            while clones.count < count {
-                let tasks = (clones.count..<min(count, clones.count + atOnce)).map { _ in
-                    Task { @LoopActor () async throws -> [String] in
-                        try await Canary.answers(of: image, on: host)
-                    }
-                }
-                for task in tasks { clones.append(try await task.value) }
-            }
-            #expect(clones.count == count)
-            #expect(clones.allSatisfy { $0.count >= 5 })
-            #expect(Canary.alike(clones) == nil)
+            try await expectNoTwoAlike(count, of: image, on: host, atMost: atOnce)
         }
 
         @Test func `has the host's time within 100 ms`() async throws {
@@ -208,6 +197,25 @@ extension RealMachineTests {
             #expect(await hypervisors(of: host).isEmpty)
         }
     }
+}
+
+/// Of so many machines, as many as that at the same time, none says what another one said.
+@LoopActor
+func expectNoTwoAlike(
+    _ count: Int, of image: GoldenImage, on host: MachineHost, atMost atOnce: Int
+) async throws {
+    var clones: [[String]] = []
+    while clones.count < count {
+        let tasks = (clones.count..<min(count, clones.count + atOnce)).map { _ in
+            Task { @LoopActor () async throws -> [String] in
+                try await Canary.answers(of: image, on: host)
+            }
+        }
+        for task in tasks { clones.append(try await task.value) }
+    }
+    #expect(clones.count == count)
+    #expect(clones.allSatisfy { $0.count >= 5 })
+    #expect(Canary.alike(clones) == nil)
 }
 
 /// Raised once, by whoever sees the first output.

@@ -184,9 +184,12 @@ struct ImageDefinitionTests {
             vCPUCount: 1, memory: .mebibytes(512), accelerator: .tcg, transport: .virtioSerial)
         let processor = try Processor.current()
         func generation(
-            _ definition: ImageDefinition, base: String = "b1", qemu: String = "7.2"
+            _ definition: ImageDefinition, base: String = "b1", qemu: String = "7.2",
+            as emulated: EmulatedProcessor? = nil
         ) -> String {
-            Manifest.generation(
+            var hardware = hardware
+            hardware.emulated = emulated
+            return Manifest.generation(
                 definition: definition, base: base, packages: "python3 3.11", agent: "00",
                 host: HostProfile(
                     hypervisor: .qemu, hypervisorVersion: qemu, processor: processor,
@@ -199,6 +202,8 @@ struct ImageDefinitionTests {
         #expect(generation(.code) != generation(other))
         #expect(generation(.code) != generation(.code, qemu: "8.0"))
         #expect(generation(.code) != generation(.code, base: "b2"))
+        #expect(generation(.code) != generation(.code, as: .intel))
+        #expect(generation(.code, as: .intel) != generation(.code, as: .amd))
     }
 }
 

@@ -118,6 +118,16 @@ struct TamperTests {
         try expectRefusal(naming: "model another")
     }
 
+    @Test func `a golden image made with another emulated processor is refused, by its setting`()
+        throws
+    {
+        for other in EmulatedProcessor.allCases where other != .max {
+            try resign { $0.hardware.emulated = other }
+            try expectRefusal(
+                naming: "made with machine.processor.model = \(other), this host has max; rebuild")
+        }
+    }
+
     @Test func `a golden image made for another accelerator or transport is refused`() throws {
         try resign { $0.hardware.accelerator = .kvm }
         try expectRefusal(naming: "accelerator kvm")

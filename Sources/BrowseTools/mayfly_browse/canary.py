@@ -12,6 +12,8 @@ import sys
 from . import job
 
 DRAWS = 300
+# Of anything here: clones are proven at the same time, on a host that may have other work.
+_SECONDS = 300
 _SCRIPT = """
 import mayfly_browse.canary as canary
 await canary.within(page, context, browser)
@@ -59,7 +61,7 @@ class _Listener:
             writer.close()
 
     async def next(self):
-        return await asyncio.wait_for(self.hellos.get(), 300)
+        return await asyncio.wait_for(self.hellos.get(), _SECONDS)
 
 
 def fields(hello):
@@ -100,6 +102,7 @@ async def within(page, context, running):
     _say("getRandomValues of the waiting page", drawn["drawn"])
     async with _Listener() as listener:
         fresh = await running.new_context(proxy={"server": f"http://127.0.0.1:{listener.port}"})
+        fresh.set_default_timeout(_SECONDS * 1000)
         other = await fresh.new_page()
         await other.goto("http://localhost/", wait_until="commit")
         drawn = await other.evaluate(_DRAW)

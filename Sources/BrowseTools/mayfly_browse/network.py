@@ -21,6 +21,21 @@ def rule(url):
         return None
 
 
+def request_rule(request):
+    """As `rule`, of what was answered within TLS: then the proxy looks at method and path."""
+    parts = urlsplit(request.url)
+    if parts.scheme != "https":
+        return rule(request.url)
+    return f"{request.method} https://{parts.netloc.rpartition('@')[2]}{parts.path or '/'}"
+
+
+def remedy(why, allow):
+    """What would let it through, and in whose list."""
+    if why == "above_ceiling":
+        return f"the operator's list would have to have \"{allow}\""
+    return f'"network": {{"allow": ["{allow}"]}} would allow it'
+
+
 async def ask_proxy(destination):
     """Why the proxy opens no tunnel to there; None when it would."""
     host, port = browser.PROXY.removeprefix("http://").split(":")
@@ -75,7 +90,7 @@ class Network:
         except Exception:
             return
         if why:
-            self._refused(response.request, why[:100])
+            self._refused(response.request, why[:100], request_rule(response.request))
 
     def _ended(self, request, failure):
         self.last_change = time.monotonic()
@@ -108,7 +123,8 @@ class Network:
         task.add_done_callback(self._tasks.discard)
 
     async def _find_why(self, request):
-        self._refused(request, await self.why(rule(request.url)))
+        allow = rule(request.url)
+        self._refused(request, await self.why(allow), allow)
 
     async def why(self, destination):
         if destination is None:
@@ -117,8 +133,7 @@ class Network:
             self._why[destination] = await ask_proxy(destination) or "unreachable"
         return self._why[destination]
 
-    def _refused(self, request, why):
-        allow = rule(request.url)
+    def _refused(self, request, why, allow):
         key = (allow, request.resource_type, why)
         entry = self._blocked.get(key)
         if entry:
@@ -133,8 +148,7 @@ class Network:
             }
             self.warn(
                 "requests_blocked",
-                f"{request.url[:300]} was not fetched ({why}); "
-                f'"network": {{"allow": ["{allow}"]}} would allow it',
+                f"{request.url[:300]} was not fetched ({why}); {remedy(why, allow)}",
             )
 
     async def settle(self):

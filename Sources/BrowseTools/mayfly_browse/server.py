@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 
-from . import browser, content, session
+from . import browser, content, session, trust
 from .events import Failure, encode, log
 
 _PID = os.path.join(browser.HOME, "pid")
@@ -120,6 +120,14 @@ class Server:
         page = await context.new_page()
         return browser.Ready(context, page, await context.new_cdp_session(page))
 
+    @staticmethod
+    def _trust(authority):
+        """Without it the page is not loaded, and its certificate is the reason."""
+        try:
+            trust.add(authority)
+        except (OSError, ValueError, AttributeError) as error:
+            log(f"the authority that ends TLS for this job is not trusted: {error}")
+
     async def serve(self, connection):
         """One job, on one connection: the request, then lines of events."""
         reader, writer = connection
@@ -128,6 +136,8 @@ class Server:
             if size > _REQUEST_BYTES:
                 raise ValueError(f"a request of {size} bytes")
             request = json.loads(await reader.readexactly(size))
+            if "authority" in request:
+                self._trust(request["authority"])
             job = session.Session(
                 self,
                 request["request"],

@@ -329,15 +329,15 @@ class Session:
         self.value["type"] = headers.get("content-type", "")[:200]
         why = headers.get(network.REASON_HEADER)
         if response.status == 403 and why:
-            raise self._denied(response.url, why[:100])
+            raise self._denied(response.url, why[:100], network.request_rule(response.request))
         if self.request.get("fail_on_status") and response.status >= 400:
             raise Failure("http_status", f"{url[:300]} was answered with status {response.status}")
 
-    def _denied(self, url, why):
+    @staticmethod
+    def _denied(url, why, allow):
         return Failure(
             "network_denied",
-            f"{url[:300]} may not be reached ({why}); "
-            f'"network": {{"allow": ["{network.rule(url)}"]}} would allow it',
+            f"{url[:300]} may not be reached ({why}); {network.remedy(why, allow)}",
         )
 
     async def _not_there(self, url, error):
@@ -352,7 +352,8 @@ class Session:
                     return
                 await asyncio.sleep(0.02)
         if any(word in error for word in network._DENIED):
-            raise self._denied(url, await self.network.why(network.rule(url)))
+            allow = network.rule(url)
+            raise self._denied(url, await self.network.why(allow), allow)
         if code == "ERR_TOO_MANY_REDIRECTS":
             raise Failure("redirect_loop", f"{url[:300]} was redirected again and again")
         if code.startswith("ERR_CERT_"):

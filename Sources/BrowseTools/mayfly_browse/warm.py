@@ -8,7 +8,7 @@ import select
 import sys
 import time
 
-from . import browser, server
+from . import browser, server, trust
 
 USER = 1000
 # OpenSSL inside Playwright's Node keeps a generator of its own, whose state would be the same in
@@ -90,6 +90,7 @@ def _serve(driver, ready):
     for name in ("HOME", "TMPDIR", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"):
         os.environ[name] = os.path.join(browser.HOME, "home")
     os.environ["LANG"] = "C.UTF-8"
+    trust.add_local()
 
     def up():
         os.write(driver, b"1")

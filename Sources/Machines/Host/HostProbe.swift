@@ -108,7 +108,9 @@ package struct HostProbe: Sendable {
         else { return (nil, choices + found.findings) }
         let profile = HostProfile(
             hypervisor: name, hypervisorVersion: program.version, processor: processor,
-            accelerator: chosenAccelerator, transport: chosenTransport)
+            accelerator: chosenAccelerator, transport: chosenTransport,
+            emulated: chosenAccelerator == .tcg && settings.processorModel != .max
+                ? settings.processorModel : nil)
         let ours = choices.filter { $0.state == .degraded }.filter {
             switch $0.name {
             case "hypervisor": settings.hypervisor == nil

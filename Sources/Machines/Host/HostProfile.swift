@@ -11,6 +11,8 @@ package struct HostProfile: Sendable {
     var processor: Processor
     package var accelerator: Accelerator
     package var transport: Transport
+    /// What emulated processors are; `nil`: what QEMU chooses, or the host's own under KVM.
+    var emulated: EmulatedProcessor?
 
     /// Whether a snapshot may be restored here.
     ///
@@ -33,6 +35,11 @@ package struct HostProfile: Sendable {
         }
         if manifest.hardware.accelerator != accelerator {
             throw refuse("accelerator", "\(manifest.hardware.accelerator)", "\(accelerator)")
+        }
+        if manifest.hardware.emulated != emulated {
+            throw refuse(
+                "machine.processor.model =",
+                (manifest.hardware.emulated ?? .max).rawValue, (emulated ?? .max).rawValue)
         }
         if manifest.hardware.transport != transport {
             throw refuse("transport", "\(manifest.hardware.transport)", "\(transport)")

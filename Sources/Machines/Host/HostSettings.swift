@@ -17,6 +17,19 @@ package enum Accelerator: String, Sendable, Codable, CaseIterable, CustomStringC
     package var description: String { rawValue }
 }
 
+/// What an emulated processor says it is; under KVM it is the host's.
+///
+/// Programs choose by it: BoringSSL, a browser's, mixes RDRAND into each draw on Intel only.
+package enum EmulatedProcessor: String, Sendable, Codable, CaseIterable, CustomStringConvertible {
+    /// All that QEMU can emulate, with the maker that it chooses.
+    case max
+    case amd
+    case intel
+    case amdWithoutRDRAND = "amd-without-rdrand"
+    case intelWithoutRDRAND = "intel-without-rdrand"
+    package var description: String { rawValue }
+}
+
 /// What carries the host's one connection to the guest agent.
 package enum Transport: String, Sendable, Codable, CaseIterable, CustomStringConvertible {
     case vsock
@@ -31,6 +44,8 @@ package struct HostSettings: Sendable {
     package var hypervisor: HypervisorName?
     package var accelerator: Accelerator?
     package var transport: Transport?
+    /// Under emulation.
+    package var processorModel = EmulatedProcessor.max
     /// How long a stock guest may take under KVM until its agent answers; then KVM does not work.
     package var probeTimeout = Duration.seconds(60)
     /// Pre-spawned hypervisor processes kept waiting, per image.

@@ -54,6 +54,8 @@ struct VirtualHardware: Sendable, Hashable, Codable {
     var transport: Transport
     /// Of the disk that each machine has for itself; `nil`: none.
     var scratch: ByteCount?
+    /// As `HostProfile.emulated`; absent where it is QEMU's choice, as in every manifest before.
+    var emulated: EmulatedProcessor?
 }
 
 /// The files of one machine, open.

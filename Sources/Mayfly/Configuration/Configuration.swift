@@ -196,6 +196,7 @@ extension Configuration {
         settings.hypervisor = HypervisorName(rawValue: text(.hypervisor))
         settings.accelerator = Accelerator(rawValue: text(.accelerator))
         settings.transport = Transport(rawValue: text(.transport))
+        settings.processorModel = EmulatedProcessor(rawValue: text(.processorModel)) ?? .max
         settings.probeTimeout = duration(.probeTimeout)
         settings.standbys = count(.standbys)
         settings.overcommit = count(.workerOvercommit)

@@ -98,6 +98,9 @@ extension Setting {
     static let transport = Setting(
         "machine.transport", .choice(Transport.self), "auto",
         "the host's one connection to the guest agent")
+    static let processorModel = Setting(
+        "machine.processor.model", .word(EmulatedProcessor.allCases.map(\.rawValue)), "max",
+        "what an emulated processor says it is; under KVM it is the host's")
     static let probeTimeout = Setting(
         "machine.probe.timeout", .duration(.seconds(1) ... .seconds(3600)), "60s",
         "how long a stock guest may take under KVM until its agent answers")
@@ -234,7 +237,7 @@ extension Setting {
         [
             databaseURL, stateDirectory, runtimeDirectory, secretKeys, workerName, workerSlots,
             workerOvercommit, workerQueues, workerKinds, workerLease, drainTimeout, hypervisor,
-            accelerator, transport, probeTimeout, standbys, warmMemory, warmAge,
+            accelerator, transport, processorModel, probeTimeout, standbys, warmMemory, warmAge,
             qemuBinary, firecrackerBinary, jail, jailUsers, jailBinary, machineOverhead, diskRate,
             launcher, imageKeys, securityProfile, securityAccept,
             agentBinary, codeImage, codeTimeout, codeTimeoutMax, inputFile, inputTotal,

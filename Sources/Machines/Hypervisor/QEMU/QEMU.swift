@@ -114,6 +114,17 @@ final class QEMU: Hypervisor {
         }
     }
 
+    private static func processor(_ hardware: VirtualHardware) -> String {
+        if hardware.accelerator == .kvm { return "host" }
+        return switch hardware.emulated ?? .max {
+        case .max: "max"
+        case .amd: "max,vendor=AuthenticAMD"
+        case .intel: "max,vendor=GenuineIntel"
+        case .amdWithoutRDRAND: "max,vendor=AuthenticAMD,rdrand=off,rdseed=off"
+        case .intelWithoutRDRAND: "max,vendor=GenuineIntel,rdrand=off,rdseed=off"
+        }
+    }
+
     private static func arguments(
         _ hardware: VirtualHardware, _ parts: MachineParts, _ vsock: VsockContext?,
         monitor: CInt, port: CInt, console: CInt
@@ -123,7 +134,7 @@ final class QEMU: Hypervisor {
         var arguments = [
             "-M", "microvm,acpi=on,rtc=on,pit=on,pic=on,isa-serial=on,memory-backend=memory",
             "-accel", accelerator(hardware, parts),
-            "-cpu", hardware.accelerator == .kvm ? "host" : "max",
+            "-cpu", processor(hardware),
             "-smp", "\(hardware.vCPUCount)", "-m", "\(hardware.memory.bytes >> 20)M",
             "-object",
             "memory-backend-file,id=memory,size=\(memory),"

@@ -127,7 +127,8 @@ package struct ImageBuilder {
         let hardware = VirtualHardware(
             vCPUCount: definition.vCPUCount, memory: definition.memory,
             accelerator: profile.accelerator, transport: profile.transport,
-            scratch: definition.scratch.bytes > 0 ? definition.scratch : nil)
+            scratch: definition.scratch.bytes > 0 ? definition.scratch : nil,
+            emulated: profile.emulated)
         let agentDigest = SHA256.hex(of: agent)
         let generation = Manifest.generation(
             definition: definition, base: base.id, packages: base.packages, agent: agentDigest,

@@ -82,7 +82,8 @@ final class Servers: Sendable {
         open("deb/DEBIAN/control", "w").write("Package: little\\nVersion: 1\\nArchitecture: all\\n"
             "Maintainer: t <t@t>\\nDescription: t\\n")
         open("deb/usr/bin/little", "w").write("#!/bin/sh\\necho unpacked\\n")
-        os.chmod("deb/usr/bin/little", 0o755)
+        open("deb/DEBIAN/postinst", "w").write('#!/bin/sh\\necho configured > "$DPKG_ROOT/usr/note"\\n')
+        os.chmod("deb/usr/bin/little", 0o755); os.chmod("deb/DEBIAN/postinst", 0o755)
         run("dpkg-deb", "-b", "--root-owner-group", "deb", "apt/little_1_all.deb")
         data = open("apt/little_1_all.deb", "rb").read()
         open("apt/Packages", "w").write(open("deb/DEBIAN/control").read() +
@@ -259,13 +260,18 @@ extension EndToEndTests {
                     (
                         "apt",
                         """
-                        mkdir -p .apt/lists/partial .apt/archives/partial && cd .apt
-                        echo "deb [trusted=yes] \(base)/apt ./" > sources
-                        apt="apt-get -q -o Dir::Etc::SourceList=/work/.apt/sources \\
-                            -o Dir::State::Lists=/work/.apt/lists -o Dir::Cache=/work/.apt"
-                        $apt update >&2 && $apt download little >&2 && dpkg -x little_*.deb root
-                        root/usr/bin/little
-                        """, "unpacked\n"
+                        top=/work/.apt/root state=/work/.apt/root/var/lib/dpkg
+                        mkdir -p .apt/lists/partial .apt/archives/partial $state
+                        cp -r /var/lib/dpkg/. $state
+                        echo "deb [trusted=yes] \(base)/apt ./" > .apt/sources
+                        apt="apt-get -qy -o Dir::Etc::SourceList=/work/.apt/sources \\
+                            -o Dir::State=/work/.apt -o Dir::Cache=/work/.apt -o Dir::Log=/work/.apt \\
+                            -o Dir::State::status=$state/status -o Debug::NoLocking=1 \\
+                            -o DPkg::Options::=--root=$top -o DPkg::Options::=--log=/work/.apt/log \\
+                            -o DPkg::Options::=--force-not-root,script-chrootless"
+                        $apt update >&2 && $apt install little >&2 && $top/usr/bin/little
+                        cat $top/usr/note; dpkg --root=$top -l little | grep -o '^ii  little'
+                        """, "unpacked\nconfigured\nii  little\n"
                     ),
                 ] {
                     let job = try await run(world, payload("bash", source, [servers.authority]))

@@ -97,6 +97,68 @@ extension EndToEndTests {
             }
         }
 
+        private func browse(_ world: World, _ servers: Servers) async throws -> JobRow {
+            let payload: JSON = [
+                "url": .string("https://\(servers.secureAuthority)/order.html"),
+                "wait": ["idle": 500], "return": ["title", "text", "network"],
+                "network": ["allow": [.string(servers.secureAuthority)]],
+            ]
+            let id = try world.number(
+                """
+                select mayfly.enqueue('browse', $payload$\(payload.text)$payload$,
+                    timeout => '10 min')
+                """)
+            return try await world.ended(id, within: .seconds(600))
+        }
+
+        @Test func `TLS that is ended shows a browser its page, and blocks what no rule has`()
+            async throws
+        {
+            try await with { world, servers in
+                _ = try await world.worker([
+                    "--slots", "1", "--set", "worker.kinds=browse",
+                    "--set", "network.authorities=\(servers.trust)",
+                ])
+                let base = "https://\(servers.secureAuthority)"
+                func allow(_ rule: String) throws {
+                    try world.sql(
+                        """
+                        select mayfly.allow_egress('default', '', array['\(rule)'],
+                            array['127.0.0.0/8']::cidr[])
+                        """)
+                }
+                try allow("GET \(base)/order.html")
+                let job = try await browse(world, servers)
+                #expect(job.state == "succeeded", "\(job.error ?? "") \(job.result ?? "")")
+                let result = JSON.stored(job.result)
+                #expect(result["value"]?["title"] == "Order", "\(job.result ?? "")")
+                let blocked = result["value"]?["network"]?["blocked"]?.elements ?? []
+                let stock = blocked.first { $0["url"]?.string == "\(base)/stock.json" }
+                #expect(stock?["reason"] == "above_ceiling", "\(job.result ?? "")")
+                #expect(stock?["allow"]?.string == "GET \(base)/stock.json")
+                #expect(
+                    result["warnings"]?.elements.contains {
+                        $0["message"]?.string?.hasSuffix(
+                            "the operator's list would have to have \"GET \(base)/stock.json\"")
+                            == true
+                    } == true, "\(job.result ?? "")")
+                let rows = try world.sql(
+                    """
+                    select path, verdict from mayfly.egress
+                    where id = \(job.id) and method = 'GET' order by path
+                    """)
+                #expect(rows == "/order.html|allowed\n/stock.json|denied", "\(rows)")
+                // Nothing is taken on trust: of the server itself it knows no authority.
+                try world.sql("select mayfly.deny_egress('default', '')")
+                try allow(servers.secureAuthority)
+                let untrusted = try await browse(world, servers)
+                #expect(untrusted.errorReason == "navigation_failed", "\(untrusted.result ?? "")")
+                #expect(
+                    JSON.stored(untrusted.result)["warnings"]?.elements.map { $0["code"] }
+                        == ["certificate_error"], "\(untrusted.result ?? "")")
+            }
+        }
+
         @Test func `a secret of the operator's works in a job that never has it`() async throws {
             try await with { world, servers in
                 let secret = "tok-\(UUID().uuidString)"
