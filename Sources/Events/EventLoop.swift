@@ -35,7 +35,11 @@ package final class EventLoop: SerialExecutor, TaskExecutor, @unchecked Sendable
     private let inbox = Mutex(Inbox())
     private let thread = Atomic<UInt>(0)
     private var local: [UnownedJob] = []
-    private var handlers: [CInt: (Interest) -> Void] = [:]
+    /// By descriptor: the kernel gives the lowest number that is free, so there are no large ones.
+    private var handlers: [((Interest) -> Void)?] = []
+    /// The first to fire comes first.
+    ///
+    /// Only what is needed of one is looked at: to copy it would count references, at each wait.
     private var timers: [(at: ContinuousClock.Instant, id: Int, handler: () -> Void)] = []
     private var lastTimer = 0
     /// Those who let others go first, in their order.
@@ -94,7 +98,9 @@ package final class EventLoop: SerialExecutor, TaskExecutor, @unchecked Sendable
         _ descriptor: CInt, _ interest: Interest, _ handler: @escaping (Interest) -> Void
     ) {
         checkIsolated()
-        handlers[descriptor] = handler
+        let place = Int(descriptor)
+        while handlers.count <= place { handlers.append(nil) }
+        handlers[place] = handler
         add(descriptor, interest)
     }
     /// Tries again a little later when the kernel has no room for another watch.
@@ -106,8 +112,12 @@ package final class EventLoop: SerialExecutor, TaskExecutor, @unchecked Sendable
             status == -ENOMEM || status == -ENOSPC,
             "descriptor \(descriptor) cannot be watched: errno \(-status)")
         _ = schedule(at: .now + .milliseconds(20)) { [self] in
-            if handlers[descriptor] != nil { add(descriptor, interest, isRetry: true) }
+            if handler(of: descriptor) != nil { add(descriptor, interest, isRetry: true) }
         }
+    }
+    private func handler(of descriptor: CInt) -> ((Interest) -> Void)? {
+        let place = Int(descriptor)
+        return handlers.indices.contains(place) ? handlers[place] : nil
     }
     package func change(_ descriptor: CInt, _ interest: Interest) {
         checkIsolated()
@@ -116,7 +126,8 @@ package final class EventLoop: SerialExecutor, TaskExecutor, @unchecked Sendable
     /// Must be called before the descriptor is closed.
     package func unwatch(_ descriptor: CInt) {
         checkIsolated()
-        guard handlers.removeValue(forKey: descriptor) != nil else { return }
+        guard handler(of: descriptor) != nil else { return }
+        handlers[Int(descriptor)] = nil
         _ = mayfly_epoll_remove(epoll, descriptor)
     }
     /// Calls `handler` once, on the loop's thread, not before `instant`; rounded up to 1 ms.
@@ -125,24 +136,25 @@ package final class EventLoop: SerialExecutor, TaskExecutor, @unchecked Sendable
     ) -> Int {
         checkIsolated()
         lastTimer += 1
-        let place = timers.firstIndex { $0.at > instant } ?? timers.endIndex
+        var place = timers.count
+        while place > 0, timers[place - 1].at > instant { place -= 1 }
         timers.insert((instant, lastTimer, handler), at: place)
         return lastTimer
     }
     package func cancelTimer(_ id: Int) {
         checkIsolated()
-        if let place = timers.firstIndex(where: { $0.id == id }) { timers.remove(at: place) }
+        for place in timers.indices where timers[place].id == id {
+            timers.remove(at: place)
+            return
+        }
     }
     private func fireTimers() {
-        while let first = timers.first, first.at <= .now {
-            timers.removeFirst()
-            first.handler()
-        }
+        while !timers.isEmpty, timers[0].at <= .now { timers.removeFirst().handler() }
     }
     /// Milliseconds to the first timer, rounded up; -1 when there is none.
     private var patience: CInt {
-        guard let first = timers.first else { return -1 }
-        let (seconds, attoseconds) = (first.at - .now).components
+        guard !timers.isEmpty else { return -1 }
+        let (seconds, attoseconds) = (timers[0].at - .now).components
         let milliseconds = seconds * 1000 + attoseconds / 1_000_000_000_000_000 + 1
         return CInt(clamping: max(0, milliseconds))
     }
@@ -205,7 +217,7 @@ package final class EventLoop: SerialExecutor, TaskExecutor, @unchecked Sendable
                     var ignored: UInt64 = 0
                     _ = unsafe read(wake, &ignored, 8)
                 } else {
-                    handlers[descriptor]?(Interest(rawValue: UInt32(event >> 32)))
+                    handler(of: descriptor)?(Interest(rawValue: UInt32(event >> 32)))
                 }
             }
             fireTimers()

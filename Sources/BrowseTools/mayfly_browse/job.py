@@ -14,12 +14,20 @@ from .events import encode
 _AUTHORITY = "NODE_EXTRA_CA_CERTS"
 
 
+def _authority():
+    """The image may name a file that is not there, as Node lets it: then there is none."""
+    path = os.environ.get(_AUTHORITY)
+    if path and os.path.isfile(path):
+        with open(path, errors="replace") as file:
+            return file.read()
+    return None
+
+
 def ask(request, root, take):
     """Gives each line of the answer to `take`. True when that came to its end."""
     whole = {"request": request, "root": root}
-    if os.environ.get(_AUTHORITY):
-        with open(os.environ[_AUTHORITY]) as file:
-            whole["authority"] = file.read()
+    if authority := _authority():
+        whole["authority"] = authority
     data = json.dumps(whole).encode()
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(server.SOCKET)

@@ -4,13 +4,13 @@
 import Dispatch
 import Foundation
 import Jobs
-import Machines
 import Postgres
 import StrictJSON
 import Synchronization
 import TestSupport
 import Testing
 
+@testable import Machines
 @testable import Mayfly
 
 /// Where the golden image stands, and why there may be none.
@@ -87,6 +87,8 @@ final class World: Sendable {
 
     private func end() async {
         for worker in workers.withLock({ $0 }) { await worker.kill() }
+        // With the directory goes what says where the control groups of those who were killed are.
+        _ = sweepDeadHosts(runtimeDirectory: runtime)
         try? FileManager.default.removeItem(atPath: directory)
     }
 
