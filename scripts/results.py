@@ -4,6 +4,7 @@ then a line for each case that was skipped, with its reason. Called by scripts/t
 
   scripts/results.py FILE
   scripts/results.py --slowest N FILE    the N cases that took longest, with their seconds
+  scripts/results.py --failed FILE       the cases that failed, each with what it found
 """
 
 import sys
@@ -33,8 +34,17 @@ def slowest(count: int, path: str) -> None:
     print(f"{sum(seconds for seconds, _ in cases):7.1f} s  all {len(cases)}")
 
 
+def failed(path: str) -> None:
+    for case in xml.parse(path).iter("testcase"):
+        for failure in [*case.iter("failure"), *case.iter("error")]:
+            found = " ".join((failure.get("message") or failure.text or "").split())
+            print(f"{case.get('classname')}: {case.get('name')}: {found[:600]}")
+
+
 if __name__ == "__main__":
     if sys.argv[1] == "--slowest":
         slowest(int(sys.argv[2]), sys.argv[3])
+    elif sys.argv[1] == "--failed":
+        failed(sys.argv[2])
     else:
         main(sys.argv[1])

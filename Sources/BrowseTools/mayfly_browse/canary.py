@@ -148,8 +148,12 @@ def main():
     def take(line):
         said.update(json.loads(line))
 
-    if not job.ask(request, root, take) or "failure" in said:
-        print(f"canary: {said.get('failure')}", file=sys.stderr)
+    if not job.ask(request, root, take):
+        words = "the browser ended before it answered, most likely for want of memory"
+        print(f"canary: {words}", file=sys.stderr)
+        return 1
+    if "failure" in said:
+        print(f"canary: {said['failure']}", file=sys.stderr)
         return 1
     if said["value"]["page"] != "waiting":
         print("canary: it was not the page that waits", file=sys.stderr)

@@ -17,7 +17,11 @@ enum ExampleRuntime {
         "/usr/share/nodejs:\(directory)/../.build/node-pg/usr/share/nodejs"
         + (ProcessInfo.processInfo.environment["NODE_PATH"].map { ":\($0)" } ?? "")
 
-    static let hasPsycopg = answers(["python3", "-c", "import psycopg"])
+    /// Debian's has Debian's psycopg, and need not be the first that PATH has.
+    static let python = ["python3", "/usr/bin/python3"].first {
+        answers([$0, "-c", "import psycopg"])
+    }
+    static let hasPsycopg = python != nil
     static let noPsycopg: Comment = "python3-psycopg is not installed; scripts/test installs it"
     static let hasNodePG = answers(
         ["env", "NODE_PATH=\(nodePath)", "node", "-e", "require('pg')"])
@@ -38,7 +42,10 @@ enum ExampleProducer: String, CaseIterable, Sendable {
         let payload = payload.map { [$0] } ?? []
         switch self {
         case .python:
-            return ["python3", "\(ExampleRuntime.directory)/python/producer.py"] + payload
+            return [
+                ExampleRuntime.python ?? "python3",
+                "\(ExampleRuntime.directory)/python/producer.py",
+            ] + payload
                 + ["--limit", "\(limit)"]
         case .node:
             return ["node", "\(ExampleRuntime.directory)/node/producer.js"]

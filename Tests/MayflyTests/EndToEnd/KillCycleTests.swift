@@ -41,7 +41,6 @@ extension EndToEndTests {
                 try world.sql("update mayfly.setting set losses_limit = 1000, losses_max = 1000")
                 var generator = SeededGenerator(for: "cycles of kill -9")
                 let groups = try groups()
-                let mounts = try String(contentsOfFile: "/proc/self/mountinfo", encoding: .utf8)
                 var worker = try await world.worker(Self.flags)
                 var (pids, struck) = ([worker.program.pid], [Victim: Int]())
                 for _ in 0..<Self.cycles {
@@ -68,8 +67,12 @@ extension EndToEndTests {
                 #expect(
                     try FileManager.default.contentsOfDirectory(atPath: "\(world.runtime)/hosts")
                         == [])
-                #expect(
-                    try String(contentsOfFile: "/proc/self/mountinfo", encoding: .utf8) == mounts)
+                // Not a comparison of all mounts: image builds of other tests have some meanwhile.
+                let mounts = try String(contentsOfFile: "/proc/self/mountinfo", encoding: .utf8)
+                let own = mounts.split(separator: "\n").filter {
+                    $0.contains(world.directory) || $0.contains("/roots/")
+                }
+                #expect(own == [])
             }
         }
 
