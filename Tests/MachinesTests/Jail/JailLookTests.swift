@@ -140,7 +140,6 @@ struct JailLookTests {
         let cycles =
             ProcessInfo.processInfo.environment["MAYFLY_JAIL_CYCLES"].flatMap { Int($0) } ?? 20
         let descriptors = children(of: "/proc/self/fd").count
-        let mounts = kernelText("/proc/self/mountinfo")
         for _ in 0..<cycles {
             let jailed = try stub.start(["stay"])
             usleep(UInt32.random(in: 0..<12_000))
@@ -149,7 +148,8 @@ struct JailLookTests {
             #expect(kill(pid, 0) != 0)
         }
         #expect(children(of: "/proc/self/fd").count == descriptors)
-        #expect(kernelText("/proc/self/mountinfo") == mounts)
+        // Not a comparison of all mounts: image builds of other tests have some meanwhile.
+        #expect(kernelText("/proc/self/mountinfo")?.contains(stub.directory) == false)
         #expect(children(of: stub.jail.machinesDirectory) == [])
     }
 }
