@@ -14,6 +14,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#ifndef SO_PEERPIDFD
+#define SO_PEERPIDFD 77 /* Linux 6.5; younger than some headers */
+#endif
+
 static int place(struct sockaddr_un *address, const char *path) {
     memset(address, 0, sizeof *address);
     address->sun_family = AF_UNIX;
@@ -58,6 +62,16 @@ int mayfly_peer_user(int fd, uid_t *user) {
     *user = peer.uid;
     return 0;
 }
+int mayfly_peer_process(int fd) {
+    int process = -1;
+    socklen_t size = sizeof process;
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERPIDFD, &process, &size) == 0) return process;
+    if (errno != ENOPROTOOPT) return -errno;
+    struct ucred peer;
+    socklen_t length = sizeof peer;
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &length) < 0) return -errno;
+    return mayfly_pidfd_open(peer.pid);
+}
 int mayfly_receive(int fd, void *bytes, size_t capacity, int *fds, size_t fds_capacity,
                    size_t *fds_count) {
     union {
@@ -96,6 +110,7 @@ int mayfly_receive(int fd, void *bytes, size_t capacity, int *fds, size_t fds_ca
     while (*fds_count > 0) close(fds[--*fds_count]);
     return -EMSGSIZE;
 }
+int mayfly_gate(int ends[2]) { return pipe2(ends, O_CLOEXEC) < 0 ? -errno : 0; }
 int mayfly_fork(void) {
     pid_t parent = getpid(), child;
     sigset_t none;
@@ -104,6 +119,7 @@ int mayfly_fork(void) {
     if (child > 0) return child;
     signal(SIGTERM, SIG_DFL);
     signal(SIGINT, SIG_DFL);
+    signal(SIGALRM, SIG_DFL);
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
     if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0) _exit(1);

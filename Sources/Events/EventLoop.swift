@@ -37,6 +37,8 @@ package final class EventLoop: SerialExecutor, TaskExecutor, @unchecked Sendable
     private var local: [UnownedJob] = []
     /// By descriptor: the kernel gives the lowest number that is free, so there are no large ones.
     private var handlers: [((Interest) -> Void)?] = []
+    /// What each of them waits for now.
+    private var interests: [Interest] = []
     /// The first to fire comes first.
     ///
     /// Only what is needed of one is looked at: to copy it would count references, at each wait.
@@ -99,12 +101,16 @@ package final class EventLoop: SerialExecutor, TaskExecutor, @unchecked Sendable
     ) {
         checkIsolated()
         let place = Int(descriptor)
-        while handlers.count <= place { handlers.append(nil) }
-        handlers[place] = handler
-        add(descriptor, interest)
+        while handlers.count <= place {
+            handlers.append(nil)
+            interests.append(interest)
+        }
+        (handlers[place], interests[place]) = (handler, interest)
+        add(descriptor)
     }
     /// Tries again a little later when the kernel has no room for another watch.
-    private func add(_ descriptor: CInt, _ interest: Interest, isRetry: Bool = false) {
+    private func add(_ descriptor: CInt, isRetry: Bool = false) {
+        let interest = interests[Int(descriptor)]
         let status = mayfly_epoll_add(epoll, descriptor, interest.rawValue)
         // The number may be another descriptor's by now, which is watched already.
         if status == 0 || (isRetry && (status == -EEXIST || status == -EBADF)) { return }
@@ -112,7 +118,7 @@ package final class EventLoop: SerialExecutor, TaskExecutor, @unchecked Sendable
             status == -ENOMEM || status == -ENOSPC,
             "descriptor \(descriptor) cannot be watched: errno \(-status)")
         _ = schedule(at: .now + .milliseconds(20)) { [self] in
-            if handler(of: descriptor) != nil { add(descriptor, interest, isRetry: true) }
+            if handler(of: descriptor) != nil { add(descriptor, isRetry: true) }
         }
     }
     private func handler(of descriptor: CInt) -> ((Interest) -> Void)? {
@@ -121,6 +127,9 @@ package final class EventLoop: SerialExecutor, TaskExecutor, @unchecked Sendable
     }
     package func change(_ descriptor: CInt, _ interest: Interest) {
         checkIsolated()
+        guard handler(of: descriptor) != nil else { return }
+        // For the case that it could not be added yet.
+        interests[Int(descriptor)] = interest
         _ = mayfly_epoll_change(epoll, descriptor, interest.rawValue)
     }
     /// Must be called before the descriptor is closed.
@@ -154,6 +163,7 @@ package final class EventLoop: SerialExecutor, TaskExecutor, @unchecked Sendable
     /// Milliseconds to the first timer, rounded up; -1 when there is none.
     private var patience: CInt {
         guard !timers.isEmpty else { return -1 }
+        if timers[0].at <= .now { return 0 }
         let (seconds, attoseconds) = (timers[0].at - .now).components
         let milliseconds = seconds * 1000 + attoseconds / 1_000_000_000_000_000 + 1
         return CInt(clamping: max(0, milliseconds))

@@ -11,6 +11,9 @@ struct Service {
     private let connection: CInt
     /// A connection that says nothing holds its place no longer than this, in milliseconds.
     private static let patience: CInt = 5000
+    /// Nor longer than this before it has a machine, in seconds: to close what a worker sent can
+    /// take as long as the worker likes.
+    static let limit: CUnsignedInt = 30
 
     init(_ setup: Setup, _ connection: CInt) {
         self.setup = setup
@@ -19,6 +22,11 @@ struct Service {
 
     /// - Parameter hint: where to begin to look for a free user.
     func run(hint: uid_t) -> Never {
+        alarm(Self.limit)
+        // A connection ends when nobody has its other end, and the machine could be given that: so
+        // the process that asked is watched, too.
+        let asker = mayfly_peer_process(connection)
+        guard asker >= 0 else { refuse("whoever asked is gone: \(reason(-asker))") }
         guard waits(for: connection, Self.patience) else { refuse("no request came") }
         let (request, descriptors) = receive()
         if let problem = problem(with: request, descriptors) { refuse(problem) }
@@ -37,11 +45,12 @@ struct Service {
         let (pid, process) = unsafe (child.pid, child.pidfd)
         for descriptor in descriptors { close(descriptor) }
         if let group { close(group) }
+        alarm(0)
         send(
             .started(
                 pid: UInt32(bitPattern: pid), user: user, bounds: group == nil ? [] : setup.bounds),
             with: [process])
-        watch(process, user)
+        watch(process, of: asker, user)
     }
     /// Where there are control groups, no machine is started without one.
     private func group(for user: uid_t, _ request: LaunchRequest) -> CInt? {
@@ -106,16 +115,18 @@ struct Service {
 
     // MARK: The machine's life
 
-    /// Until the process has ended, which it does at the latest when the connection does.
-    private func watch(_ process: CInt, _ user: uid_t) -> Never {
+    /// Until the process has ended, which it does at the latest when the connection does, or the
+    /// process that asked for it.
+    private func watch(_ process: CInt, of asker: CInt, _ user: uid_t) -> Never {
         var isConnected = true
         while true {
             var waited = [
                 pollfd(fd: process, events: Int16(POLLIN), revents: 0),
                 // A negative number is passed over.
                 pollfd(fd: isConnected ? connection : -1, events: Int16(POLLIN), revents: 0),
+                pollfd(fd: isConnected ? asker : -1, events: Int16(POLLIN), revents: 0),
             ]
-            guard unsafe poll(&waited, 2, -1) > 0 else { continue }
+            guard unsafe poll(&waited, 3, -1) > 0 else { continue }
             if waited[0].revents != 0, var ending = reap(process) {
                 let groups = Groups(setup)
                 ending.wantedMoreMemory = groups?.wantedMoreMemory(user) ?? false
@@ -124,7 +135,7 @@ struct Service {
                 _ = groups?.remove(user)
                 _exit(0)
             }
-            if waited[1].revents != 0 {
+            if waited[1].revents != 0 || waited[2].revents != 0 {
                 // Whatever it says: there is nothing else to ask for than the end.
                 isConnected = false
                 _ = mayfly_pidfd_signal(process, SIGKILL)

@@ -77,7 +77,8 @@ extension MachineHost {
     private func lookAtProcessors() async {
         guard demand.isDue(at: .now) else { return }
         let pids = working
-        let (times, now) = await besideTheLoop(ifMany: pids) {
+        // A line for each thread, and how many of those a hypervisor has its guest decides.
+        let (times, now) = await offload {
             var times: [pid_t: Duration] = [:]
             for pid in pids { times[pid] = HostProcessors.wantedTime(of: pid) }
             return (times, ContinuousClock.now)

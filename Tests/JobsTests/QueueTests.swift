@@ -1,9 +1,10 @@
 // The worker's side as a whole: a queue against a real server, its losses and returns.
 
-import Jobs
 import Postgres
 import TestSupport
 import Testing
+
+@testable import Jobs
 
 @Suite("A queue", .timeLimit(.minutes(3))) struct QueueTests {
     /// Claims and settles `count` jobs in one slot.
@@ -165,6 +166,32 @@ import Testing
         #expect(second)
         #expect(try await database.withConnection { try await $0.state(id) } == "queued")
         #expect(try await work(database, 1) == [.stored(state: "succeeded")])
+    }
+
+    @Test func `registers anew with a database that does not know it, whatever was under way`()
+        async throws
+    {
+        let database = try await Database.make()
+        try await database.withConnection { killer in
+            let ending = try await withQueue(database.queueSettings(), logger: quiet) { queue in
+                do {
+                    await queue.loseClaims()
+                    // As after a backup from before it came.
+                    try await killer.run("delete from mayfly.worker")
+                    try await killer.run(
+                        """
+                        select pg_terminate_backend(pid) from pg_stat_activity
+                        where datname = current_database() and pid <> pg_backend_pid()
+                        """)
+                    _ = try await killer.enqueue()
+                    return try await queue.next()?.settle(.succeeded(Report()))
+                } catch {
+                    Issue.record("\(error)")
+                    return nil
+                }
+            }
+            #expect(ending == .stored(state: "succeeded"))
+        }
     }
 
     @Test func `comes back after its connections were killed`() async throws {
@@ -444,4 +471,9 @@ private func heldWithNext(of queue: Queue) async -> Int {
     let held = await queue.heldCount
     _ = try? await claim.settle(.succeeded(Report()))
     return held
+}
+
+extension Queue {
+    /// As when the connection breaks while a claim is under way.
+    fileprivate func loseClaims() { hasLostClaims = true }
 }

@@ -66,6 +66,7 @@ extension RealMachineTests {
             try await expectUnlike(4, of: "document")
         }
         /// 300 draws of each page's random numbers, UUIDs, and every secret field of a ClientHello.
+        ///
         /// The build itself compares four before it publishes; these take minutes more.
         @Test(
             .enabled(if: TestImage.isThere("browse"), "no image of browsers here"),

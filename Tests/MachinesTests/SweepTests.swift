@@ -2,6 +2,7 @@
 
 import Events
 import Foundation
+import Glibc
 import Processes
 import Testing
 
@@ -29,6 +30,32 @@ struct SweepTests {
         #expect(kill(bystander, 0) == 0)
         let orphanState = try? String(contentsOfFile: "/proc/\(orphan)/stat", encoding: .utf8)
         #expect(orphanState.map { $0.contains(") Z ") } ?? true)
+        await Sleepers.shared.end()
+    }
+
+    @Test(.enabled(if: geteuid() == 0, "needs root"))
+    func `of root ends nothing that others than root have named`() async throws {
+        let runtime = try TemporaryDirectory()
+        let name = "1-deadbeef"
+        try makeDirectory("\(runtime.path)/hosts/\(name)")
+        try writeFile("\(runtime.path)/hosts/\(name)/lock", [], mode: 0o600)
+        let group = try TemporaryDirectory()
+        try writeFile("\(group.path)/cgroup.kill", [], mode: 0o600)
+        try writeFile(
+            "\(runtime.path)/hosts/\(name)/cgroup", Array(group.path.utf8), mode: 0o600)
+        try #require(unsafe chown(runtime.path, 65_534, 65_534) == 0)
+        let (orphan, _) = try await spawnSleepers(mark: name)
+        #expect(sweepDeadHosts(runtimeDirectory: runtime.path) == SweepReport())
+        #expect(kill(orphan, 0) == 0)
+        #expect { _ = try HostMark(runtimeDirectory: runtime.path) } throws: {
+            "\($0)".contains("set runtime.directory to a directory of root's alone")
+        }
+        // A group that is not the host's own is left alone even there.
+        try #require(unsafe chown(runtime.path, 0, 0) == 0)
+        #expect(
+            sweepDeadHosts(runtimeDirectory: runtime.path)
+                == SweepReport(processes: 1, directories: 1))
+        #expect(FileManager.default.contents(atPath: "\(group.path)/cgroup.kill") == Data())
         await Sleepers.shared.end()
     }
 

@@ -120,10 +120,14 @@ int mayfly_messages_connect(const char *path);
 int mayfly_accept(int fd);
 /* Who connected (SO_PEERCRED), as it was then. */
 int mayfly_peer_user(int fd, uid_t *user);
+/* Its process, as a descriptor that becomes readable when it ends; -ESRCH when it has ended. */
+int mayfly_peer_process(int fd);
 /* One message: its length, 0 when the other side is gone. The descriptors that came with it are
    close-on-exec; -EMSGSIZE: it or they did not fit, and all were closed. */
 int mayfly_receive(int fd, void *bytes, size_t capacity, int *fds, size_t fds_capacity,
                    size_t *fds_count);
+/* pipe2(2), close-on-exec: ends[0] is at its end once nobody has ends[1]. */
+int mayfly_gate(int ends[2]);
 /* fork(2), for a program of one thread: 0 in the child, which has default signal handling and dies
    with its parent; -ESRCH there when the parent is gone already. */
 int mayfly_fork(void);

@@ -11,12 +11,14 @@ extension Queue {
         let fresh = try await translated { () async throws(PostgresError) in
             try await Connection(settings.sessionSettings(statementTimeout: .seconds(30)))
         }
-        do {
+        do throws(JobsError) {
             try await Migrations.check(fresh)
             if registration == nil { try await register(fresh) }
             if hasLostClaims {
-                try await translated { () async throws(PostgresError) in
-                    try await giveBackOthers(fresh)
+                do throws(PostgresError) { try await giveBackOthers(fresh) } catch {
+                    // A database that does not know this worker (another one has taken its place)
+                    // has no claims of it either: the next heartbeat registers it anew.
+                    guard error.sqlstate == "MF006" else { throw JobsError(error) }
                 }
                 hasLostClaims = false
             }

@@ -36,6 +36,8 @@ extension Queue {
     private func beat(_ connection: Connection) async throws(PostgresError) {
         guard let me = registration else { return }
         let sentAt = ContinuousClock.now
+        beatSentAt = sentAt
+        defer { beatSentAt = nil }
         // Attempts of an earlier registration are gone, or are being settled under its number.
         let tokens = held.filter { $0.value.registration.worker == me.worker }.map(\.key)
         do throws(PostgresError) {
@@ -53,6 +55,8 @@ extension Queue {
                 case "lost": stop(token, .lost)
                 case "followed": held[token]?.following.begin()
                 default:  // claimed by a call whose answer never came
+                    // One that is on its way would be given back, too; the next tells again.
+                    if isClaiming { continue }
                     try await giveBackOthers(connection)
                 }
             }
@@ -95,8 +99,10 @@ extension Queue {
                 stopAll(.lost)
                 hasStoppedAll = true
             }
-            // A connection that hangs is as good as none.
-            if age > settings.lease * 2 / 3, let connection { await connection.close() }
+            // A connection that owes an answer for so long is as good as none.
+            if let beatSentAt, .now - beatSentAt > settings.lease / 3, let connection {
+                await connection.close()
+            }
             await doorbells.watchLease.wait(atMost: settings.lease / 10)
         }
     }

@@ -89,6 +89,10 @@ package actor Queue {
     var held: [Int64: Held] = [:]
     /// When the last heartbeat that was answered had been sent.
     var lastBeat = ContinuousClock.now
+    /// When the heartbeat was sent that has no answer yet.
+    var beatSentAt: ContinuousClock.Instant?
+    /// Whether a claim has no answer yet.
+    var isClaiming = false
     /// Something may have been cancelled: the next heartbeat, which asks, should come soon.
     var isHinted = false
     /// A claim was under way when a connection broke: jobs may be ours without our knowing.
@@ -212,6 +216,8 @@ package actor Queue {
     private func claim(_ connection: Connection) async throws(PostgresError) -> Int {
         let want = min(await room, slots.count)
         guard want > 0, let me = registration else { return 0 }
+        isClaiming = true
+        defer { isClaiming = false }
         let rows = try await connection.run(
             """
             select id, token, attempt, queue, tenant, kind, priority, payload, max_attempts,

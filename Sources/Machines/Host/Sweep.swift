@@ -24,6 +24,12 @@ struct HostMark: ~Copyable {
     private let lock: Descriptor
 
     init(runtimeDirectory: String) throws(MachineError) {
+        guard isTrusted(runtimeDirectory), isTrusted("\(runtimeDirectory)/hosts") else {
+            throw MachineError(
+                .hostUnfit,
+                "others than root can write \(runtimeDirectory), and root ends what its files "
+                    + "name; set runtime.directory to a directory of root's alone")
+        }
         let name = "\(getpid())-\(hexText(randomBytes(6)))"
         let directory = "\(runtimeDirectory)/hosts/\(name)"
         try makeDirectory("\(runtimeDirectory)/hosts", mode: 0o755)
@@ -48,6 +54,14 @@ struct HostMark: ~Copyable {
     var environment: String { "\(Self.variable)=\(name)" }
 }
 
+/// Root believes only what root alone has written: a sweep kills whatever is named there.
+private func isTrusted(_ directory: String) -> Bool {
+    guard geteuid() == 0 else { return true }
+    var status = stat()
+    guard unsafe lstat(directory, &status) == 0 else { return errno == ENOENT }
+    return status.st_mode & S_IFMT == S_IFDIR && status.st_uid == 0 && status.st_mode & 0o022 == 0
+}
+
 /// Removes what hosts that are no longer alive left under `runtimeDirectory`, and processes of
 /// machines' users whose worker is gone; blocking.
 func sweepDeadHosts(
@@ -57,11 +71,14 @@ func sweepDeadHosts(
     // A hypervisor that was taken over can wipe the mark from its memory, but not its user.
     report.processes += JailUsers.killAbandoned(from: first)
     let root = "\(runtimeDirectory)/hosts"
+    guard isTrusted(runtimeDirectory), isTrusted(root) else { return report }
     for name in children(of: root) {
         let directory = "\(root)/\(name)"
         guard isAbandoned(directory, name) else { continue }
         report.processes += killMarked(name)
-        if let group = kernelText("\(directory)/\(ControlGroups.noteName)") {
+        if let group = kernelText("\(directory)/\(ControlGroups.noteName)"),
+            group.hasSuffix("/mayfly-\(name)")
+        {
             // Found again by the next sweep while something of it is left.
             guard removeControlGroup(group) else { continue }
             report.groups += 1

@@ -27,14 +27,33 @@ struct ImageFloors: Sendable {
         "\(directory)/\(name).\(hypervisor)"
     }
 
+    /// An ordinary file.
+    ///
+    /// The directory can be the worker's own, and root reads it: no link is followed, and nothing
+    /// waits for the other end of a pipe.
+    private static func open(_ path: String, _ flags: CInt) throws(SystemError) -> Descriptor {
+        let file = try Descriptor.open(path, flags | O_NOFOLLOW | O_NONBLOCK)
+        var status = stat()
+        guard unsafe fstat(file.number, &status) == 0, status.st_mode & S_IFMT == S_IFREG else {
+            throw SystemError("take for an ordinary file", path, EINVAL)
+        }
+        return file
+    }
+    private static func read(_ path: String) throws(SystemError) -> Data {
+        let file = try open(path, O_RDONLY)
+        var bytes = [UInt8](repeating: 0, count: 4096)
+        let count = unsafe pread(file.number, &bytes, bytes.count, 0)
+        guard count >= 0 else { throw SystemError("read", path) }
+        return Data(bytes[..<count])
+    }
+
     /// - Throws: `imageRefused` when there is one that cannot be read: then nobody knows it.
     func floor(of name: String, for hypervisor: HypervisorName) throws(MachineError) -> ImageFloor {
         let path = path(name, hypervisor)
-        guard let contents = FileManager.default.contents(atPath: path) else {
-            guard unsafe access(path, F_OK) != 0, errno == ENOENT else {
-                throw MachineError(.imageRefused, "cannot read \(path): \(errnoText(errno))")
-            }
-            return ImageFloor(epoch: 0)
+        let contents: Data
+        do throws(SystemError) { contents = try Self.read(path) } catch {
+            if error.code == ENOENT { return ImageFloor(epoch: 0) }
+            throw MachineError(.imageRefused, "\(error)")
         }
         guard let floor = try? JSONDecoder().decode(ImageFloor.self, from: contents) else {
             throw MachineError(
@@ -86,10 +105,15 @@ struct ImageFloors: Sendable {
         _ body: (inout ImageFloor) throws(MachineError) -> Void
     ) throws(MachineError) {
         try makeDirectory(directory)
-        let lock = try attempting(Descriptor.open("\(directory)/.lock", O_RDWR | O_CREAT))
+        let lockFile = "\(directory)/.lock"
+        let lock = try attempting(Self.open(lockFile, O_RDWR | O_CREAT))
         // Held for as long as a small file takes to be written.
-        while flock(lock.number, LOCK_EX) != 0 {
-            guard errno == EINTR else { throw MachineError(SystemError("lock", directory)) }
+        let deadline = ContinuousClock.now + .seconds(10)
+        while flock(lock.number, LOCK_EX | LOCK_NB) != 0 {
+            guard errno == EINTR || errno == EWOULDBLOCK, .now < deadline else {
+                throw MachineError(SystemError("lock", lockFile))
+            }
+            usleep(10_000)
         }
         var floor = ImageFloor(epoch: 0)
         do throws(MachineError) { floor = try self.floor(of: name, for: hypervisor) } catch {

@@ -109,6 +109,15 @@ final class ControlGroups: Sendable {
         "control groups of version 2 have no such controllers here; boot with "
         + "systemd.unified_cgroup_hierarchy=1, and run the worker as a service with Delegate=yes"
 
+    /// Of all machines together.
+    func boundAll(to memory: ByteCount) throws(MachineError) {
+        guard active.contains("memory") else { return }
+        let code = writeControl("\(memory.bytes)", to: "\(directory)/memory.max")
+        guard code == 0 else {
+            throw MachineError(SystemError("bound the memory of", directory, code))
+        }
+    }
+
     /// A new group, with nothing in it yet.
     func make(_ limits: MachineLimits) throws(MachineError) -> MachineGroup {
         removeLeftovers()

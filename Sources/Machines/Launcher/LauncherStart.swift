@@ -132,6 +132,8 @@ package struct LauncherStart: ~Copyable {
         var kept = [hypervisor, jailProgram, directory, slots, socket]
         let made: ControlGroups? = try? jail.groups.get()
         if let made {
+            // A worker that was taken over asks for as many machines as there are users.
+            try made.boundAll(to: ByteCount(bytes: HostMemory.total.bytes / 8 * 7))
             let file = try opened(made.directory, O_RDONLY | O_DIRECTORY)
             words += ["groups=\(file.number)"] + made.words(settings.diskRate)
             kept.append(file)

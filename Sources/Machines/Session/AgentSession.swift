@@ -178,7 +178,9 @@ final class AgentSession {
             }
             guard .now < deadline else { throw giveUp(.deadline) }
             guard !isAsked else { throw giveUp(.silence) }
-            isAsked = true
+            // From the question on, and not from before a pause of this process or its host: nobody
+            // could answer in the meantime.
+            (lastRead, isAsked) = (.now - Self.silence, true)
             pings += 1
             try send(.ping(pings))
         }

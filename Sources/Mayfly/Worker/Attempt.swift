@@ -4,6 +4,7 @@
 import Jobs
 import Logging
 import Machines
+import Secrets
 
 /// Runs the claimed job in a machine of its own and stores how that ended, exactly once.
 func attempt(_ claim: consuming Claim, in context: WorkerContext) async {
@@ -27,7 +28,9 @@ func attempt(_ claim: consuming Claim, in context: WorkerContext) async {
             let (run, machine) = try await context.host.run(recipe, pin: job.pin)
             recipe.didOnNetwork = await network.end()
             let done = recipe
-            let outcome = await besideTheLoop(unless: isSmall && run.report.isSmall) {
+            let outcome = await besideTheLoop(
+                unless: isSmall && done.mask.isEmpty && run.report.isSmall
+            ) {
                 kind.outcome(of: run, recipe: done, job: job)
             }
             return (outcome, machine)

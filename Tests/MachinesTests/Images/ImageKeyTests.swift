@@ -150,6 +150,19 @@ struct ImageKeyTests {
         try floors.check(try manifest(epoch: 21))
     }
 
+    /// The directory can be the user's whom the worker runs as, and an operator is root.
+    @Test func `a floor is an ordinary file: no link is followed, and no pipe waited for`() throws {
+        let place = try TemporaryDirectory()
+        let floors = ImageFloors(directory: "\(place.path)/floors")
+        try makeDirectory("\(place.path)/floors")
+        let target = "\(place.path)/target"
+        try #require(unsafe symlink(target, "\(place.path)/floors/.lock") == 0)
+        #expect(throws: MachineError.self) { try floors.raise(try manifest(epoch: 20)) }
+        #expect(unsafe access(target, F_OK) != 0)
+        try #require(unsafe mkfifo("\(place.path)/floors/code.qemu", 0o644) == 0)
+        #expect(throws: MachineError.self) { try floors.check(try manifest(epoch: 20)) }
+    }
+
     @Test func `a floor never goes back, however many raise it at once`() async throws {
         let place = try TemporaryDirectory()
         let floors = ImageFloors(directory: "\(place.path)/floors")

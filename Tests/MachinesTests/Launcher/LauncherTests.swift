@@ -71,6 +71,34 @@ struct LauncherTests {
         #expect(await conversation.isMachineGone())
     }
 
+    /// A connection ends when nobody has its other end: here the machine does.
+    @Test func `ends a machine with the process that asked for it, whoever has the connection`()
+        async throws
+    {
+        let launcher = try StubLauncher(try await JailedStub())
+        var request = try launcher.request()
+        request.kept = [3]
+        let script = """
+            import socket, sys, time
+            asker = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            asker.connect(sys.argv[1])
+            socket.send_fds(asker, [bytes.fromhex(sys.argv[2])], [asker.fileno()])
+            time.sleep(600)
+            """
+        let asker = try Child.spawn(
+            SpawnRequest(arguments: [
+                "/usr/bin/python3", "-c", script, launcher.socket, hexText(request.encoded()),
+            ]))
+        let deadline = ContinuousClock.now + .seconds(20)
+        while processes(of: launcher).isEmpty, .now < deadline {
+            try await Task.sleep(for: .milliseconds(20))
+        }
+        #expect(processes(of: launcher) != [])
+        _ = await asker.end()
+        try await settle(launcher)
+        #expect(processes(of: launcher) == [])
+    }
+
     @Test func `gives a machine its descriptors at the numbers that were asked for`() async throws {
         let launcher = try StubLauncher(try await JailedStub())
         for number in [UInt32(3), 17, 2000] {
