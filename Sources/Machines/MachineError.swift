@@ -56,11 +56,29 @@ extension MachineError {
 }
 
 /// The value of a system call; its failure is ours: this host is unfit, or whatever `reason` says.
-func attempting<Value: ~Copyable>(
+///
+/// Not for every noncopyable value: when a generic function has returned one of several parts and
+/// no `deinit`, Swift 6.3 drops it without ending its parts. Those have their own below.
+func attempting<Value>(
     _ call: @autoclosure () throws(SystemError) -> Value,
     as reason: MachineError.Reason = .hostUnfit
 ) throws(MachineError) -> Value {
     do throws(SystemError) { return try call() } catch { throw MachineError(error, reason) }
+}
+func attempting(
+    _ call: @autoclosure () throws(SystemError) -> Descriptor,
+    as reason: MachineError.Reason = .hostUnfit
+) throws(MachineError) -> Descriptor {
+    do throws(SystemError) { return try call() } catch { throw MachineError(error, reason) }
+}
+func attempting(_ call: @autoclosure () throws(SystemError) -> Child) throws(MachineError) -> Child
+{
+    do throws(SystemError) { return try call() } catch { throw MachineError(error) }
+}
+func attempting(
+    _ call: @autoclosure () throws(SystemError) -> SocketPair
+) throws(MachineError) -> SocketPair {
+    do throws(SystemError) { return try call() } catch { throw MachineError(error) }
 }
 /// A file of an image, open for reading; one that is not there is a missing image.
 func openImageFile(_ path: String, _ flags: CInt = O_RDONLY) throws(MachineError) -> Descriptor {

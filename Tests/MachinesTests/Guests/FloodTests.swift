@@ -124,9 +124,10 @@ struct FloodTests {
 
     /// Of a job, and of a transfer.
     private static let timeout = Duration.milliseconds(1500)
-    /// What the guest may take to report the end, while the host reads what it sent before.
+    /// What the guest may take to report the end, while the host reads what it sent before: seconds
+    /// on a host whose processors others want, too; a job that is held up lasts for ever.
     private static func grace(_ slowness: Double) -> Duration {
-        .seconds(2) * slowness * Heartbeat.processorSlowness
+        .seconds(8) * slowness * Heartbeat.processorSlowness
     }
 
     @Test(arguments: floods)

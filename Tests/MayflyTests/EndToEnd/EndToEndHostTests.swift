@@ -223,10 +223,49 @@ extension EndToEndTests {
                 _ = try setDescriptorLimit(of: worker, to: limit)
                 for id in ids {
                     let job = try await world.ended(id)
-                    #expect(job.state == "succeeded", "\(job.error ?? "")")
+                    try #require(job.state == "succeeded", "\(job.error ?? "") \(worker.words)")
                 }
                 #expect(try world.number(ill) == 0)
             }
+        }
+
+        @Test func `a machine that does not start leaves no descriptor open`() async throws {
+            try await World.with { world in
+                let worker = try await world.worker([
+                    "--slots", "1", "--set", "machine.standby=0", "--set", "machine.warm.memory=0B",
+                ])
+                func succeeds() async throws {
+                    let id = try world.enqueue("bash", "echo done")
+                    try #require(await world.ended(id).state == "succeeded", "\(worker.words)")
+                    try await Task.sleep(for: .milliseconds(500))  // until its machine is gone
+                }
+                try await succeeds()
+                let atFirst = try descriptorCount(of: worker)
+                // One more than before can be opened, then two more …: each step's failure in turn.
+                for more in 0..<8 {
+                    let limit = try setDescriptorLimit(
+                        of: worker, to: UInt(try descriptorCount(of: worker) + more))
+                    let lost = "select count(*) from mayfly.attempt where outcome = 'lost'"
+                    let losses = try world.number(lost)
+                    let id = try world.enqueue("bash", "echo done")
+                    let deadline = ContinuousClock.now + .seconds(60)
+                    while try world.number(lost) == losses, .now < deadline {
+                        try await Task.sleep(for: .milliseconds(20))
+                    }
+                    #expect(try world.number(lost) > losses, "\(more) more")
+                    _ = try setDescriptorLimit(of: worker, to: limit)
+                    try #require(await world.ended(id).state == "succeeded", "\(worker.words)")
+                    try await succeeds()
+                }
+                let after = try descriptorCount(of: worker)
+                // Connections to the database may have been made meanwhile.
+                #expect(after <= atFirst + 4, "\(atFirst), then \(after)")
+            }
+        }
+
+        private func descriptorCount(of worker: Worker) throws -> Int {
+            try FileManager.default
+                .contentsOfDirectory(atPath: "/proc/\(worker.program.pid)/fd").count
         }
 
         /// Sets the soft limit of a process; nil: to what it has open now.
@@ -234,7 +273,7 @@ extension EndToEndTests {
         /// - Returns: the limit before.
         private func setDescriptorLimit(of worker: Worker, to wanted: UInt?) throws -> UInt {
             let pid = worker.program.pid
-            let open = try FileManager.default.contentsOfDirectory(atPath: "/proc/\(pid)/fd").count
+            let open = try descriptorCount(of: worker)
             var before: UInt = 0
             try #require(unsafe test_limit_files(pid, wanted ?? UInt(open), &before) == 0)
             return before
