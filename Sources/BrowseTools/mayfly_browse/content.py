@@ -14,6 +14,16 @@ from .events import Failure, encode, log
 _SCRIPT = resources.files(__package__).joinpath("page.js").read_text("utf-8")
 # The host reads no longer line.
 _LINE = 1_900_000
+# How the browser says that the page which was read is another one by now.
+_EXCHANGED = (
+    "Cannot find context",
+    "Cannot find execution context",
+    "context was destroyed",
+    "No frame",
+    "Frame was detached",
+    "Inspected target navigated",
+)
+_TRIES = 5
 
 
 async def read(session, want):
@@ -135,7 +145,7 @@ async def collect(session, failure):
         if not names & set(wanted):
             continue
         try:
-            await step(session, wanted)
+            await _still(session, step, wanted)
         except (Error, Failure, TimeoutError) as error:
             faults.append(error)
             if session.is_gone or session.is_stuck and len(faults) > 2:
@@ -146,6 +156,20 @@ async def collect(session, failure):
         first = faults[0]
         reason = first.reason if isinstance(first, Failure) else "action_failed"
         session.fail(reason, f"the result could not be read: {str(first).splitlines()[0][:300]}")
+
+
+async def _still(session, step, wanted):
+    """A step of a page that may go elsewhere by itself while it is read."""
+    before = session.navigations
+    for _ in range(_TRIES):
+        try:
+            return await step(session, wanted)
+        except Error as error:
+            if not any(word in str(error) for word in _EXCHANGED):
+                raise
+            await asyncio.sleep(session.limits.time(0.05))
+    times = session.navigations - before
+    raise Failure("redirect_loop", f"the page sent itself on {times} times while it was read")
 
 
 async def _page(session, wanted):
