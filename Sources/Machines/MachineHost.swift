@@ -5,6 +5,7 @@ import Events
 import Foundation
 import Glibc
 import Logging
+import Processes
 import Wire
 
 /// Everything that machines on this host share.
@@ -109,9 +110,10 @@ package final class MachineHost {
     /// have jobs, and all else.
     ///
     /// Measured: 8 for each machine, over vsock 9; each stream of a job's network is a pair and a
-    /// way to its server; the rest is for images and the database.
+    /// way to its server; the rest is for images and the database, and the runtime's reserve.
     package nonisolated static func descriptorsNeeded(machines: Int, jobs: Int) -> UInt64 {
-        UInt64(64 + 10 * machines + 3 * Limits.networkStreams * jobs)
+        let rest = 64 + OpenFileLimit.reserve
+        return UInt64(rest + 10 * machines + 3 * Limits.networkStreams * jobs)
     }
 
     /// Removes processes and directories of hosts that died; every 30 s in a worker.

@@ -64,7 +64,7 @@ struct ProgramTests {
         #expect(
             ended.errors.hasPrefix(
                 "mayfly: worker.slots is 64: with its standbys, warm machines and connections that "
-                    + "takes 7188 open files, and this process may have 100;"), "\(ended.errors)")
+                    + "takes 7212 open files, and this process may have 100;"), "\(ended.errors)")
     }
 
     @Test func `prints data on stdout and help with exit code 0, usage errors with 2`() async throws

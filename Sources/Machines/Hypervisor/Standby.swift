@@ -14,11 +14,17 @@ struct Standby: ~Copyable {
     private let scratch: ScratchDisk.File?
     var startedFrom = MachineTimings.Start.spawn
 
+    /// What one takes of this process: descriptors, over vsock one more.
+    static let descriptorCount = 9
+
     /// Starts and prepares one for `image`.
     static func spawn(
         for image: GoldenImage, isForWarm: Bool, program: HypervisorProgram,
         mark: borrowing HostMark, walls: (any Walls)?, scratchDirectory: String
     ) async throws(MachineError) -> Standby {
+        guard OpenFileLimit.hasRoom(for: descriptorCount) else {
+            throw MachineError(SystemError("start", "a machine", EMFILE))
+        }
         try await image.checkRootDisk()
         // A description of its own: reading the state moves its offset.
         let path = "/proc/self/fd/\(image.state.number)"
