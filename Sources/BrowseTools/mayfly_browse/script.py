@@ -63,8 +63,8 @@ async def run(session):
             raise _Late
 
     previous = signal.signal(signal.SIGALRM, alarm)
-    # Also for one that blocks: then nothing else in this process has a turn. Again and again, for
-    # one that catches everything.
+    # Also for one that blocks: then nothing else in this process has a turn. Each second again, for
+    # one that catches it and goes on.
     signal.setitimer(signal.ITIMER_REAL, late + 0.5, 1)
     try:
         with contextlib.redirect_stdout(printed):

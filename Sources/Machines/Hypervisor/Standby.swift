@@ -14,7 +14,7 @@ struct Standby: ~Copyable {
     private let scratch: ScratchDisk.File?
     var startedFrom = MachineTimings.Start.spawn
 
-    /// What one takes of this process: descriptors, over vsock one more.
+    /// Descriptors of this process that one takes, over vsock; without it one less.
     static let descriptorCount = 9
 
     /// Starts and prepares one for `image`.

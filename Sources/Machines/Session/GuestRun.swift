@@ -15,7 +15,7 @@ package enum OutputStream: String, Sendable {
 
 extension AgentSession {
     /// How long after the job's own timeout the guest may take to report its end.
-    fileprivate nonisolated static let grace = Duration.milliseconds(1500)
+    nonisolated static let grace = Duration.milliseconds(1500)
     /// How long it may take to report the end of a program that it was told to kill.
     private static let killGrace = Duration.seconds(5)
 
