@@ -73,7 +73,7 @@ def run_batch(program, cases, network, report):
     payload = {"language": "python", "source": "import runpy, sys\nsys.argv = ['batch.py', 'items.json', '/work/made']\nrunpy.run_path('batch.py', run_name='__main__')\n",
                "files": files, "outputs": ["made/**"]}
     with tempfile.TemporaryDirectory() as top:
-        code, _, said = mayfly(program, payload, "--timeout", "30min", "--out", top,
+        code, _, said = mayfly(program, payload, "--timeout", "60min", "--out", top,
                                "--set", "code.image=browse", "--set", "code.output.files=1000", *network)
         for number, case in enumerate(cases):
             place = os.path.join(top, "made", str(number))

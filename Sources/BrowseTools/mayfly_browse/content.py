@@ -76,6 +76,14 @@ async def _read_frame(session, cdp, frame, call):
     return answer["result"]["value"]
 
 
+async def _elements(session):
+    """How many the page has, by a function that it cannot exchange."""
+    cdp = await session.cdp_of_page()
+    tree = await session.guarded(cdp.send("Page.getFrameTree"))
+    call = "Document.prototype.getElementsByTagName.call(document, '*').length"
+    return await _read_frame(session, cdp, tree["frameTree"]["frame"]["id"], call)
+
+
 async def _read_processes(session, frames, call, known):
     """Frames of other sites, which live in processes of their own."""
     found = []
@@ -100,6 +108,16 @@ async def snapshot(session):
     page = session.page
     of = page.locator(options["selector"]).first if options.get("selector") else page
     seconds = session.limits.call_seconds
+    if of == page:
+        # The client describes all of them before it says anything; meanwhile the page does nothing.
+        count = await _elements(session)
+        if count > session.limits.elements:
+            session.warn(
+                "snapshot_truncated",
+                f"no snapshot: the page has {count} elements, and one has {session.limits.elements} "
+                "at most; `snapshot.selector` names a part of the page",
+            )
+            return ""
     try:
         text = await session.guarded(
             of.aria_snapshot(timeout=session.milliseconds(seconds), **given), seconds + 1

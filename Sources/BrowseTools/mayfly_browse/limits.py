@@ -35,6 +35,8 @@ class Limits:
     html: int = 8 * MIB
     values: int = 256 << 10
     snapshot: int = 64 << 10
+    # Of a page that a snapshot describes.
+    elements: int = 50_000
     links: int = 2000
     console: int = 200
     console_text: int = 2 << 10

@@ -29,7 +29,7 @@ class Server:
     def __init__(self):
         self.playwright = self.client = self.browser = self.ready = None
         self._crashes = []
-        self._last = None
+        self._last = self._job = None
 
     async def start(self, driver_is_up=lambda: None):
         self.playwright, self.client = await browser.start_client()
@@ -40,8 +40,14 @@ class Server:
         self.browser = await browser.launch(self.playwright)
         whole = await self.browser.new_browser_cdp_session()
         whole.on("Target.targetCrashed", lambda event: self._crashes.append(event))
+        whole.on("Target.targetCreated", self._target_created)
         await whole.send("Target.setDiscoverTargets", {"discover": True})
         self.ready = await browser.Ready.make(self.browser)
+
+    def _target_created(self, event):
+        target = event["targetInfo"]
+        if self._job and target["type"] == "page" and target.get("openerId"):
+            self._job.window_opened()
 
     def crash_was_memory(self):
         """Of the last page that crashed: V8's own limit, or the kernel's."""
@@ -144,10 +150,13 @@ class Server:
                 request["root"],
                 lambda member, content: writer.write(encode(member, content)),
             )
+            self._job = job
             try:
                 await job.run()
             except Failure as failure:
                 job.send("failure", {"reason": failure.reason, "message": failure.message[:1000]})
+            finally:
+                self._job = None
             if "har" in (job.request.get("return") or []) and self._last is not None:
                 # It is written when its context ends.
                 await asyncio.wait_for(self._last.context.close(), job.limits.time(5))

@@ -30,7 +30,7 @@ class Session:
         self.values, self.truncated = [], {}
         self.network = network.Network(self.limits, self.warn)
         self.pages, self.page, self.cdp = [], None, None
-        self.opened = self.closed = self.navigations = 0
+        self.opened = self.windows = self.closed = self.navigations = 0
         self.console_bytes = 0
         self.is_over = self.is_stuck = self.is_gone = False
         self._ended = asyncio.get_running_loop().create_future()
@@ -206,12 +206,20 @@ class Session:
             )
         self.page = self.pages[number]
 
-    def _page_opened(self, page):
-        self.opened += 1
-        opener = next((i for i, known in enumerate(self.pages) if known == self.page), None)
-        if self.opened > self.limits.pages_opened:
+    def window_opened(self):
+        """Said by the browser at once; by the client when the page's script has let go."""
+        self.windows += 1
+        self._bound_windows(self.windows)
+
+    def _bound_windows(self, count):
+        if count == self.limits.pages_opened + 1:
             self._later(self._stop_scripts())
             self.fail("page_storm", f"the page opened more than {self.limits.pages_opened} windows")
+
+    def _page_opened(self, page):
+        self.opened += 1
+        self._bound_windows(self.opened)
+        opener = next((i for i, known in enumerate(self.pages) if known == self.page), None)
         if len(self.pages) < self.limits.pages:
             self.pages.append(page)
             self.value["pages"].append({"url": page.url[:2048], "opener": opener})
