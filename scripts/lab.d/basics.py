@@ -7,6 +7,8 @@ PARTS = os.path.join(CHECKOUT, "scripts", "lab.d")
 STATE = os.environ.get("MAYFLY_STATE_DIRECTORY") or (
     "/var/lib/mayfly" if os.geteuid() == 0 else os.path.expanduser("~/.local/state/mayfly"))
 LAB = os.path.abspath(os.environ.get("MAYFLY_LAB_DIRECTORY") or f"{STATE}/lab")
+# What its golden image has, and how its workers run.
+CONFIG = os.path.abspath(os.environ.get("MAYFLY_LAB_CONFIG") or f"{PARTS}/worker.conf")
 BEGIN = time.monotonic()
 
 

@@ -5,13 +5,13 @@ import contextlib, glob, hashlib, os, re, shutil, subprocess, sys, tempfile, zip
 
 import virtual_host
 from basics import (
-    CHECKOUT, LAB, PARTS, LabError, as_root, digest, locked, published, read, remove, require, run, say,
+    CHECKOUT, CONFIG, LAB, PARTS, LabError, as_root, digest, locked, published, read, remove, require, run, say,
     twice,
 )
 
 # The lab's Debian: what the release programs, the machine tests and a database need at run time.
 PACKAGES = ["linux-image-cloud-amd64", "qemu-system-x86", "postgresql", "python3", "kmod", "iproute2",
-            "procps", "curl", "openssl", "e2fsprogs", "strace", "lz4", "xz-utils", "zstd"]
+            "procps", "curl", "openssl", "git", "e2fsprogs", "strace", "lz4", "xz-utils", "zstd"]
 PROGRAMS = [f"{CHECKOUT}/.build/release/{name}" for name in
             ["mayfly", "mayfly-agent", "mayfly-jail", "mayfly-launcher"]]
 
@@ -132,7 +132,7 @@ def ensure_firecracker():
 
 def mayfly_environment(state):
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MAYFLY_")}
-    return environment | {"MAYFLY_CONFIG": f"{PARTS}/worker.conf", "MAYFLY_STATE_DIRECTORY": state,
+    return environment | {"MAYFLY_CONFIG": CONFIG, "MAYFLY_STATE_DIRECTORY": state,
                           "MAYFLY_RUNTIME_DIRECTORY": f"{state}/run"}
 
 
@@ -141,7 +141,7 @@ OTHER_KERNEL = {"MAYFLY_IMAGE_CODE_SUITE": "trixie", "MAYFLY_IMAGE_CODE_PACKAGES
 
 
 def base_name():
-    return "base-" + digest("base-3", *OTHER_KERNEL.items(), read(f"{PARTS}/worker.conf"),
+    return "base-" + digest("base-3", *OTHER_KERNEL.items(), read(CONFIG),
                             read(f"{CHECKOUT}/Sources/Machines/Images/Build/BaseBuilder.swift"))
 
 
@@ -232,7 +232,7 @@ def payload_files():
         files["/usr/local/bin/firecracker"] = program
     if stub := ensure_stub():
         files["/usr/local/bin/jail-stub"] = stub
-    files["/etc/mayfly/worker.conf"] = f"{PARTS}/worker.conf"
+    files["/etc/mayfly/worker.conf"] = CONFIG
     add_tree(f"{LAB}/{base_name()}/bases", "/var/lib/mayfly/bases")
     if image := image_name():
         add_tree(f"{LAB}/{image}", "/var/lib/mayfly")

@@ -22,8 +22,13 @@ enum TestState {
     /// Whose machines workers make.
     static let hypervisor =
         ProcessInfo.processInfo.environment["MAYFLY_TEST_HYPERVISOR"] ?? "qemu"
-    static let hasImage = FileManager.default.fileExists(
-        atPath: "\(directory)/images/code/current.\(hypervisor)/manifest.json")
+    static func has(_ image: String) -> Bool {
+        FileManager.default.fileExists(
+            atPath: "\(directory)/images/\(image)/current.\(hypervisor)/manifest.json")
+    }
+    static let hasImage = has("code")
+    static let hasBrowser = has("browse")
+    static let noBrowser: Comment = "no image of browsers here"
     static let reason: Comment = "no golden image here; scripts/test builds it"
 
     /// The built `mayfly`: named by scripts/test, or beside the tests.
@@ -153,8 +158,8 @@ final class World: Sendable {
         request.errors = descriptor
         let worker = Worker(program: try Program.start(request), log: log)
         workers.withLock { $0.append(worker) }
-        // Verifying the image under emulation, on busy processors, takes its time.
-        let deadline = ContinuousClock.now + .seconds(180)
+        // Verifying the image under emulation, on busy processors, takes its time: in the lab minutes.
+        let deadline = ContinuousClock.now + .seconds(600)
         while try number("select count(*) from mayfly.worker") == before {
             try #require(worker.program.poll() == nil, "the worker ended: \(worker.words)")
             try #require(.now < deadline, "the worker did not register: \(worker.words)")

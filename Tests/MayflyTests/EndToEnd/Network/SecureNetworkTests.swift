@@ -111,7 +111,8 @@ extension EndToEndTests {
             return try await world.ended(id, within: .seconds(600))
         }
 
-        @Test func `TLS that is ended shows a browser its page, and blocks what no rule has`()
+        @Test(.enabled(if: TestState.hasBrowser, TestState.noBrowser))
+        func `TLS that is ended shows a browser its page, and blocks what no rule has`()
             async throws
         {
             try await with { world, servers in
