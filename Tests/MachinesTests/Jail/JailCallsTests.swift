@@ -147,7 +147,8 @@ extension RealMachineTests {
         /// As `image build` does it, with a disk of the machine's own.
         private func boot(on host: MachineHost, _ jail: Jail) async throws {
             let image = try await host.image(TestImage.name, generation: nil)
-            let place = try ScratchPlace()
+            // Scratch disks are files without a name, which an overlay (the lab's /tmp) does not have.
+            let place = try ScratchPlace(in: "/dev/shm")
             var manifest = image.manifest
             for file in [manifest.rootDisk, manifest.kernel, manifest.initramfs] {
                 let link = "\(place.path)/\(file.path)"

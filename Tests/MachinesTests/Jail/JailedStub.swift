@@ -137,7 +137,11 @@ struct JailedChild: ~Copyable {
 
 /// A directory of a test, gone with it.
 struct ScratchPlace: ~Copyable {
-    let path = NSTemporaryDirectory() + "mayfly-test-\(hexText(randomBytes(6)))"
-    init() throws { try makeDirectory(path) }
+    let path: String
+    init(in directory: String = NSTemporaryDirectory()) throws {
+        let name = "mayfly-test-\(hexText(randomBytes(6)))"
+        path = (directory as NSString).appendingPathComponent(name)
+        try makeDirectory(path)
+    }
     deinit { try? FileManager.default.removeItem(atPath: path) }
 }
