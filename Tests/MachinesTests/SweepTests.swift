@@ -59,6 +59,16 @@ struct SweepTests {
         await Sleepers.shared.end()
     }
 
+    @Test func `leaves a host alone whose lock it cannot look at`() throws {
+        let runtime = try TemporaryDirectory()
+        // No process has this number: the kernel's largest is below it.
+        let hosts = ["4194305-locked", "4194305-died"].map { "\(runtime.path)/hosts/\($0)" }
+        for directory in hosts { try makeDirectory(directory) }
+        #expect(unsafe symlink("lock", "\(hosts[0])/lock") == 0)
+        #expect(sweepDeadHosts(runtimeDirectory: runtime.path) == SweepReport(directories: 1))
+        #expect(hosts.map { FileManager.default.fileExists(atPath: $0) } == [true, false])
+    }
+
     @Test func `finds nothing when there is nothing`() throws {
         let runtime = try TemporaryDirectory()
         #expect(sweepDeadHosts(runtimeDirectory: runtime.path + "/none") == SweepReport())

@@ -96,12 +96,15 @@ private func isAbandoned(_ directory: String, _ name: String) -> Bool {
     if name.hasPrefix("."), let owner = owner(of: name), kill(owner, 0) == 0 || errno != ESRCH {
         return false
     }
-    guard let lock = try? Descriptor.open("\(directory)/lock", O_RDWR) else {
-        // No lock file: a host that died between mkdir and open, once its process is gone.
-        guard let owner = owner(of: name) else { return false }
+    do throws(SystemError) {
+        let lock = try Descriptor.open("\(directory)/lock", O_RDWR)
+        return mayfly_try_lock(lock.number) == 0
+    } catch {
+        // No lock file: a host that died between mkdir and open, once its process is gone. A lock
+        // that cannot be looked at, for want of a descriptor for example, says nothing.
+        guard error.code == ENOENT, let owner = owner(of: name) else { return false }
         return kill(owner, 0) != 0 && errno == ESRCH
     }
-    return mayfly_try_lock(lock.number) == 0
 }
 private func owner(of name: String) -> pid_t? {
     pid_t(name.drop { $0 == "." }.prefix { $0.isNumber }).flatMap { $0 > 0 ? $0 : nil }
