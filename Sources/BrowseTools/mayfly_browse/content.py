@@ -158,6 +158,8 @@ async def collect(session, failure):
     ]
     if failure:
         steps.append((_failure_picture, set(wanted)))
+    else:
+        steps.insert(0, (_settle, {"console"}))
     faults = []
     for step, names in steps:
         if not names & set(wanted):
@@ -179,15 +181,24 @@ async def collect(session, failure):
 async def _still(session, step, wanted):
     """A step of a page that may go elsewhere by itself while it is read."""
     before = session.navigations
-    for _ in range(_TRIES):
+    for number in range(_TRIES):
         try:
             return await step(session, wanted)
         except Error as error:
             if not any(word in str(error) for word in _EXCHANGED):
                 raise
-            await asyncio.sleep(session.limits.time(0.05))
+            await asyncio.sleep(session.limits.time(0.05 * 2**number))
     times = session.navigations - before
     raise Failure("redirect_loop", f"the page sent itself on {times} times while it was read")
+
+
+async def _settle(session, wanted):
+    """What the page throws while it loads is told by then: timers that were due run before this one.
+    A page whose scripts are off, that has exchanged its timers or has gone is not waited for."""
+    timer = asyncio.ensure_future(session.page.evaluate("new Promise(done => setTimeout(done))"))
+    await asyncio.wait({timer}, timeout=session.limits.time(0.5))
+    timer.cancel()
+    timer.add_done_callback(lambda end: end.cancelled() or end.exception())
 
 
 async def _page(session, wanted):
