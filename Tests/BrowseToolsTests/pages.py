@@ -118,7 +118,7 @@ def hostile():
         Case("print and beforeunload", html("<p>x</p><script>onbeforeunload = e => { e.preventDefault(); return 'stay' }; print()</script>", actions=[{"goto": SITE + "/inner"}]), kept("inner words")),
         Case("windows without end", html("<p>x</p><script>for (let i = 0; i < 200; i++) open('about:blank')</script>", actions=[{"evaluate": "for (let i = 0; i < 200; i++) open('about:blank'); 1"}], limits=PATIENT), lambda v, c, f: expect(len(v.get("pages", [])) < 5, str(v)), reason=("page_storm", None)),
         Case("windows by click", html("<button onclick=\"for (let i = 0; i < 60; i++) window.open('about:blank?' + i)\">b</button>", actions=[{"click": "button"}], limits=PATIENT), reason=("page_storm", None)),
-        Case("reloads without end", site("/reload-loop", wait={"text": "never"}), reason="redirect_loop"),
+        Case("reloads without end", site("/reload-loop", wait={"text": "never"}, limits=PATIENT), reason="redirect_loop"),
         Case("refreshes without end", site("/metarefresh-loop", wait={"text": "never"}, limits=PATIENT), reason="redirect_loop"),
         Case("a page that is read while it reloads", site("/reload-loop"), lambda v, c, f: expect(v["title"] == "Round", str(v)), ("redirect_loop", None)),
         Case("redirects without end", site("/loop"), reason="redirect_loop"),
