@@ -108,17 +108,17 @@ async def snapshot(session):
     page = session.page
     of = page.locator(options["selector"]).first if options.get("selector") else page
     seconds = session.limits.call_seconds
-    if of == page:
-        # The client describes all of them before it says anything; meanwhile the page does nothing.
-        count = await _elements(session)
-        if count > session.limits.elements:
-            session.warn(
-                "snapshot_truncated",
-                f"no snapshot: the page has {count} elements, and one has {session.limits.elements} "
-                "at most; `snapshot.selector` names a part of the page",
-            )
-            return ""
     try:
+        if of == page:
+            # The client describes all of them before it says a word; the page stands still for it.
+            count = await _elements(session)
+            if count > session.limits.elements:
+                session.warn(
+                    "snapshot_truncated",
+                    f"no snapshot: the page has {count} elements, and one has "
+                    f"{session.limits.elements} at most; `snapshot.selector` names a part of it",
+                )
+                return ""
         text = await session.guarded(
             of.aria_snapshot(timeout=session.milliseconds(seconds), **given), seconds + 1
         )
@@ -193,7 +193,7 @@ async def _still(session, step, wanted):
 
 
 async def _settle(session, wanted):
-    """What the page throws while it loads is told by then: timers that were due run before this one.
+    """What the page throws while it loads is told by then: timers that were due run before it.
     A page whose scripts are off, that has exchanged its timers or has gone is not waited for."""
     timer = asyncio.ensure_future(session.page.evaluate("new Promise(done => setTimeout(done))"))
     await asyncio.wait({timer}, timeout=session.limits.time(0.5))
