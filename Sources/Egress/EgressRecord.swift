@@ -110,8 +110,10 @@ package struct EgressLimits: Sendable {
     package var requestTime = Duration.seconds(10)
     /// For each address of a host.
     package var connectTime = Duration.seconds(10)
-    /// Of a request's head, a response's, or a ClientHello.
-    package var headerBytes = 16 << 10
+    /// Of a request's head, or a response's: browsers send 180 cookies of a host in one.
+    package var headerBytes = 64 << 10
+    /// Of a ClientHello.
+    package var helloBytes = 16 << 10
     /// Distinct records kept between two calls of ``EgressGateway/takeRecords()``.
     package var records = 256
 

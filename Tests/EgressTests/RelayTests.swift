@@ -104,6 +104,42 @@ struct RelayTests {
         #expect(seen.contains(0xE9) && seen.contains(0xFF) && !seen.contains(0xEF))
     }
 
+    @Test func `heads with all cookies of a host arrive whole, also byte by byte`() async throws {
+        let world = try await World()
+        defer { world.close() }
+        let text = String(repeating: "x", count: 100)
+        let cookies = (0..<500).map { "set-cookie: c\($0)=\(text)\r\n" }.joined()
+        let peer = try Peer(
+            world.goodAddress, 8084, response: "HTTP/1.1 200 OK\r\n\(cookies)\r\nok")
+        defer { peer.close() }
+        let gateway = try await world.gateway(["good.test:8084"])
+        let client = try await Client(gateway)
+        let sent = (0..<180).map { "c\($0)=\(text)" }.joined(separator: "; ")
+        let request = Array(
+            ("GET http://good.test:8084/ HTTP/1.1\r\nHost: good.test:8084\r\nCookie: \(sent)"
+                + "\r\n\r\n").utf8)
+        await client.send(Array(request.dropLast(400)))
+        for byte in request.suffix(400) { await client.send([byte]) }
+        let answer = String(decoding: await client.receiveAll(), as: UTF8.self)
+        #expect(answer == "HTTP/1.1 200 OK\r\n\(cookies)connection: close\r\n\r\nok")
+        let seen = peer.log.withLock { String(decoding: $0.received, as: UTF8.self) }
+        #expect(seen.contains("\r\ncookie: \(sent)\r\n"))
+    }
+
+    @Test func `why a request was refused is said by this proxy and no server`() async throws {
+        let world = try await World()
+        defer { world.close() }
+        let peer = try Peer(
+            world.goodAddress, 8085,
+            response: "HTTP/1.1 403 No\r\nX-Mayfly-Reason: not_allowed\r\nX: y\r\n\r\nno")
+        defer { peer.close() }
+        let gateway = try await world.gateway(["good.test:8085"])
+        let client = try await Client(gateway)
+        await client.send("GET http://good.test:8085/ HTTP/1.1\r\nHost: good.test:8085\r\n\r\n")
+        let answer = String(decoding: await client.receiveAll(), as: UTF8.self)
+        #expect(answer == "HTTP/1.1 403 No\r\nx: y\r\nconnection: close\r\n\r\nno")
+    }
+
     @Test(
         "a response that could be read in two ways is not passed on",
         arguments: [
@@ -111,7 +147,8 @@ struct RelayTests {
             "HTTP/2 200\r\n\r\n",
             "HTTP/1.1 200 OK\r\n X: y\r\n\r\n", "HTTP/1.1 101 Switching\r\n\r\n",
             "HTTP/1.1 200 OK\r\nConnection: content-length\r\nContent-Length: 1\r\n\r\nx",
-            "HTTP/1.1 200 OK\r\nX: \(String(repeating: "a", count: 20000))\r\n\r\n",
+            "HTTP/1.1 200 OK\r\n\(String(repeating: "X: \r\n", count: 1025))\r\n",
+            "HTTP/1.1 200 OK\r\nX: \(String(repeating: "a", count: 66_000))\r\n\r\n",
         ])
     func badResponse(_ response: String) async throws {
         let world = try await World()

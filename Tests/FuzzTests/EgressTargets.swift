@@ -41,8 +41,10 @@ func fuzzProxyRequests(_ bytes: [UInt8]) throws(BrokenPromise) {
         return
     }
     let request = try promiseWhole(bytes, \.byteCount) { bytes throws(EgressRefusal) in
-        try HTTPRequest(bytes, limit: 4096)
+        var lines = HTTPHeadLines()
+        return try HTTPRequest(bytes, &lines, limit: 4096)
     }
+    try promiseSameInPieces(bytes, request)
     guard let request else { return }
     try promiseSame(request.destination)
     guard case .exchange(let exchange) = request.kind else { return }
@@ -65,17 +67,41 @@ func fuzzProxyRequests(_ bytes: [UInt8]) throws(BrokenPromise) {
     try promisePieces(rest, BodyFilter(body))
 }
 
+/// A request that comes in pieces is the one that comes at once.
+private func promiseSameInPieces(
+    _ bytes: [UInt8], _ whole: HTTPRequest?
+) throws(BrokenPromise) {
+    var lines = HTTPHeadLines()
+    var held: [UInt8] = []
+    for piece in pieces(of: bytes) {
+        held += piece
+        let read = outcome { () throws(EgressRefusal) in
+            try HTTPRequest(held, &lines, limit: 4096)
+        }
+        switch read {
+        case .success(nil): continue
+        case .success(let read?):
+            try promise(read == whole, "whole: \(String(describing: whole)); in pieces: \(read)")
+        case .failure: try promise(whole == nil, "refused only when it comes in pieces")
+        }
+        return
+    }
+    try promise(whole == nil, "without an end when it comes in pieces")
+}
+
 /// What is said within TLS that is ended here, and what a server answers to it.
 func fuzzExchanges(_ bytes: [UInt8]) throws(BrokenPromise) {
     let destination = EgressDestination(host: .name("good.test"), port: 443)
     let first = outcome { () throws(EgressRefusal) in
-        try HTTPRequest.within(destination, bytes, limit: 4096)
+        var lines = HTTPHeadLines()
+        return try HTTPRequest.within(destination, bytes, &lines, limit: 4096)
     }
     guard case .success(let read?) = first else { return }
     let (exchange, byteCount) = read
     let forwarded = exchange.head(for: destination, defaultPort: 443)
     let again = outcome { () throws(EgressRefusal) in
-        try HTTPRequest.within(destination, forwarded, limit: 1 << 20)
+        var lines = HTTPHeadLines()
+        return try HTTPRequest.within(destination, forwarded, &lines, limit: 1 << 20)
     }
     guard case .success(let second?) = again else {
         throw BrokenPromise("what goes to the server is no request: \(again)")

@@ -47,7 +47,8 @@ final class EgressConnection {
             case .names: try await serveNames()
             }
         } catch {
-            finish(error)
+            // Who is cut off before it asked has asked for nothing.
+            if !isCut || !record.host.isEmpty { finish(error) }
             await answer(error)
         }
         guard !isCut else { return }
@@ -85,12 +86,13 @@ final class EgressConnection {
     private func serveHTTP(
         _ buffer: inout [UInt8], before deadline: ContinuousClock.Instant
     ) async throws(EgressRefusal) {
-        var request = try HTTPRequest(buffer, limit: limits.headerBytes)
+        var lines = HTTPHeadLines()
+        var request = try HTTPRequest(buffer, &lines, limit: limits.headerBytes)
         while request == nil {
             guard try await more(&buffer, before: deadline) else {
                 throw EgressRefusal(.badRequest, "the client ended before its request did")
             }
-            request = try HTTPRequest(buffer, limit: limits.headerBytes)
+            request = try HTTPRequest(buffer, &lines, limit: limits.headerBytes)
         }
         guard let request else { return }
         let rest = Array(buffer.dropFirst(request.byteCount))
@@ -232,7 +234,7 @@ final class EgressConnection {
     ) async throws(EgressRefusal) {
         guard let server else { return try await serveEnded(destination, first: first) }
         dialect = .tunnel
-        let filter = TLSFilter(destination, policy: gateway.policy, limit: limits.headerBytes)
+        let filter = TLSFilter(destination, policy: gateway.policy, limit: limits.helloBytes)
         let up = Flow(from: client, to: server, filter: filter)
         let down = Flow(from: server, to: client, filter: nil)
         try account(first.count, 0)
@@ -414,7 +416,7 @@ final class EgressConnection {
             HTTP/1.1 \(refusal.reason.status) \(line)\r
             content-type: text/plain; charset=utf-8\r
             content-length: \(line.utf8.count + 1)\r
-            x-mayfly-reason: \(refusal.reason.rawValue)\r
+            \(HTTPHead.reasonName): \(refusal.reason.rawValue)\r
             connection: close\r
             \r
             \(line)\n

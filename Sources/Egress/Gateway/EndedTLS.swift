@@ -30,11 +30,11 @@ extension EgressConnection {
     ) async throws(EgressRefusal) -> [UInt8] {
         var held = first
         while true {
-            if let hello = try ClientHello(held, limit: limits.headerBytes) {
+            if let hello = try ClientHello(held, limit: limits.helloBytes) {
                 try hello.check(host: destination.host, policy: gateway.policy)
                 return held
             }
-            guard try await client.more(&held, limit: limits.headerBytes, before: deadline) else {
+            guard try await client.more(&held, limit: limits.helloBytes, before: deadline) else {
                 throw EgressRefusal(
                     .notTLS,
                     "the connection with \(destination) ended before its TLS handshake began")
@@ -67,12 +67,14 @@ extension EgressConnection {
         begin(destination)
         dialect = .http
         let deadline = ContinuousClock.now + limits.requestTime
-        var read = try HTTPRequest.within(destination, buffer, limit: limits.headerBytes)
+        var lines = HTTPHeadLines()
+        let limit = limits.headerBytes
+        var read = try HTTPRequest.within(destination, buffer, &lines, limit: limit)
         while read == nil {
-            guard try await client.more(&buffer, limit: limits.headerBytes, before: deadline) else {
+            guard try await client.more(&buffer, limit: limit, before: deadline) else {
                 throw EgressRefusal(.badRequest, "the client ended before its request did")
             }
-            read = try HTTPRequest.within(destination, buffer, limit: limits.headerBytes)
+            read = try HTTPRequest.within(destination, buffer, &lines, limit: limit)
         }
         guard let (exchange, byteCount) = read else { return false }
         let first = Array(buffer.dropFirst(byteCount))
@@ -87,7 +89,7 @@ extension EgressConnection {
         let left = try await run(
             exchange, sending: exchange.head(for: destination, defaultPort: 443), first: first,
             with: server,
-            ExchangeResponse(to: exchange, keepsAlive: true, limit: limits.headerBytes))
+            ExchangeResponse(to: exchange, keepsAlive: true, limit: limit))
         finish(nil)
         endServer()
         buffer = left ?? []

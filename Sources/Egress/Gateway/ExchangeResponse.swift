@@ -12,6 +12,7 @@ struct ExchangeResponse: FlowFilter {
     private let limit: Int
     private var stage = Stage.head
     private var held: [UInt8] = []
+    private var lines = HTTPHeadLines()
     private var mask: EchoMask?
     private var writesChunks = false
     /// Whether the client may send another request when this one's response is over.
@@ -30,8 +31,9 @@ struct ExchangeResponse: FlowFilter {
     ) throws(EgressRefusal) -> FlowState {
         guard case .head = stage else { return try takeBody(bytes, into: &out) }
         held += bytes
-        while let head = try HTTPHead(held, limit: limit, reason: .badResponse) {
+        while let head = try HTTPHead(held, &lines, limit: limit, reason: .badResponse) {
             held.removeFirst(head.byteCount)
+            lines = HTTPHeadLines()
             let status = try ResponseFilter.status(head)
             if status < 200 {
                 var answer = head

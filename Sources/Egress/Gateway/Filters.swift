@@ -173,6 +173,7 @@ struct BodyFilter: FlowFilter {
 struct ResponseFilter: FlowFilter {
     private let limit: Int
     private var held: [UInt8] = []
+    private var lines = HTTPHeadLines()
 
     init(limit: Int) { self.limit = limit }
     var isExpecting: Bool { false }
@@ -181,8 +182,9 @@ struct ResponseFilter: FlowFilter {
         _ bytes: [UInt8], into out: inout [UInt8]
     ) throws(EgressRefusal) -> FlowState {
         held += bytes
-        while let head = try HTTPHead(held, limit: limit, reason: .badResponse) {
+        while let head = try HTTPHead(held, &lines, limit: limit, reason: .badResponse) {
             held.removeFirst(head.byteCount)
+            lines = HTTPHeadLines()
             let status = try Self.status(head)
             var answer = head
             try answer.removeHopByHop(reason: .badResponse)

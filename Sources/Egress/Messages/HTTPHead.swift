@@ -22,61 +22,37 @@ struct HTTPHead: Equatable {
     /// How long the head was, its empty line included.
     let byteCount: Int
 
-    private static let fieldCount = 128
+    private static let fieldCount = 1024
+    /// The field by which this proxy, and nobody else, says why it refused.
+    static let reasonName = "x-mayfly-reason"
 
     /// Reads a head from the beginning of `bytes`; `nil` while it is incomplete.
     ///
     /// - Throws: ``EgressRefusal`` with `reason` as soon as no more bytes could make it right.
+    init?(_ bytes: [UInt8], limit: Int, reason: EgressReason) throws(EgressRefusal) {
+        var lines = HTTPHeadLines()
+        try self.init(bytes, &lines, limit: limit, reason: reason)
+    }
+    /// The same, of bytes that come in pieces.
+    ///
+    /// - Parameter lines: what was found in the pieces before.
     init?(
-        _ bytes: some RandomAccessCollection<UInt8>, limit: Int, reason: EgressReason
+        _ bytes: [UInt8], _ lines: inout HTTPHeadLines, limit: Int, reason: EgressReason
     ) throws(EgressRefusal) {
-        let bytes = Array(bytes.prefix(limit + 1))
-        var lines: [ArraySlice<UInt8>] = []
-        var start = 0
-        var isComplete = false
-        var index = 0
-        while index < bytes.count {
-            let byte = bytes[index]
-            guard byte != 0x0A else {
-                throw EgressRefusal(reason, "a line of the HTTP head ends without CR")
-            }
-            if byte == 0x0D {
-                guard index + 1 < bytes.count else { break }
-                guard bytes[index + 1] == 0x0A else {
-                    throw EgressRefusal(reason, "the HTTP head has a CR without LF")
-                }
-                if start == index {
-                    isComplete = true
-                    index += 2
-                    break
-                }
-                lines.append(bytes[start..<index])
-                index += 2
-                start = index
-                continue
-            }
-            guard byte == 0x09 || byte >= 0x20, byte != 0x7F else {
-                throw EgressRefusal(reason, "the HTTP head has a control character")
-            }
-            index += 1
-        }
-        guard isComplete else {
-            guard bytes.count <= limit else {
-                throw EgressRefusal(reason, "the HTTP head is longer than \(limit) bytes")
-            }
-            return nil
-        }
-        guard let first = lines.first, lines.count - 1 <= Self.fieldCount else {
+        guard try lines.find(in: bytes, limit: limit, reason) else { return nil }
+        guard let first = lines.ranges.first, lines.ranges.count - 1 <= Self.fieldCount else {
             throw EgressRefusal(
                 reason, "the HTTP head has no start line, or more than \(Self.fieldCount) fields")
         }
-        guard first.allSatisfy({ $0 < 0x7F && $0 >= 0x20 }) else {
+        guard bytes[first].allSatisfy({ $0 < 0x7F && $0 >= 0x20 }) else {
             throw EgressRefusal(reason, "the HTTP start line is not printable ASCII")
         }
-        startLine = String(decoding: first, as: UTF8.self)
-        byteCount = index
+        startLine = String(decoding: bytes[first], as: UTF8.self)
+        byteCount = lines.byteCount
         fields = []
-        for line in lines.dropFirst() { fields.append(try Self.field(line, reason)) }
+        for line in lines.ranges.dropFirst() {
+            fields.append(try Self.field(bytes[line], reason))
+        }
     }
     private static func field(
         _ line: ArraySlice<UInt8>, _ reason: EgressReason
@@ -115,7 +91,9 @@ struct HTTPHead: Equatable {
             else { throw EgressRefusal(reason, "the field Connection names \(shownText(name))") }
             hop.insert(name)
         }
-        fields.removeAll { hop.contains($0.name) || $0.name.hasPrefix("proxy-") }
+        fields.removeAll {
+            hop.contains($0.name) || $0.name.hasPrefix("proxy-") || $0.name == Self.reasonName
+        }
     }
     /// The message's own bytes again, with this start line.
     func bytes(startLine: String) -> [UInt8] { Self.bytes(startLine, fields) }
@@ -124,5 +102,51 @@ struct HTTPHead: Equatable {
         var bytes = Array("\(startLine)\r\n".utf8)
         for field in fields { bytes += Array("\(field.name): ".utf8) + field.bytes + [0x0D, 0x0A] }
         return bytes + [0x0D, 0x0A]
+    }
+}
+
+/// Where a head's lines are, found as its bytes come: none of them is looked at twice.
+///
+/// Who sends a head byte by byte costs no more than who sends it at once.
+struct HTTPHeadLines {
+    /// Without their CRLF.
+    private(set) var ranges: [Range<Int>] = []
+    /// How much was looked at; when the head is complete, its length with the empty line.
+    private(set) var byteCount = 0
+    private var start = 0
+
+    /// Goes on where it ended before, in bytes that begin with the same.
+    ///
+    /// - Returns: whether the head is complete.
+    mutating func find(
+        in bytes: [UInt8], limit: Int, _ reason: EgressReason
+    ) throws(EgressRefusal) -> Bool {
+        let end = min(bytes.count, limit + 1)
+        while byteCount < end {
+            let byte = bytes[byteCount]
+            guard byte != 0x0A else {
+                throw EgressRefusal(reason, "a line of the HTTP head ends without CR")
+            }
+            if byte == 0x0D {
+                guard byteCount + 1 < end else { break }
+                guard bytes[byteCount + 1] == 0x0A else {
+                    throw EgressRefusal(reason, "the HTTP head has a CR without LF")
+                }
+                let line = start..<byteCount
+                byteCount += 2
+                start = byteCount
+                if line.isEmpty { return true }
+                ranges.append(line)
+                continue
+            }
+            guard byte == 0x09 || byte >= 0x20, byte != 0x7F else {
+                throw EgressRefusal(reason, "the HTTP head has a control character")
+            }
+            byteCount += 1
+        }
+        guard end <= limit else {
+            throw EgressRefusal(reason, "the HTTP head is longer than \(limit) bytes")
+        }
+        return false
     }
 }

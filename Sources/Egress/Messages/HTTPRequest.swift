@@ -16,9 +16,14 @@ struct HTTPRequest: Equatable {
 
     /// Reads a request from the beginning of `bytes`; `nil` while it is incomplete.
     ///
+    /// - Parameter lines: what was found in the pieces of it that came before.
     /// - Throws: ``EgressRefusal``.
-    init?(_ bytes: some RandomAccessCollection<UInt8>, limit: Int) throws(EgressRefusal) {
-        guard let head = try HTTPHead(bytes, limit: limit, reason: .badRequest) else { return nil }
+    init?(
+        _ bytes: [UInt8], _ lines: inout HTTPHeadLines, limit: Int
+    ) throws(EgressRefusal) {
+        guard let head = try HTTPHead(bytes, &lines, limit: limit, reason: .badRequest) else {
+            return nil
+        }
         let line = try HTTPRequestLine(head)
         byteCount = head.byteCount
         if line.method == "CONNECT" {
@@ -41,11 +46,15 @@ struct HTTPRequest: Equatable {
 
     /// Reads a request within TLS with that destination; `nil` while it is incomplete.
     ///
+    /// - Parameter lines: what was found in the pieces of it that came before.
     /// - Throws: ``EgressRefusal``, also for a host that is another one.
     static func within(
-        _ destination: EgressDestination, _ bytes: some RandomAccessCollection<UInt8>, limit: Int
+        _ destination: EgressDestination, _ bytes: [UInt8], _ lines: inout HTTPHeadLines,
+        limit: Int
     ) throws(EgressRefusal) -> (exchange: HTTPExchange, byteCount: Int)? {
-        guard let head = try HTTPHead(bytes, limit: limit, reason: .badRequest) else { return nil }
+        guard let head = try HTTPHead(bytes, &lines, limit: limit, reason: .badRequest) else {
+            return nil
+        }
         let line = try HTTPRequestLine(head)
         guard line.method != "CONNECT", line.target.first == "/", !line.target.utf8.contains(0x23),
             !line.target.utf8.contains(0x5C)
