@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The pages in real machines. Usage: machine.py --program MAYFLY [--all] [--only TEXT]
+"""The pages in real machines. Usage: machine.py --program MAYFLY [--all] [--only TEXT]...
 
 First browse jobs, a machine each; then pages, many to a machine, for each restore costs seconds under
 emulation. Their servers are on this host's loopback, behind the real proxy; port 80 there needs root.
@@ -22,7 +22,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 BATCH = 12
 # Where the names of the tests lead, and which of them jobs may reach.
 ADDRESS = "127.0.0.80"
-ALLOWED = ["site.test:80", "other.test:80"]
+ALLOWED = ["site.test:80", "other.test:80", "down.test:443"]
 FORM = """<title>Order</title><form onsubmit="event.preventDefault(); document.body.append('sent ' + n.value.length)">
 <label>Word <input id=n></label><button>Send</button></form>"""
 
@@ -122,13 +122,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--program", required=True)
     parser.add_argument("--all", action="store_true")
-    parser.add_argument("--only", default="")
+    parser.add_argument("--only", action="append", default=[])
     options = parser.parse_args()
     report = Report()
     if not options.only:
         check_jobs(options.program, report)
     cases = [case for case in pages.usual() + pages.hostile()
-             if options.only in case.name and (options.all or options.only or case.is_sample)]
+             if any(text in case.name for text in options.only)
+             or not options.only and (options.all or case.is_sample)]
     network = serve_the_web()
     for start in range(0, len(cases), BATCH):
         run_batch(options.program, cases[start:start + BATCH], network, report)

@@ -35,6 +35,7 @@ PAGES = {
     "/article": "<html><head><title>News</title><meta name=description content=short><link rel=canonical href=/article></head><body><nav><a href=/>Home</a> <a href=/x>Sport</a></nav><article><h1>The Comet</h1>"
     + "<p>Astronomers watched the comet pass on Tuesday night, and many people saw it without a telescope in clear skies.</p>" * 6 + "</article><footer>Imprint</footer></body></html>",
     "/denied-parts": "<title>Parts</title><p>here</p><script src=http://denied.test/a.js></script><script>fetch('https://denied.test/api').catch(() => document.body.append('refused'));</script>",
+    "/down-part": "<p>here</p><script>fetch('https://down.test/api').catch(() => document.body.append('failed'))</script>",
     "/socket": "<title>Socket</title><p id=a></p><script>const w = new WebSocket('ws://denied.test/'); w.onerror = () => a.textContent = 'closed';</script>",
     "/refresh": "<title>Refresh</title><meta http-equiv=refresh content='0; url=/inner'>",
     "/metarefresh-loop": "<title>Round</title><meta http-equiv=refresh content='0; url=/metarefresh-loop'>",
@@ -62,6 +63,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 
     def do_CONNECT(self):
+        if self.path == "down.test:443":
+            return self.answer(502, b"", {"X-Mayfly-Reason": "connect_failed"}, "text/plain")
         self.refuse()
 
     def refuse(self):
@@ -150,6 +153,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 self.wfile.write(bytes(1 << 20))
         except OSError:
             self.close_connection = True
+
+    def path_busy(self, _):
+        self.answer(200, b"<p id=p>begun</p><script>const end = Date.now() + 1500; while (Date.now() < end);"
+            b"fetch('/echo').then(r => { p.textContent = 'fetched ' + r.status })</script>")
 
     def path_never(self, _):
         time.sleep(60)

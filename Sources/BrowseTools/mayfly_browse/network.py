@@ -1,6 +1,7 @@
 """What pages asked of the network, what became of it, and what would allow what was refused."""
 
 import asyncio
+import dataclasses
 import time
 from urllib.parse import urlsplit
 
@@ -29,15 +30,37 @@ def request_rule(request):
     return f"{request.method} https://{parts.netloc.rpartition('@')[2]}{parts.path or '/'}"
 
 
-def remedy(why, allow):
-    """What would let it through, and in whose list."""
-    if why == "above_ceiling":
-        return f"the operator's list would have to have \"{allow}\""
-    return f'"network": {{"allow": ["{allow}"]}} would allow it'
+@dataclasses.dataclass
+class Refusal:
+    """What the proxy said in place of a server: by a rule, or because it could not be done."""
+
+    reason: str
+    sentence: str
+    is_denial: bool
+
+    @classmethod
+    def of(cls, headers, status, sentence):
+        """Of a response; None when it is the server's."""
+        reason = headers.get(REASON_HEADER)
+        if not reason:
+            return None
+        return cls(reason[:100], sentence[:500].removeprefix("mayfly: "), status == 403)
+
+    def remedy(self, allow):
+        """What would let it through, and in whose list; what was wrong where no list would."""
+        if self.reason == "above_ceiling":
+            return f"the operator's list would have to have \"{allow}\""
+        if self.reason in ("not_allowed", "no_network"):
+            return f'"network": {{"allow": ["{allow}"]}} would allow it'
+        return self.sentence
+
+
+_UNREACHABLE = Refusal("unreachable", "it could not be reached", False)
+_NO_NETWORK = Refusal("no_network", "this job has no network", True)
 
 
 async def ask_proxy(destination):
-    """Why the proxy opens no tunnel to there; None when it would."""
+    """Why the proxy opens no tunnel to there."""
     host, port = browser.PROXY.removeprefix("http://").split(":")
     writer = None
     try:
@@ -45,20 +68,17 @@ async def ask_proxy(destination):
         writer.write(f"CONNECT {destination} HTTP/1.1\r\nHost: {destination}\r\n\r\n".encode())
         head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
     except (asyncio.TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-        return "unreachable"
+        return _UNREACHABLE
     except OSError:
-        return "no_network"
+        return _NO_NETWORK
     finally:
         if writer is not None:
             writer.close()
-    lines = head.decode("latin-1").split("\r\n")
-    if lines[0].split(" ")[1:2] == ["200"]:
-        return None
-    for line in lines[1:]:
-        name, _, value = line.partition(":")
-        if name.strip().lower() == REASON_HEADER:
-            return value.strip()[:100]
-    return "unreachable"
+    first, *lines = head.decode("latin-1").split("\r\n")
+    status, _, sentence = first.partition(" ")[2].partition(" ")
+    fields = [line.partition(":") for line in lines]
+    headers = {name.strip().lower(): value.strip() for name, _, value in fields}
+    return Refusal.of(headers, int(status) if status.isdecimal() else 0, sentence) or _UNREACHABLE
 
 
 class Network:
@@ -86,11 +106,11 @@ class Network:
 
     def _answered(self, response):
         try:
-            why = response.headers.get(REASON_HEADER) if response.status == 403 else None
+            refusal = Refusal.of(response.headers, response.status, response.status_text)
         except Exception:
             return
-        if why:
-            self._refused(response.request, why[:100], request_rule(response.request))
+        if refusal:
+            self._refused(response.request, refusal, request_rule(response.request))
 
     def _ended(self, request, failure):
         self.last_change = time.monotonic()
@@ -99,8 +119,8 @@ class Network:
             return
         if failure and any(word in failure for word in _DENIED):
             self._later(self._find_why(request))
-        elif failure and len(self._failed) < 100:
-            self._failed.append({"url": request.url[:2048], "error": failure[:200]})
+        elif failure:
+            self._fail(request, failure)
         if len(self.entries) < self.limits.requests:
             self.entries.append(self._entry(request, failure))
 
@@ -128,12 +148,19 @@ class Network:
 
     async def why(self, destination):
         if destination is None:
-            return "unreachable"
+            return _UNREACHABLE
         if destination not in self._why:
-            self._why[destination] = await ask_proxy(destination) or "unreachable"
+            self._why[destination] = await ask_proxy(destination)
         return self._why[destination]
 
-    def _refused(self, request, why, allow):
+    def _fail(self, request, error):
+        if len(self._failed) < 100:
+            self._failed.append({"url": request.url[:2048], "error": error[:200]})
+
+    def _refused(self, request, refusal, allow):
+        if not refusal.is_denial:
+            return self._fail(request, refusal.reason)
+        why = refusal.reason
         key = (allow, request.resource_type, why)
         entry = self._blocked.get(key)
         if entry:
@@ -148,7 +175,7 @@ class Network:
             }
             self.warn(
                 "requests_blocked",
-                f"{request.url[:300]} was not fetched ({why}); {remedy(why, allow)}",
+                f"{request.url[:300]} was not fetched ({why}); {refusal.remedy(allow)}",
             )
 
     async def settle(self):

@@ -335,17 +335,20 @@ class Session:
         self.value["redirects"] = redirects
         headers = response.headers
         self.value["type"] = headers.get("content-type", "")[:200]
-        why = headers.get(network.REASON_HEADER)
-        if response.status == 403 and why:
-            raise self._denied(response.url, why[:100], network.request_rule(response.request))
+        refusal = network.Refusal.of(headers, response.status, response.status_text)
+        if refusal:
+            raise self._refused(response.url, refusal, network.request_rule(response.request))
         if self.request.get("fail_on_status") and response.status >= 400:
             raise Failure("http_status", f"{url[:300]} was answered with status {response.status}")
 
     @staticmethod
-    def _denied(url, why, allow):
+    def _refused(url, refusal, allow):
+        why = refusal.reason
+        if not refusal.is_denial:
+            return Failure("navigation_failed", f"{url[:300]}: {refusal.sentence} ({why})")
         return Failure(
             "network_denied",
-            f"{url[:300]} may not be reached ({why}); {network.remedy(why, allow)}",
+            f"{url[:300]} may not be reached ({why}); {refusal.remedy(allow)}",
         )
 
     async def _not_there(self, url, error):
@@ -361,7 +364,7 @@ class Session:
                 await asyncio.sleep(0.02)
         if any(word in error for word in network._DENIED):
             allow = network.rule(url)
-            raise self._denied(url, await self.network.why(allow), allow)
+            raise self._refused(url, await self.network.why(allow), allow)
         if code == "ERR_TOO_MANY_REDIRECTS":
             raise Failure("redirect_loop", f"{url[:300]} was redirected again and again")
         if code.startswith("ERR_CERT_"):

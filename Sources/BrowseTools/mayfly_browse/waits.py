@@ -10,12 +10,13 @@ from . import targets
 UNLOADED = "the page has not finished loading; what is there is returned"
 
 
-async def quiet(session, seconds, idle=0.5):
-    """No request for `idle` seconds, or `seconds` are over: pages that never rest are usual."""
+async def quiet(session, seconds, idle=0.5, since=0.0):
+    """No request for `idle` seconds after `since`, or `seconds` are over: pages that never rest are
+    usual."""
     end = time.monotonic() + seconds
     network = session.network
     while time.monotonic() < end:
-        still = time.monotonic() - network.last_change
+        still = time.monotonic() - max(network.last_change, since)
         if network.is_quiet and still >= idle:
             return True
         await asyncio.sleep(0.05 if still >= idle else max(0.02, min(idle - still, 0.1)))
@@ -71,8 +72,12 @@ async def wait(session, given):
         await one(f"text {given['text']!r}", found.wait_for(state="visible", timeout=left()))
     if "js" in given:
         await one("js", page.wait_for_function(given["js"], timeout=left()))
-    if "idle" in given and not await quiet(session, left() / 1000, given["idle"] / 1000):
-        lapsed.append(f"idle {given['idle']} ms")
+    if "idle" in given:
+        idle = given["idle"] / 1000
+        # Before its scripts have run, a page is quiet because it has not begun.
+        await one("state load", page.wait_for_load_state("load", timeout=left()))
+        if not await quiet(session, left() / 1000, idle, since=time.monotonic()):
+            lapsed.append(f"idle {given['idle']} ms")
     if "ms" in given:
         await asyncio.sleep(min(given["ms"] / 1000, left() / 1000))
     for what in lapsed:
