@@ -1,13 +1,14 @@
 // QEMU's system calls, recorded from machines that started, restored, worked, were paused and
-// saved under emulation (Tests/MachinesTests/Jail/Calls); those of KVM are read from its
-// sources. QEMU's own `-sandbox` filter comes on top.
+// saved, under emulation and under KVM (Tests/MachinesTests/Jail/Calls).
+// QEMU's own `-sandbox` filter comes on top.
 
 import CSeccomp
 import Glibc
 
 extension Filter {
     static func qemu(usesKVM: Bool) -> [Rule] {
-        var rules: [Rule] = [
+        var rules = library
+        rules += [
             .allow("mmap", "memory, libraries and, under emulation, translated code"),
             .allow("getdents64", "looks for NUMA nodes in /sys, which is not there"),
             .allow("statfs", "looks for SELinux, which is not there"),
@@ -54,4 +55,48 @@ extension Filter {
         rules.append(.allow("ioctl", "vhost, which carries vsock", where: commands(0xAF)))
         return rules
     }
+
+    /// What the C library and other libraries of a distribution's build make, which is not static.
+    private static let library: [Rule] = [
+        .allow("set_robust_list", "the C library, in each thread"),
+        .allow("rseq", "the C library, in each thread"),
+        .refuse("clone3", ENOSYS, "its flags are in memory, so the C library uses clone"),
+        .allow("sched_getaffinity", "how many processors there are"),
+        .allow("getpid", "the process's own number"),
+        .allow("gettid", "the thread's own number"),
+        .allow("readv", "ports, disks"),
+        .allow("writev", "ports, disks"),
+        .allow("pread64", "disks"),
+        .allow("preadv", "disks"),
+        .allow("pwrite64", "the scratch disk"),
+        .allow("pwritev", "the scratch disk"),
+        .allow("newfstatat", "the C library's fstat"),
+        .allow("statx", "the same, in newer libraries"),
+        .allow("fdatasync", "the scratch disk"),
+        .allow("fallocate", "gives back blocks of the scratch disk"),
+        .allow("fcntl", "duplicates descriptors", where: argument(1, is: UInt64(F_DUPFD))),
+        .allow("fcntl", "close-on-exec", where: argument(1, is: UInt64(F_GETFD))),
+        .allow("openat", "libraries, firmware, its memory"),
+        .allow("access", "which of several files is there"),
+        .allow("readlink", "where its own program stands; there is no answer"),
+        .allow("clock_getres", "time"),
+        .allow("gettimeofday", "time"),
+        .allow("clock_nanosleep", "pauses"),
+        .allow("nanosleep", "pauses"),
+        .allow("ppoll", "waits for descriptors"),
+        .allow("epoll_wait", "waits for descriptors"),
+        .allow("getuid", "who it is"),
+        .allow("geteuid", "who it is"),
+        .allow("getgid", "who it is"),
+        .allow("getegid", "who it is"),
+        .allow("getrlimit", "reads its limits"),
+        .allow(
+            "prctl", "its own filter: a second one only takes away",
+            where: argument(0, is: 22)),
+        .allow("uname", "the kernel's version"),
+        own(
+            .allow(
+                "tgkill", "wakes and ends threads of its own",
+                where: argument(0, is: UInt64(getpid())))),
+    ]
 }
