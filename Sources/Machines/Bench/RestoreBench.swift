@@ -63,11 +63,7 @@ package struct RestoreBench {
     ) async throws(MachineError) -> RestoreBenchResult {
         progress("cold boots: \(boots)")
         let boot = try await coldBoots(boots)
-        progress("restores with a pre-spawned standby: \(rounds)")
-        let standing = try await restores(withStandby: true)
-        progress("restores with nothing started: \(rounds)")
-        let spawned = try await restores(withStandby: false)
-        let free = try await restoresWithoutJail()
+        let (jailed, free) = try await restores()
         progress("resumes of a stopped machine: \(rounds)")
         let resumes = try await resumes()
         progress("print in Python, parked and cold: \(rounds)")
@@ -79,16 +75,15 @@ package struct RestoreBench {
         progress("memory of machines that wait and that work: \(machines)")
         let waiting = try await memory(of: machines, working: false)
         let working = try await memory(of: machines, working: true)
-        let ready = zip(standing.restore, standing.prepare).map(+)
         var rows = [
             BenchRow("cold boot to READY, interpreters started", boot.warm),
             BenchRow("cold boot to READY, interpreters not started", boot.plain),
-            BenchRow("restore to READY, standby waiting", ready),
-            BenchRow("  of it: load and resume", standing.restore),
-            BenchRow("  of it: HELLO, PREPARE, READY", standing.prepare),
-            BenchRow("restore to READY, hypervisor started first", spawned.total),
+            BenchRow("restore to READY, standby waiting", jailed.standing.ready),
+            BenchRow("  of it: load and resume", jailed.standing.load),
+            BenchRow("  of it: HELLO, PREPARE, READY", jailed.standing.prepare),
+            BenchRow("restore to READY, hypervisor started first", jailed.spawned.ready),
         ]
-        rows += free
+        rows += Self.rows(jailed, without: free)
         rows += [
             BenchRow("stopped machine, resume to PONG", resumes),
             BenchRow("READY to first byte of a Python print, parked", parked),
@@ -97,7 +92,7 @@ package struct RestoreBench {
         rows += Self.rows("a Python print", python) + Self.rows("a bash echo", bash)
         rows += [
             BenchRow("making a warm machine of a standby", python.making + bash.making),
-            BenchRow("destroy", standing.destroy),
+            BenchRow("destroy", jailed.standing.destroy),
         ]
         rows += waiting + working
         rows.append(
@@ -143,46 +138,63 @@ package struct RestoreBench {
         return (plain, warm)
     }
 
-    private func restores(
-        withStandby: Bool, jailed: Bool = true
-    ) async throws(MachineError) -> (
-        restore: [Double], prepare: [Double], total: [Double], destroy: [Double]
-    ) {
-        var (restore, prepare, total, destroy): ([Double], [Double], [Double], [Double]) = (
-            [], [], [], []
-        )
-        for _ in 0..<rounds {
-            let waiting = withStandby ? try await host.spawnStandby(of: image, jailed: jailed) : nil
-            let begin = ContinuousClock.now
-            let machine: Machine
-            if let waiting {
-                machine = try await makeMachine(waiting)
-            } else {
-                let standby = try await host.spawnStandby(of: image, jailed: jailed)
-                machine = try await makeMachine(standby)
-            }
-            total.append((ContinuousClock.now - begin).milliseconds)
-            restore.append(machine.timings.restore.milliseconds)
-            prepare.append(machine.timings.prepare.milliseconds)
-            let destroying = ContinuousClock.now
-            _ = await machine.destroy()
-            destroy.append((ContinuousClock.now - destroying).milliseconds)
-        }
-        return (restore, prepare, total, destroy)
+    /// Restores of one sort, in milliseconds.
+    private struct Restores {
+        var load: [Double] = []
+        var prepare: [Double] = []
+        /// From the restore's beginning, or the hypervisor's start, to READY.
+        var ready: [Double] = []
+        var destroy: [Double] = []
+    }
+    /// With a standby that waits, and with nothing started.
+    private struct Ways {
+        var standing = Restores()
+        var spawned = Restores()
     }
 
-    /// The same two, without the jail: what it costs is the difference.
-    ///
-    /// Nothing where there is none.
-    private func restoresWithoutJail() async throws(MachineError) -> [BenchRow] {
-        guard host.walls != nil else { return [] }
-        progress("both again without the jail: \(rounds)")
-        let standing = try await restores(withStandby: true, jailed: false)
-        let spawned = try await restores(withStandby: false, jailed: false)
-        let ready = zip(standing.restore, standing.prepare).map(+)
+    /// One of each sort after the other, round by round: whatever else the host does meets all.
+    private func restores() async throws(MachineError) -> (jailed: Ways, free: Ways) {
+        let hasJail = host.walls != nil
+        progress("restores, with and without a standby\(hasJail ? " and a jail" : ""): \(rounds)")
+        var (jailed, free) = (Ways(), Ways())
+        for _ in 0..<rounds {
+            try await restore(withStandby: true, jailed: true, into: &jailed.standing)
+            if hasJail { try await restore(withStandby: true, jailed: false, into: &free.standing) }
+            try await restore(withStandby: false, jailed: true, into: &jailed.spawned)
+            if hasJail { try await restore(withStandby: false, jailed: false, into: &free.spawned) }
+        }
+        return (jailed, free)
+    }
+    private func restore(
+        withStandby: Bool, jailed: Bool, into all: inout Restores
+    ) async throws(MachineError) {
+        let waiting = withStandby ? try await host.spawnStandby(of: image, jailed: jailed) : nil
+        let begin = ContinuousClock.now
+        let machine: Machine
+        if let waiting {
+            machine = try await makeMachine(waiting)
+        } else {
+            let standby = try await host.spawnStandby(of: image, jailed: jailed)
+            machine = try await makeMachine(standby)
+        }
+        all.ready.append((ContinuousClock.now - begin).milliseconds)
+        all.load.append(machine.timings.restore.milliseconds)
+        all.prepare.append(machine.timings.prepare.milliseconds)
+        let destroying = ContinuousClock.now
+        _ = await machine.destroy()
+        all.destroy.append((ContinuousClock.now - destroying).milliseconds)
+    }
+    /// Nothing where there is no jail.
+    private static func rows(_ jailed: Ways, without free: Ways) -> [BenchRow] {
+        guard !free.standing.ready.isEmpty else { return [] }
+        func costs(_ path: KeyPath<Ways, Restores>) -> [Double] {
+            zip(jailed[keyPath: path].ready, free[keyPath: path].ready).map(-)
+        }
         return [
-            BenchRow("restore to READY, standby waiting, no jail", ready),
-            BenchRow("restore to READY, hypervisor started first, no jail", spawned.total),
+            BenchRow("restore to READY, standby waiting, no jail", free.standing.ready),
+            BenchRow("restore to READY, hypervisor started first, no jail", free.spawned.ready),
+            BenchRow("  what the jail adds in a round, standby waiting", costs(\.standing)),
+            BenchRow("  what the jail adds in a round, hypervisor first", costs(\.spawned)),
         ]
     }
 
