@@ -46,20 +46,24 @@ func writeFile(_ path: String, _ contents: [UInt8], mode: mode_t) throws(Machine
         throw error
     }
 }
-private func writeDurably(
-    _ path: String, _ contents: [UInt8], mode: mode_t
+/// All of it, to a file of that name.
+func write(
+    _ contents: [UInt8], to file: borrowing Descriptor, _ path: String
 ) throws(MachineError) {
-    let file = try attempting(Descriptor.open(path, O_WRONLY | O_CREAT | O_EXCL, mode: mode))
     var written = 0
     while written < contents.count {
         let count = unsafe contents[written...].withUnsafeBytes {
             unsafe write(file.number, $0.baseAddress, $0.count)
         }
-        guard count > 0 else {
-            throw MachineError(SystemError("write", path))
-        }
+        guard count > 0 else { throw MachineError(SystemError("write", path)) }
         written += count
     }
+}
+private func writeDurably(
+    _ path: String, _ contents: [UInt8], mode: mode_t
+) throws(MachineError) {
+    let file = try attempting(Descriptor.open(path, O_WRONLY | O_CREAT | O_EXCL, mode: mode))
+    try write(contents, to: file, path)
     guard fchmod(file.number, mode) == 0, fsync(file.number) == 0 else {
         throw MachineError(SystemError("finish", path))
     }

@@ -68,7 +68,8 @@ enum Hardening {
         }
         do throws(MachineError) {
             let mark = try HostMark(runtimeDirectory: settings.runtimeDirectory)
-            let jail = try await Jail(settings, probe, in: mark.directory)
+            let jail = try Jail(settings, probe, in: mark.directory)
+            try await jail.makeRoot(of: probe.hypervisor)
             return try await jail.look(probe.hypervisor).findings + [own(probe)]
         } catch {
             return withoutJail(

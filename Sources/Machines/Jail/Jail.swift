@@ -33,12 +33,15 @@ final class Jail: Sendable {
     let recording = Atomic(0)
     /// Of hypervisors that need a directory each.
     let machinesDirectory: String
+    private let roots: String
 
+    /// Holds nobody yet: ``makeRoot(of:)`` comes before the first machine.
+    ///
     /// - Throws: why machines cannot be jailed here, with what would change that.
     @LoopActor
     init(
         _ settings: HostSettings, _ probe: HostProbe, in directory: String
-    ) async throws(MachineError) {
+    ) throws(MachineError) {
         guard geteuid() == 0 else {
             throw MachineError(
                 .hostUnfit,
@@ -49,17 +52,20 @@ final class Jail: Sendable {
         self.settings = settings
         users = try JailUsers(first: settings.jailUsers)
         accelerator = probe.profile.accelerator
-        let hypervisor = probe.hypervisor
         // Its owner alone gets in, from outside; from inside of a jail there is no outside.
-        try makeDirectory("\(directory)/roots", mode: 0o700)
+        roots = "\(directory)/roots"
+        try makeDirectory(roots, mode: 0o700)
         machinesDirectory = "\(directory)/machines"
         try makeDirectory(machinesDirectory, mode: 0o700)
-        try await JailRoot.make(
-            "\(directory)/roots/\(hypervisor.name.rawValue)", of: hypervisor, accelerator)
         self.directory = try attempting(Descriptor.open(directory, O_RDONLY | O_DIRECTORY))
         do throws(MachineError) {
             groups = .success(try ControlGroups(of: directory, disk: settings.stateDirectory))
         } catch { groups = .failure(error) }
+    }
+    /// The directory that its machines take for all there is.
+    @LoopActor
+    func makeRoot(of hypervisor: HypervisorProgram) async throws(MachineError) {
+        try await JailRoot.make("\(roots)/\(hypervisor.name.rawValue)", of: hypervisor, accelerator)
     }
     /// What does not bound machines here; `nil`: everything does.
     var shortfall: String? {

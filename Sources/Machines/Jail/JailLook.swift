@@ -220,7 +220,8 @@ extension Jail {
     /// where it is switched off.
     ///
     /// - Throws: `hostUnfit` when it is asked for and cannot be built, or when the profile
-    ///   production misses a layer.
+    ///   production misses a layer; and when its root could not be made where jails can be built: a
+    ///   disk that is full for a moment does not leave a worker without them.
     @LoopActor
     static func found(
         _ settings: HostSettings, _ probe: HostProbe, in directory: String
@@ -230,15 +231,20 @@ extension Jail {
             try risks.check(await Hardening.examine(settings, probe))
         }
         guard settings.jail != .off else { return .success(nil) }
+        let isLeftToUs = settings.jail == nil && settings.profile == .standard
+        let jail: Jail
+        do throws(MachineError) { jail = try Jail(settings, probe, in: directory) } catch {
+            guard isLeftToUs else { throw error }
+            return .failure(error)
+        }
+        try await jail.makeRoot(of: probe.hypervisor)
         do throws(MachineError) {
-            let jail = try await Jail(settings, probe, in: directory)
             let look = try await jail.look(probe.hypervisor)
             if settings.profile == .production {
                 try AcceptedRisks(settings.acceptedRisks).check(look.findings)
             }
             return .success(jail)
         } catch {
-            let isLeftToUs = settings.jail == nil && settings.profile == .standard
             guard isLeftToUs, error.reason != .cancelled else { throw error }
             return .failure(error)
         }

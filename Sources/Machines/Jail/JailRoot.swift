@@ -37,12 +37,10 @@ enum JailRoot {
         try makeDirectory((place as NSString).deletingLastPathComponent)
         let copy = try attempting(
             Descriptor.open(place, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW))
-        let count = unsafe bytes.withUnsafeBytes {
-            unsafe write(copy.number, $0.baseAddress, $0.count)
-        }
+        try write([UInt8](bytes), to: copy, place)
         // The loader itself must be executable.
-        guard count == bytes.count, fchmod(copy.number, 0o555) == 0 else {
-            throw MachineError(SystemError("write", place))
+        guard fchmod(copy.number, 0o555) == 0 else {
+            throw MachineError(SystemError("finish", place))
         }
     }
 

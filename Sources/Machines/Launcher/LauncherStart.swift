@@ -102,8 +102,8 @@ package struct LauncherStart: ~Copyable {
         let place = Self.place
         _ = await offload { sweepDeadHosts(runtimeDirectory: place, users: settings.jailUsers) }
         let mark = try HostMark(runtimeDirectory: place)
-        // Makes the roots, and is where the jail is found.
-        let jail = try await Jail(settings, probe, in: mark.directory)
+        let jail = try Jail(settings, probe, in: mark.directory)
+        try await jail.makeRoot(of: probe.hypervisor)
         let path = try Self.beside("mayfly-launcher")
         let program = try attempting(Descriptor.open(path, O_RDONLY))
         guard try FileIdentity(of: program.number).isOurs else {

@@ -41,6 +41,20 @@ extension RealMachineTests {
             return fcntl(file, getSeals) & 0xF == 0xF
         }
 
+        @Test func `is not given up for a disk that is full, which the error names`() async throws {
+            let place = "/tmp/mayfly-full-\(getpid())"
+            try makeDirectory(place)
+            defer { _ = unsafe rmdir(place) }
+            try #require(unsafe mount("tmpfs", place, "tmpfs", 0, "size=1m,mode=0755") == 0)
+            defer { _ = unsafe umount2(place, CInt(MNT_DETACH)) }
+            var settings = TestImage.settings
+            settings.runtimeDirectory = place
+            let start = await #expect(throws: MachineError.self) {
+                await (try MachineHost.start(settings)).close()
+            }
+            #expect(start?.description.contains("No space left on device") == true, "\(start)")
+        }
+
         @Test func `has a user of its own and shares nothing that can be written`() async throws {
             let host = try await TestImage.host()
             let image = try await host.image(TestImage.name, generation: nil)

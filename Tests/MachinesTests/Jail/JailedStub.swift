@@ -63,7 +63,8 @@ final class JailedStub {
             hypervisor: .qemu, hypervisorVersion: "stub", processor: try Processor.current(),
             accelerator: .tcg, transport: .virtioSerial)
         let probe = HostProbe(hypervisor: program, profile: profile, fallbacks: [])
-        jail = try await Jail(settings, probe, in: directory)
+        jail = try Jail(settings, probe, in: directory)
+        try await jail.makeRoot(of: program)
     }
     deinit { try? FileManager.default.removeItem(atPath: directory) }
 
