@@ -42,6 +42,8 @@ final class Flow {
             pending += bytes
             return
         }
+        // Held once, so that what it keeps grows in place.
+        self.filter = nil
         let state = try filter.take(bytes, into: &pending)
         self.filter = state == .open ? nil : filter
         if state == .complete { (isRead, isComplete) = (true, true) }

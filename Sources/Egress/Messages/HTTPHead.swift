@@ -22,8 +22,13 @@ struct HTTPHead: Equatable {
     /// How long the head was, its empty line included.
     let byteCount: Int
 
-    private static let fieldCount = 1024
-    /// The field by which this proxy, and nobody else, says why it refused.
+    fileprivate static let fieldCount = 1024
+    /// Each name in it is looked for among the fields.
+    private static let connectionByteCount = 1024
+    /// The field by which this proxy says why it refused.
+    ///
+    /// What it reads of others does not get by with it; within TLS that is not ended here a server
+    /// can say it, of itself.
     static let reasonName = "x-mayfly-reason"
 
     /// Reads a head from the beginning of `bytes`; `nil` while it is incomplete.
@@ -40,9 +45,8 @@ struct HTTPHead: Equatable {
         _ bytes: [UInt8], _ lines: inout HTTPHeadLines, limit: Int, reason: EgressReason
     ) throws(EgressRefusal) {
         guard try lines.find(in: bytes, limit: limit, reason) else { return nil }
-        guard let first = lines.ranges.first, lines.ranges.count - 1 <= Self.fieldCount else {
-            throw EgressRefusal(
-                reason, "the HTTP head has no start line, or more than \(Self.fieldCount) fields")
+        guard let first = lines.ranges.first else {
+            throw EgressRefusal(reason, "the HTTP head has no start line")
         }
         guard bytes[first].allSatisfy({ $0 < 0x7F && $0 >= 0x20 }) else {
             throw EgressRefusal(reason, "the HTTP start line is not printable ASCII")
@@ -84,8 +88,13 @@ struct HTTPHead: Equatable {
     ///
     /// - Throws: when `Connection` names a field that decides where the message ends or goes.
     mutating func removeHopByHop(reason: EgressReason) throws(EgressRefusal) {
+        let named = values("connection")
+        guard named.reduce(0, { $0 + $1.utf8.count }) <= Self.connectionByteCount else {
+            throw EgressRefusal(
+                reason, "the field Connection is longer than \(Self.connectionByteCount) bytes")
+        }
         var hop: Set = ["connection", "keep-alive", "te", "trailer", "upgrade", "http2-settings"]
-        for name in values("connection").flatMap({ $0.split(separator: ",") }) {
+        for name in named.flatMap({ $0.split(separator: ",") }) {
             let name = name.lowercased().filter { $0 != " " && $0 != "\t" }
             guard !["host", "content-length", "transfer-encoding", "authorization"].contains(name)
             else { throw EgressRefusal(reason, "the field Connection names \(shownText(name))") }
@@ -136,6 +145,10 @@ struct HTTPHeadLines {
                 byteCount += 2
                 start = byteCount
                 if line.isEmpty { return true }
+                guard ranges.count <= HTTPHead.fieldCount else {
+                    throw EgressRefusal(
+                        reason, "the HTTP head has more than \(HTTPHead.fieldCount) fields")
+                }
                 ranges.append(line)
                 continue
             }
