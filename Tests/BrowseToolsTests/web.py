@@ -64,14 +64,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_CONNECT(self):
         if self.path == "down.test:443":
-            return self.answer(502, b"", {"X-Mayfly-Reason": "connect_failed"}, "text/plain")
+            return self.refuse(502, "connect_failed")
         self.refuse()
 
-    def refuse(self):
-        self.answer(403, b"not allowed\n", {"X-Mayfly-Reason": "not_allowed"}, "text/plain")
+    def refuse(self, status=403, reason="not_allowed"):
+        self.answer(status, b"", {"X-Mayfly-Reason": reason}, "text/plain", "mayfly: " + reason)
 
-    def answer(self, status, body, headers=None, type="text/html; charset=utf-8"):
-        self.send_response(status)
+    def answer(self, status, body, headers=None, type="text/html; charset=utf-8", phrase=None):
+        self.send_response(status, phrase)
         self.send_header("Content-Type", type)
         self.send_header("Content-Length", str(len(body)))
         for name, value in (headers or {}).items():

@@ -9,6 +9,8 @@ from . import browser
 
 REASON_HEADER = "x-mayfly-reason"
 PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
+# Before each sentence of the proxy's.
+_SAID = "mayfly: "
 _DENIED = ("ERR_TUNNEL_CONNECTION_FAILED", "ERR_PROXY_CONNECTION_FAILED")
 
 
@@ -40,11 +42,12 @@ class Refusal:
 
     @classmethod
     def of(cls, headers, status, sentence):
-        """Of a response; None when it is the server's."""
+        """Of a response; None when it does not look like the proxy's. Within TLS a server can look
+        like it, which says nothing of anybody else."""
         reason = headers.get(REASON_HEADER)
-        if not reason:
+        if not reason or status not in (400, 403, 502, 504) or not sentence.startswith(_SAID):
             return None
-        return cls(reason[:100], sentence[:500].removeprefix("mayfly: "), status == 403)
+        return cls(reason[:100], sentence.removeprefix(_SAID)[:500], status < 500)
 
     def remedy(self, allow):
         """What would let it through, and in whose list; what was wrong where no list would."""

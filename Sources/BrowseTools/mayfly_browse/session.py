@@ -35,6 +35,8 @@ class Session:
         self.is_over = self.is_stuck = self.is_gone = False
         self._ended = asyncio.get_running_loop().create_future()
         self._tasks, self._warned, self._sessions = set(), set(), {}
+        # When each page's last load was over.
+        self.loaded = {}
 
     # What the job says
 
@@ -187,6 +189,7 @@ class Session:
         page.on("dialog", lambda dialog: self._later(self._answer(dialog)))
         page.on("download", lambda download: self._later(content.download(self, download)))
         page.on("crash", lambda _: self._crashed(page))
+        page.on("load", lambda _: self.loaded.__setitem__(page, time.monotonic()))
 
     def _later(self, coroutine):
         task = asyncio.ensure_future(coroutine)

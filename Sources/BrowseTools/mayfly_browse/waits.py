@@ -74,9 +74,15 @@ async def wait(session, given):
         await one("js", page.wait_for_function(given["js"], timeout=left()))
     if "idle" in given:
         idle = given["idle"] / 1000
-        # Before its scripts have run, a page is quiet because it has not begun.
-        await one("state load", page.wait_for_load_state("load", timeout=left()))
-        if not await quiet(session, left() / 1000, idle, since=time.monotonic()):
+        # Before its scripts have run, a page is quiet because it has not begun; one whose load never
+        # comes is not waited for so long.
+        try:
+            patience = min(left() / 2, session.milliseconds(session.limits.quiet_seconds))
+            await page.wait_for_load_state("load", timeout=patience)
+        except (TimeoutError, Error):
+            pass
+        since = session.loaded.get(page, 0.0)
+        if not await quiet(session, left() / 1000, idle, since):
             lapsed.append(f"idle {given['idle']} ms")
     if "ms" in given:
         await asyncio.sleep(min(given["ms"] / 1000, left() / 1000))
