@@ -52,19 +52,19 @@ final class Jail: Sendable {
         self.settings = settings
         users = try JailUsers(first: settings.jailUsers)
         accelerator = probe.profile.accelerator
-        // Its owner alone gets in, from outside; from inside of a jail there is no outside.
         roots = "\(directory)/roots"
-        try makeDirectory(roots, mode: 0o700)
         machinesDirectory = "\(directory)/machines"
-        try makeDirectory(machinesDirectory, mode: 0o700)
         self.directory = try attempting(Descriptor.open(directory, O_RDONLY | O_DIRECTORY))
         do throws(MachineError) {
             groups = .success(try ControlGroups(of: directory, disk: settings.stateDirectory))
         } catch { groups = .failure(error) }
     }
-    /// The directory that its machines take for all there is.
+    /// The directory that its machines take for all there is, and where they get their own.
     @LoopActor
     func makeRoot(of hypervisor: HypervisorProgram) async throws(MachineError) {
+        // Its owner alone gets in, from outside; from inside of a jail there is no outside.
+        try makeDirectory(roots, mode: 0o700)
+        try makeDirectory(machinesDirectory, mode: 0o700)
         try await JailRoot.make("\(roots)/\(hypervisor.name.rawValue)", of: hypervisor, accelerator)
     }
     /// What does not bound machines here; `nil`: everything does.

@@ -183,10 +183,11 @@ extension Jail {
         let child = try attempting(
             Child.spawn(cell.wrap(request, program.name, work: directory?.name)))
         // What it loads at its start it has loaded when it says so.
-        let isUp = await Self.happens(before: child) {
+        var isUp = await Self.happens(before: child) {
             directory.map { children(of: $0.path).contains(Firecracker.Name.api) }
                 ?? Self.isReadable(monitor.ours.number)
         }
+        if isUp, let directory { isUp = try await Self.answers(child, in: directory, cell.user) }
         let look = JailLook(at: child.pid, user: cell.user, groups)
         let usage = await child.end()
         guard isUp else {
@@ -196,6 +197,19 @@ extension Jail {
                     + messages.lastLines(3).joined(separator: " | "))
         }
         return look
+    }
+    /// Whether Firecracker answers: by which calls, depends on what it was built with.
+    @LoopActor
+    private static func answers(
+        _ child: borrowing Child, in directory: MachineDirectory, _ user: uid_t
+    ) async throws(MachineError) -> Bool {
+        let socket = FirecrackerSocket(Firecracker.Name.api, in: directory, owner: user)
+        guard let number = try socket.connect() else { return false }
+        let api = ByteStream(Descriptor(number))
+        _ = api.send(Array("GET /version HTTP/1.1\r\n\r\n".utf8), from: 0)
+        return await happens(before: child) {
+            if case .bytes = api.receive() { true } else { false }
+        }
     }
     private static func isReadable(_ descriptor: CInt) -> Bool {
         var poll = pollfd(fd: descriptor, events: Int16(POLLIN), revents: 0)
