@@ -128,12 +128,25 @@ package final class MachineHost {
     /// - Throws: `imageMissing`, `imageRefused` naming what does not match, or why no machine can
     ///   be restored: then this host must not claim jobs, only to lose them.
     package func prepare(images names: [String]) async throws(MachineError) {
-        for name in names {
-            let image = try await image(name, generation: nil)
+        // Reading them is most of it where machines are fast.
+        let loads = await withTaskGroup { group in
+            for name in names { group.addTask { await (name, self.loaded(name)) } }
+            var loads: [String: Result<GoldenImage, MachineError>] = [:]
+            for await (name, load) in group { loads[name] = load }
+            return loads
+        }
+        for case (let name, let load?) in names.map({ ($0, loads[$0]) }) {
+            let image = try load.get()
             async let filling: Void = fillStandbys(of: image)
             _ = try await restoreOnce(image: name)
             await filling
             refillLater(image)
+        }
+    }
+
+    private func loaded(_ name: String) async -> Result<GoldenImage, MachineError> {
+        do throws(MachineError) { return .success(try await image(name, generation: nil)) } catch {
+            return .failure(error)
         }
     }
 
