@@ -100,9 +100,9 @@ final class QEMU: Hypervisor {
     ///
     /// QEMU's own limit is 1 GiB, and a boot needs much of it at once. A small Python job has
     /// 24 MiB translated, of which much runs once: 12 save memory, and such a job takes as long as
-    /// with 16. A rehearsal and its job need 40, and what is thrown away between them was rehearsed
-    /// for nothing. Programs as large as an office, which need machines to match, take 1.7 times the
-    /// processor time with 16; more than 64 gains nothing.
+    /// with 16. A rehearsal and its job need 40, and what is thrown away between them was
+    /// rehearsed for nothing. Programs as large as an office, which need machines to match, take
+    /// 1.7 times the processor time with 16; more than 64 gains nothing.
     private static func accelerator(
         _ hardware: VirtualHardware, _ parts: MachineParts
     ) -> String {
