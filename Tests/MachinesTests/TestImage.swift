@@ -74,10 +74,12 @@ enum TestImage {
             let host = try await MachineHost.start(settings)
             // It lives as long as this process: nobody closes it.
             atexit {
-                guard let own = ControlGroups.own()?.directory else { return }
-                for name in children(of: own) where name.hasPrefix("mayfly-\(getpid())-") {
-                    _ = removeControlGroup("\(own)/\(name)")
+                if let own = ControlGroups.own()?.directory {
+                    for name in children(of: own) where name.hasPrefix("mayfly-\(getpid())-") {
+                        _ = removeControlGroup("\(own)/\(name)")
+                    }
                 }
+                try? FileManager.default.removeItem(atPath: settings.runtimeDirectory)
             }
             try await host.prepare(images: [name])
             return host
