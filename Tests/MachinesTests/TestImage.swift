@@ -79,7 +79,8 @@ enum TestImage {
                         _ = removeControlGroup("\(own)/\(name)")
                     }
                 }
-                try? FileManager.default.removeItem(atPath: settings.runtimeDirectory)
+                try? FileManager.default.removeItem(
+                    atPath: TestImage.settings.runtimeDirectory)
             }
             try await host.prepare(images: [name])
             return host
