@@ -148,6 +148,7 @@ struct RelayTests {
             "HTTP/1.1 200 OK\r\n X: y\r\n\r\n", "HTTP/1.1 101 Switching\r\n\r\n",
             "HTTP/1.1 200 OK\r\nConnection: content-length\r\nContent-Length: 1\r\n\r\nx",
             "HTTP/1.1 200 OK\r\n\(String(repeating: "X: \r\n", count: 1025))\r\n",
+            "HTTP/1.1 200 OK\r\nConnection: \(String(repeating: "a,", count: 600))\r\n\r\nok",
             "HTTP/1.1 200 OK\r\nX: \(String(repeating: "a", count: 66_000))\r\n\r\n",
         ])
     func badResponse(_ response: String) async throws {

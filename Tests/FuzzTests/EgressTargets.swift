@@ -67,6 +67,16 @@ func fuzzProxyRequests(_ bytes: [UInt8]) throws(BrokenPromise) {
     try promisePieces(rest, BodyFilter(body))
 }
 
+extension HTTPHead {
+    /// Of bytes that are all there.
+    fileprivate init?(
+        _ bytes: [UInt8], limit: Int, reason: EgressReason
+    ) throws(EgressRefusal) {
+        var lines = HTTPHeadLines()
+        try self.init(bytes, &lines, limit: limit, reason: reason)
+    }
+}
+
 /// A request that comes in pieces is the one that comes at once.
 private func promiseSameInPieces(
     _ bytes: [UInt8], _ whole: HTTPRequest?

@@ -33,14 +33,8 @@ struct HTTPHead: Equatable {
 
     /// Reads a head from the beginning of `bytes`; `nil` while it is incomplete.
     ///
+    /// - Parameter lines: what was found in the pieces of it that came before.
     /// - Throws: ``EgressRefusal`` with `reason` as soon as no more bytes could make it right.
-    init?(_ bytes: [UInt8], limit: Int, reason: EgressReason) throws(EgressRefusal) {
-        var lines = HTTPHeadLines()
-        try self.init(bytes, &lines, limit: limit, reason: reason)
-    }
-    /// The same, of bytes that come in pieces.
-    ///
-    /// - Parameter lines: what was found in the pieces before.
     init?(
         _ bytes: [UInt8], _ lines: inout HTTPHeadLines, limit: Int, reason: EgressReason
     ) throws(EgressRefusal) {
