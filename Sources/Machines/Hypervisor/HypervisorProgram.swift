@@ -31,6 +31,8 @@ final class HypervisorProgram: Sendable {
 
     /// Whether the path still names the open file.
     var isInPlace: Bool { isSameFile(descriptor, path) }
+    /// Whether it is a program itself, and not a script that may run any.
+    var isELF: Bool { hasMagicOfELF(descriptor) }
 
     /// Starts a process for one machine; `begin` is its first call.
     @LoopActor
@@ -60,10 +62,7 @@ struct ProgramFile: ~Copyable {
     }
     var descriptor: CInt { file.number }
     /// Whether it is a program itself, and not a script that may run any.
-    var isELF: Bool {
-        var magic: [UInt8] = [0, 0, 0, 0]
-        return unsafe pread(descriptor, &magic, 4, 0) == 4 && magic == [0x7F, 0x45, 0x4C, 0x46]
-    }
+    var isELF: Bool { hasMagicOfELF(descriptor) }
     /// Whether the path still names the open file.
     var isInPlace: Bool { isSameFile(descriptor, path) }
     consuming func take() -> Descriptor { file }
@@ -77,4 +76,9 @@ private func isSameFile(_ descriptor: CInt, _ path: String) -> Bool {
     return open.st_dev == named.st_dev && open.st_ino == named.st_ino
         && open.st_ctim.tv_sec == named.st_ctim.tv_sec
         && open.st_ctim.tv_nsec == named.st_ctim.tv_nsec
+}
+
+private func hasMagicOfELF(_ descriptor: CInt) -> Bool {
+    var magic: [UInt8] = [0, 0, 0, 0]
+    return unsafe pread(descriptor, &magic, 4, 0) == 4 && magic == [0x7F, 0x45, 0x4C, 0x46]
 }

@@ -48,6 +48,12 @@ final class Jail: Sendable {
                 "only root can build it; run the worker as root, or beside a launcher"
             )
         }
+        guard probe.hypervisor.isELF else {
+            throw MachineError(
+                .hostUnfit,
+                "\(probe.hypervisor.path) is a script, and the jail holds no shell to run it; name "
+                    + "the program itself with machine.\(probe.hypervisor.name.rawValue).binary")
+        }
         program = try Self.program(settings)
         self.settings = settings
         users = try JailUsers(first: settings.jailUsers)

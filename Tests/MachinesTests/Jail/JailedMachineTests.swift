@@ -58,6 +58,22 @@ extension RealMachineTests {
             #expect(start?.description.contains("No space left on device") == true, "\(start)")
         }
 
+        @Test(.enabled(if: TestImage.hypervisor == .qemu, "needs QEMU"))
+        func `is not made of a script, which is named with what to set instead`() async throws {
+            let script = "/tmp/mayfly-script-\(getpid())"
+            let lines = "#!/bin/sh\nexec qemu-system-x86_64 \"$@\"\n"
+            try writeFile(script, Array(lines.utf8), mode: 0o755)
+            defer { _ = unsafe unlink(script) }
+            var settings = TestImage.settings
+            (settings.hypervisor, settings.qemuBinary, settings.jail) = (.qemu, script, .on)
+            let start = await #expect(throws: MachineError.self) {
+                await (try MachineHost.start(settings)).close()
+            }
+            let said = start?.description ?? ""
+            #expect(said.contains("\(script) is a script"), "\(said)")
+            #expect(said.contains("machine.qemu.binary"), "\(said)")
+        }
+
         @Test func `has a user of its own and shares nothing that can be written`() async throws {
             let host = try await TestImage.host()
             let image = try await host.image(TestImage.name, generation: nil)
