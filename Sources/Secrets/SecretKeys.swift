@@ -26,7 +26,10 @@ package struct SecretKeys: Sendable {
         let path = path(id)
         var bytes: [UInt8]
         do throws(SystemError) { bytes = try Self.read(path) } catch {
-            guard error.code == ENOENT else { throw .keyMissing("\(error)") }
+            guard error.code == ENOENT else {
+                let remedy = "; it and its directory belong to the worker's user"
+                throw .keyMissing("\(error)\(error.code == EACCES ? remedy : "")")
+            }
             throw .keyMissing(
                 "this host has not the key \(id) for secrets; copy \(id).jwk from a host that has "
                     + "it into \(directory)")
@@ -80,9 +83,12 @@ package struct SecretKeys: Sendable {
         let key = PrivateKey.generate()
         let path = path(key.publicKey.id)
         var built = directory.hasPrefix("/") ? "" : "."
-        for part in directory.split(separator: "/") {
+        let parts = directory.split(separator: "/")
+        for (place, part) in parts.enumerated() {
             built += "/" + part
-            guard unsafe mkdir(built, 0o700) == 0 || errno == EEXIST else {
+            // Images stand beside keys, and workers of other users read those.
+            let mode: mode_t = place == parts.count - 1 ? 0o700 : 0o755
+            guard unsafe mkdir(built, mode) == 0 || errno == EEXIST else {
                 throw SystemError("make the directory", built)
             }
         }

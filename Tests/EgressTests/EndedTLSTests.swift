@@ -261,7 +261,8 @@ struct EndedTLSTests {
         async throws
     {
         try await with(limits: {
-            ($0.requestTime, $0.idleTime) = (.milliseconds(400), .milliseconds(800))
+            // Longer than a client on a busy host takes to begin.
+            ($0.requestTime, $0.idleTime) = (.milliseconds(1200), .milliseconds(2400))
         }) { peer, gateway, talk in
             let answers = try await talk([
                 Conversation("GET /v1/echo HTTP/1.1\r\nHost: "),

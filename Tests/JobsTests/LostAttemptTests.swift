@@ -97,7 +97,7 @@ import Testing
     {
         try await Database.make().withConnection { connection in
             let id = try await connection.enqueue()
-            let worker = try await connection.register(lease: "100 ms")
+            let worker = try await connection.register()
             let held = try await claim(connection, worker)
             try await connection.lapse(worker)
             #expect(

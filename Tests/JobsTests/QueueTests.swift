@@ -134,14 +134,16 @@ import Testing
         let took = try await withQueue(database.queueSettings(), logger: quiet) {
             queue -> Duration? in
             guard let claim = await queue.next() else { return nil }
-            let begun = ContinuousClock.now
-            async let state = QueueClient.open(database.settings()) { client throws(JobsError) in
-                try await client.cancel(id)
+            async let answer = QueueClient.open(database.settings()) { client throws(JobsError) in
+                (try await client.cancel(id), ContinuousClock.now)
             }
             #expect(await reason(of: claim.stop) == .cancelled)
-            let took = ContinuousClock.now - begun
+            let stopped = ContinuousClock.now
+            var took: Duration?
             do {
-                #expect(try await state == "cancelling")
+                let (state, cancelled) = try await answer
+                took = stopped - cancelled
+                #expect(state == "cancelling")
                 #expect(try await claim.settle(.cancelled()) == .stored(state: "cancelled"))
             } catch { Issue.record("\(error)") }
             return took

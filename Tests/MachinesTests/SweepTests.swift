@@ -10,10 +10,15 @@ import Testing
 
 @Suite("A sweep")
 struct SweepTests {
+    /// Of users that nobody else's machines have: a sweep ends what others left, too.
+    private func sweep(_ directory: String) -> SweepReport {
+        sweepDeadHosts(runtimeDirectory: directory, users: 1_970_000_000)
+    }
+
     @Test func `leaves a living host alone`() throws {
         let runtime = try TemporaryDirectory()
         let mark = try HostMark(runtimeDirectory: runtime.path)
-        #expect(sweepDeadHosts(runtimeDirectory: runtime.path) == SweepReport())
+        #expect(sweep(runtime.path) == SweepReport())
         #expect(FileManager.default.fileExists(atPath: mark.directory))
     }
 
@@ -24,7 +29,7 @@ struct SweepTests {
         try makeDirectory("\(runtime.path)/hosts/\(name)")
         try writeFile("\(runtime.path)/hosts/\(name)/lock", [], mode: 0o600)
         let (orphan, bystander) = try await spawnSleepers(mark: name)
-        let report = sweepDeadHosts(runtimeDirectory: runtime.path)
+        let report = sweep(runtime.path)
         #expect(report == SweepReport(processes: 1, directories: 1))
         #expect(!FileManager.default.fileExists(atPath: "\(runtime.path)/hosts/\(name)"))
         #expect(kill(bystander, 0) == 0)
@@ -45,16 +50,14 @@ struct SweepTests {
             "\(runtime.path)/hosts/\(name)/cgroup", Array(group.path.utf8), mode: 0o600)
         try #require(unsafe chown(runtime.path, 65_534, 65_534) == 0)
         let (orphan, _) = try await spawnSleepers(mark: name)
-        #expect(sweepDeadHosts(runtimeDirectory: runtime.path) == SweepReport())
+        #expect(sweep(runtime.path) == SweepReport())
         #expect(kill(orphan, 0) == 0)
         #expect { _ = try HostMark(runtimeDirectory: runtime.path) } throws: {
             "\($0)".contains("set runtime.directory to a directory of root's alone")
         }
         // A group that is not the host's own is left alone even there.
         try #require(unsafe chown(runtime.path, 0, 0) == 0)
-        #expect(
-            sweepDeadHosts(runtimeDirectory: runtime.path)
-                == SweepReport(processes: 1, directories: 1))
+        #expect(sweep(runtime.path) == SweepReport(processes: 1, directories: 1))
         #expect(FileManager.default.contents(atPath: "\(group.path)/cgroup.kill") == Data())
         await Sleepers.shared.end()
     }
@@ -65,13 +68,13 @@ struct SweepTests {
         let hosts = ["4194305-locked", "4194305-died"].map { "\(runtime.path)/hosts/\($0)" }
         for directory in hosts { try makeDirectory(directory) }
         #expect(unsafe symlink("lock", "\(hosts[0])/lock") == 0)
-        #expect(sweepDeadHosts(runtimeDirectory: runtime.path) == SweepReport(directories: 1))
+        #expect(sweep(runtime.path) == SweepReport(directories: 1))
         #expect(hosts.map { FileManager.default.fileExists(atPath: $0) } == [true, false])
     }
 
     @Test func `finds nothing when there is nothing`() throws {
         let runtime = try TemporaryDirectory()
-        #expect(sweepDeadHosts(runtimeDirectory: runtime.path + "/none") == SweepReport())
+        #expect(sweep(runtime.path + "/none") == SweepReport())
     }
 
     @LoopActor

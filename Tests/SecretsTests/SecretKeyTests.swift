@@ -29,6 +29,9 @@ struct SecretKeyTests {
             #expect(facts[.posixPermissions] as? Int == 0o600)
             let folder = try FileManager.default.attributesOfItem(atPath: keys.directory)
             #expect(folder[.posixPermissions] as? Int == 0o700)
+            let above = (keys.directory as NSString).deletingLastPathComponent
+            let parent = try FileManager.default.attributesOfItem(atPath: above)
+            #expect(parent[.posixPermissions] as? Int == 0o755)
             // A copy for another host.
             let sealed = try SealedSecret(
                 SealedSecret.seal(Secret("s3cret"), for: made.publicKey, tenant: nil))

@@ -1,5 +1,5 @@
 // `mayfly doctor`: every prerequisite of this host, whether it is active, degraded or off, and what
-// to do about it. Exit code 1 when no worker could run here.
+// to do about it. Exit code 1 when no machine could run here, or worker.conf lets no worker start.
 
 import ArgumentParser
 import Glibc
@@ -16,7 +16,9 @@ struct DoctorCommand: AsyncParsableCommand {
         discussion: """
             Every line is active, degraded or off, with what was found, what machines
             will use and why, and what would make it better. Nothing is changed.
-            Ends with exit code 1 when a worker cannot run here.
+            Ends with exit code 1 when no machine can run here, or worker.conf lets
+            no worker start. A database that does not answer does not count, nor does
+            a layer that is off: security.profile = production is strict about those.
 
             Examples:
               mayfly doctor
@@ -214,7 +216,7 @@ struct DoctorCommand: AsyncParsableCommand {
             }
         } catch {
             return Check(
-                name: "network", state: .degraded, found: "\(error)",
+                name: "network", state: .off, found: "\(error)",
                 remedy: "mend worker.conf; until then no worker starts")
         }
         let ceilings = try? await Database(configuration).with { client throws(JobsError) in

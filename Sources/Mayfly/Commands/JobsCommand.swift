@@ -13,7 +13,8 @@ struct FilterOptions: ParsableArguments {
     @Option(help: "Only this queue.") var queue: String?
     @Option(help: "Only this tenant.") var tenant: String?
     @Option(help: "Only jobs enqueued since then, e.g. 1h or 7d.") var since: String?
-    @Option(help: "At most this many, newest first.") var limit = 100
+    @Option(help: "At most this many, newest first; 100 unless given.") var limit: Int?
+    private static let standardLimit = 100
 
     func validate() throws {
         let states = ["queued", "running", "succeeded", "failed", "cancelled"]
@@ -23,7 +24,9 @@ struct FilterOptions: ParsableArguments {
         if let since, Duration(setting: since) == nil {
             throw ValidationError("--since \(since): write 30min, 1h or 7d")
         }
-        if limit < 1 || limit > 100_000 { throw ValidationError("--limit may be 1 to 100000") }
+        guard (1...100_000).contains(limit ?? 1) else {
+            throw ValidationError("--limit may be 1 to 100000")
+        }
     }
     var filter: Filter {
         var filter = Filter()
@@ -32,8 +35,13 @@ struct FilterOptions: ParsableArguments {
         filter.queue = queue
         filter.tenant = tenant
         filter.since = since.flatMap { Duration(setting: $0) }
-        filter.limit = limit
+        filter.limit = limit ?? Self.standardLimit
         return filter
+    }
+    /// Whoever did not choose the limit is told that it was reached.
+    func sayWhetherCut(_ count: Int) {
+        guard limit == nil, count >= Self.standardLimit else { return }
+        Console.say("these are the newest \(count); --limit takes more")
     }
     var isEmpty: Bool {
         state == nil && kind == nil && queue == nil && tenant == nil && since == nil
@@ -61,6 +69,7 @@ struct JobsCommand: AsyncParsableCommand {
         let jobs = try await Database(configuration).with { client throws(JobsError) in
             try await client.list(which.filter)
         }
+        which.sayWhetherCut(jobs.count)
         if output.isJSON { return Console.data(JSON.array(jobs.map(\.json)).text) }
         var table = Table("ID", "KIND", "STATE", "ATTEMPT", "QUEUE", "CREATED", "FINISHED", "ERROR")
         for job in jobs {

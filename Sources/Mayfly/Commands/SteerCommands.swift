@@ -14,7 +14,8 @@ struct CancelCommand: AsyncParsableCommand {
 
             Examples:
               mayfly cancel 64466213 64466214
-              mayfly jobs --state queued --json | jq .[].id | xargs mayfly cancel
+              mayfly jobs --state queued --limit 100000 --json |
+                  jq .[].id | xargs mayfly cancel
             """)
 
     @Argument(help: "The jobs' ids.") var ids: [Int64]
@@ -71,6 +72,7 @@ struct ReplayCommand: AsyncParsableCommand {
             if ids.isEmpty {
                 let replayed = try await ledger.replay(
                     which.filter, pinned: pinned, isDryRun: dryRun)
+                which.sayWhetherCut(replayed.count)
                 for (original, id, refusal) in replayed {
                     table.add(.number(Int(original)), id.map { .number(Int($0)) } ?? .null)
                     if let refusal { Console.say("job \(original) is not replayed: \(refusal)") }

@@ -10,7 +10,7 @@ import Wire
 @LoopActor
 enum Heartbeat {
     struct Worst: Sendable, CustomStringConvertible {
-        /// By how much a beat was late.
+        /// By how much a beat was late, without what the kernel let the thread wait for a processor.
         var late = Duration.zero
         /// Processor time that the loop's thread used from one beat to the next.
         var used = Duration.zero
@@ -46,8 +46,9 @@ enum Heartbeat {
             var worst = Worst()
             while !Task.isCancelled {
                 let (due, used) = (ContinuousClock.now + interval, threadTime())
+                let waited = threadWait()
                 _ = await EventLoop.shared.ready([], before: due, ignoringCancellation: true)
-                worst.late = max(worst.late, .now - due)
+                worst.late = max(worst.late, .now - due - (threadWait() - waited))
                 worst.used = max(worst.used, threadTime() - used)
             }
             return worst
@@ -70,6 +71,13 @@ enum Heartbeat {
             await EventLoop.shared.yield()
         }
         return duration / max(threadTime() - used, .milliseconds(1))
+    }
+    /// How long this thread could have run and had no processor; nothing where the kernel does not
+    /// count that.
+    private nonisolated static func threadWait() -> Duration {
+        let text = try? String(contentsOfFile: "/proc/thread-self/schedstat", encoding: .utf8)
+        let fields = text?.split(separator: " ") ?? []
+        return .nanoseconds(fields.count > 1 ? Int64(fields[1]) ?? 0 : 0)
     }
     private nonisolated static func threadTime() -> Duration {
         var time = timespec()

@@ -145,7 +145,8 @@ extension RealMachineTests {
             guard try await TestImage.parks("python") else { return }
             let source = """
                 import multiprocessing
-                print(hash("a"), id(object()))
+                print(hash("a"))
+                print(id(object()))
                 print(multiprocessing.current_process().authkey.hex())
                 """
             for isParked in [true, false] {
@@ -157,9 +158,9 @@ extension RealMachineTests {
                     #expect(run.report.isWarm == isParked)
                     lines.append(TestImage.text(run.report.stdout).split(separator: "\n"))
                 }
-                try #require(lines.allSatisfy { $0.count == 2 })
-                #expect((lines[0][0] == lines[1][0]) == isParked)
-                #expect(lines[0][1] != lines[1][1])
+                try #require(lines.allSatisfy { $0.count == 3 })
+                for line in 0..<2 { #expect((lines[0][line] == lines[1][line]) == isParked) }
+                #expect(lines[0][2] != lines[1][2])
             }
         }
 
@@ -167,26 +168,30 @@ extension RealMachineTests {
             let run = try await ending(
                 .bash(
                     source: """
-                        id -u; ls /dev/vport* >/dev/null 2>&1 && cat /dev/vport* 2>&1 | head -1
-                        kill -9 1 2>&1 | grep -o 'not permitted'; cat /proc/1/environ 2>&1 | tail -c 20
-                        ip addr 2>/dev/null | grep -c inet; ls /sys/class/net
+                        id -u
+                        for file in /dev/vport* /dev/vsock /proc/1/environ /proc/1/mem; do
+                            [ -e $file ] || continue
+                            head -c 1 $file >/dev/null 2>&1 && echo "read $file"
+                            { echo x >$file; } 2>/dev/null && echo "wrote $file"
+                        done
+                        kill -9 1 2>&1 | grep -o 'not permitted'
+                        ls /sys/class/net
                         """), timeout: .seconds(30))
-            let words = TestImage.text(run.report.stdout) + TestImage.text(run.report.stderr)
-            #expect(words.hasPrefix("1000\n"))
-            #expect(!words.contains("eth0"))
+            let words = TestImage.text(run.report.stdout)
+            #expect(words == "1000\nnot permitted\nlo\n", "\(words)")
         }
 
         @Test func `cannot open a vsock socket`() async throws {
             let source = """
-                import socket
+                import errno, socket
                 try:
-                    s = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM); s.connect((2, 1024))
-                    print("reached")
+                    socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
+                    print("opened")
                 except OSError as error:
-                    print("refused", error.errno)
+                    print("refused", errno.errorcode[error.errno])
                 """
             let run = try await ending(.python(source: source), timeout: .seconds(30))
-            #expect(TestImage.text(run.report.stdout).hasPrefix("refused"))
+            #expect(TestImage.text(run.report.stdout) == "refused EAFNOSUPPORT\n")
         }
     }
 }

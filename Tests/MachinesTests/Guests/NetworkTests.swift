@@ -84,17 +84,20 @@ extension RealMachineTests {
         @Test func `is refused at once where a job has none`() async throws {
             let source = """
                 import socket, time
-                t = time.monotonic()
-                try: socket.getaddrinfo("a.test", 80)
-                except OSError as e: print("names:", type(e).__name__)
-                try: print("proxy:", socket.create_connection(("127.0.0.1", 3128)).recv(1))
-                except ConnectionError: print("proxy: closed")
-                print(time.monotonic() - t < 4)
+                def refused():
+                    t = time.monotonic()
+                    try: socket.getaddrinfo("a.test", 80)
+                    except OSError as e: print("names:", type(e).__name__)
+                    try: print("proxy:", socket.create_connection(("127.0.0.1", 3128)).recv(1))
+                    except ConnectionError: print("proxy: closed")
+                    return time.monotonic() - t
+                # A resolver that nobody refuses takes five seconds each time.
+                print(min(refused(), refused()) < 4)
                 """
             let run = try await run(.python(source: source), nil)
             let text = TestImage.text(run.report.stdout)
             #expect(
-                text == "names: gaierror\nproxy: closed\nTrue\n",
+                text == String(repeating: "names: gaierror\nproxy: closed\n", count: 2) + "True\n",
                 "\(text) \(TestImage.text(run.report.stderr))")
         }
 
@@ -227,7 +230,10 @@ extension RealMachineTests {
                     .bash(source: "cat < /dev/tcp/127.0.0.1/3128 > /dev/null"), network,
                     timeout: .seconds(6))
             }
-            while network.openCount == 0 { try await Task.sleep(for: .milliseconds(5)) }
+            let deadline = ContinuousClock.now + .seconds(30)
+            while network.openCount == 0, .now < deadline {
+                try await Task.sleep(for: .milliseconds(5))
+            }
             // Standbys among them stand still, too; the next job takes another.
             let stopped = await hypervisors(of: host)
             for pid in stopped { kill(pid, SIGSTOP) }

@@ -186,6 +186,7 @@ extension RealMachineTests {
             settings.firecrackerBinary = "/nonexistent/firecracker"
             settings.stateDirectory = directory.path + "/state"
             settings.qemuBinary = binary
+            settings.jail = nil  // which holds no script
             settings.probeTimeout = .seconds(3)
             settings.agentBinary = TestImage.agent
             try FileManager.default.createDirectory(

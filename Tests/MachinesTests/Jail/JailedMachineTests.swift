@@ -74,6 +74,20 @@ extension RealMachineTests {
             #expect(said.contains("machine.qemu.binary"), "\(said)")
         }
 
+        @Test func `is none in production while a layer is off that nobody accepted`()
+            async throws
+        {
+            var settings = TestImage.settings
+            (settings.profile, settings.jail) = (.production, .off)
+            settings.acceptedRisks = "worker: a test of root's"
+            let start = await #expect(throws: MachineError.self) {
+                await (try MachineHost.start(settings)).close()
+            }
+            let said = start?.description ?? ""
+            #expect(said.contains("security.profile = production"), "\(said)")
+            #expect(said.contains("security.accept = \"jail: reason\""), "\(said)")
+        }
+
         @Test func `has a user of its own and shares nothing that can be written`() async throws {
             let host = try await TestImage.host()
             let image = try await host.image(TestImage.name, generation: nil)

@@ -242,7 +242,11 @@ extension EndToEndTests {
                 ])
                 func succeeds(_ id: Int64) async throws {
                     try #require(await world.ended(id).state == "succeeded", "\(worker.words)")
-                    try await Task.sleep(for: .milliseconds(500))  // until its machine is gone
+                    let deadline = ContinuousClock.now + .seconds(30)
+                    while !worker.machines.isEmpty, .now < deadline {
+                        try await Task.sleep(for: .milliseconds(20))
+                    }
+                    try await Task.sleep(for: .milliseconds(500))  // until that is noticed
                 }
                 try await succeeds(try world.enqueue("bash", "echo first"))
                 let before = try descriptorCount(of: worker)

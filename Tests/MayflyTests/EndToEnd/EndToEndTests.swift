@@ -199,8 +199,8 @@ extension EndToEndTests {
                 while worker.machines.isEmpty && .now < deadline {
                     try await Task.sleep(for: .milliseconds(10))
                 }
-                let begin = ContinuousClock.now
                 let cancelled = try await world.mayfly(["cancel", "\(id)"])
+                let begin = ContinuousClock.now
                 #expect(cancelled.status == 0, "\(cancelled.errors)")
                 let job = try await world.ended(id)
                 #expect(job.state == "cancelled")

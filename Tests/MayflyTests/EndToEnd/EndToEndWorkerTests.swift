@@ -98,7 +98,8 @@ extension EndToEndTests {
                     "bash", "sleep 8; echo done", ", timeout => '5 min'")
                 _ = try await world.until(id) { $0.state == "running" }
                 worker.program.signal(SIGINT)
-                while !worker.words.contains("draining") {
+                let deadline = ContinuousClock.now + .seconds(60)
+                while !worker.words.contains("draining"), .now < deadline {
                     try await Task.sleep(for: .milliseconds(10))
                 }
                 let begin = ContinuousClock.now

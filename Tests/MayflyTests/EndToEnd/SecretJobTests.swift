@@ -100,12 +100,6 @@ extension EndToEndTests {
                         for byte in "is " + os.environ["API_KEY"] + "\\n":
                             print(byte, end="", flush=True); time.sleep(0.02)
                     """
-                let put = try await world.mayfly(
-                    [
-                        "enqueue", "--language", "python", "--source", source,
-                        "--secret", "API_KEY",
-                    ], environment: ["API_KEY": Self.clear])
-                let id = put.output.trimmingCharacters(in: .whitespacesAndNewlines)
                 try world.sql(
                     """
                     create table mayfly.shown (text text);
@@ -114,6 +108,12 @@ extension EndToEndTests {
                     create trigger note before insert on mayfly.live_output
                         for each row execute function public.note()
                     """)
+                let put = try await world.mayfly(
+                    [
+                        "enqueue", "--language", "python", "--source", source,
+                        "--secret", "API_KEY",
+                    ], environment: ["API_KEY": Self.clear])
+                let id = put.output.trimmingCharacters(in: .whitespacesAndNewlines)
                 let logs = try await world.mayfly(["logs", "-f", id])
                 let stars = String(repeating: "*", count: Self.clear.count)
                 #expect(logs.output == String(repeating: "is \(stars)\n", count: 6))

@@ -34,6 +34,25 @@ struct UnitTests {
         #expect(status == 0 && output.isEmpty, "\(output)")
     }
 
+    /// Root builds images where root's defaults say; the worker is somebody else.
+    @Test(.enabled(if: geteuid() == 0, "needs root"))
+    func `a worker's unit looks for images and keys where root puts them`() throws {
+        let environment = try text("mayfly-worker.service").split(separator: "\n")
+            .filter { $0.hasPrefix("Environment=") }
+            .map { String($0.dropFirst("Environment=".count)) }
+        func place(_ variables: [String], _ command: [String] = []) throws -> String {
+            let (status, output) = try Program.run(
+                ["env", "-i"] + variables + command + [TestState.program, "config", "--json"])
+            #expect(status == 0, "\(output)")
+            let rows = try JSONDecoder().decode([[String: String?]].self, from: Data(output.utf8))
+            let row = rows.first { $0["key"] == "state.directory" }
+            return try #require(row?["value"] ?? nil, "\(output)")
+        }
+        let nobody = ["/usr/bin/setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+        let roots = try place(["HOME=/root"])
+        #expect(try place(["HOME=/var/lib/mayfly"] + environment, nobody) == roots)
+    }
+
     /// What `systemd-analyze security` says of a unit, in tenths.
     private func exposure(_ name: String) throws -> Int {
         let (_, output) = try Program.run([
