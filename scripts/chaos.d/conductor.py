@@ -12,7 +12,7 @@ from guardian import is_alive
 from jobs import Actor, Holder, Ledger, Planner, Producer
 from workers import LEASE_SECONDS, STOP_SECONDS, Worker
 
-READY_SECONDS = 600      # an image is verified first, under emulation and on busy processors
+READY_SECONDS = 180      # an image is verified first, under emulation and on busy processors
 DRAIN_SECONDS = 240
 SWEEP_SECONDS = 45       # live workers sweep every 30 s
 BUILD_SECONDS = 600
